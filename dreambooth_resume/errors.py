@@ -1,0 +1,100 @@
+"""Every error that a user can meet, with its exit code.
+
+    DbrError                       70  a bug in dbr
+    ├── BadInput                    2  what the user typed or pointed to can't be used
+    ├── ComeBack                   75  nothing is wrong: start the same command again
+    │   ├── StorageUnavailable     75  the home could not be reached for as long as we try
+    │   │   └── OutcomeUnknown     75  a write may or may not have happened
+    │   ├── Interrupted            75  a notice or a signal of the platform
+    │   └── HolderAlive            75  another attempt trains this run
+    ├── StoppedOnPurpose           76  `dbr stop`, Ctrl-C: resumable by the user, restarted by nobody
+    ├── AccessDenied               77  the home refuses us (401, 403)
+    ├── RefusedToGoOn              78  damaged or contradictory: going on could lose work
+    │   ├── CheckpointDamaged      78  one checkpoint is not what its log entry says
+    │   └── NothingValid           78  checkpoints were committed, none of them can be used
+    └── Fenced                     79  a newer attempt holds the run; nothing was overwritten
+    KeyNotFound                        internal: a key is certainly not there (never 403, 5xx or a time-out)
+
+Messages say what happened, where, and what to type next. `cli.main` prints them; nothing else does.
+"""
+
+from __future__ import annotations
+
+
+class DbrError(Exception):
+    """Base of all errors that end the program with a message instead of a traceback."""
+
+    exit_code = 70
+
+
+class BadInput(DbrError):
+    """What the user typed, wrote or pointed to can't be used.
+
+    `what` is the problem, `where` the flag, file or key it sits in, `fix` what to type instead.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+
+class ComeBack(DbrError):
+    """Nothing is wrong with the run; the same command goes on from the last commit."""
+
+    exit_code = 75
+
+
+class StorageUnavailable(ComeBack):
+    """The home did not answer, or answered with a fault of its own."""
+
+
+class OutcomeUnknown(StorageUnavailable):
+    """A write was sent and its answer never came: it may have happened, or happen later."""
+
+
+class Interrupted(ComeBack):
+    """A notice or a signal of the platform ended this attempt after its save."""
+
+
+class HolderAlive(ComeBack):
+    """Another attempt trains this run and did not go away while we waited."""
+
+
+class StoppedOnPurpose(DbrError):
+    """Somebody asked for the stop; nobody restarts it but the user."""
+
+    exit_code = 76
+
+
+class AccessDenied(DbrError):
+    """The home refuses to be read or written."""
+
+    exit_code = 77
+
+
+class RefusedToGoOn(DbrError):
+    """Going on could lose or mix up work, so the user has to decide."""
+
+    exit_code = 78
+
+
+class CheckpointDamaged(RefusedToGoOn):
+    """A committed checkpoint's files are not what its log entry says."""
+
+
+class NothingValid(RefusedToGoOn):
+    """Checkpoints were committed in this run's line and none can be used."""
+
+
+class Fenced(DbrError):
+    """A newer attempt took the run over; this one has overwritten and deleted nothing."""
+
+    exit_code = 79
+
+
+class KeyNotFound(Exception):
+    """A key is certainly not in the storage. Internal: callers turn it into what it means."""
