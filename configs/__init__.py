@@ -1,0 +1,1 @@
+"""Complete, commented run files for `dbr train --config`; read them with importlib.resources."""
