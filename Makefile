@@ -45,7 +45,7 @@ format: $(VENV)/.stamp-package ## rewrite the files the way `make test` wants th
 environment: $(VENV)/.stamp-package ## the Python environment alone, in .venv
 
 system-deps: ## Debian packages that the steps above need and this machine lacks (needs root)
-	@bash infra/system_deps.sh "$(PYTHON)" || $(call next,sudo make system-deps)
+	@bash .ci/system_deps.sh "$(PYTHON)" || $(call next,sudo make system-deps)
 
 clean: ## remove the environment and caches; runs/ is yours and stays
 	@rm -rf $(VENV) .boot build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
