@@ -60,7 +60,7 @@ $(VENV)/.stamp-python:
 	@rm -rf $(VENV)
 	@# Debian's python3 comes without ensurepip; virtualenv brings its own pip.
 	@"$(PYTHON)" -m venv $(VENV) > /dev/null 2>&1 || { rm -rf $(VENV); \
-		"$(PYTHON)" -m pip install --quiet --target .boot virtualenv && PYTHONPATH=.boot "$(PYTHON)" -m virtualenv --quiet $(VENV); } \
+		"$(PYTHON)" -m pip install -qq --target .boot virtualenv && PYTHONPATH=.boot "$(PYTHON)" -m virtualenv --quiet $(VENV); } \
 		|| $(call next,sudo make system-deps$(comma) then: make $(MAKECMDGOALS))
 	@touch $@
 
@@ -75,11 +75,11 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-python
 			&& ! $(BIN)/pip config list | grep -qE '(index-url|find-links)='; then index=$(TORCH_CPU_INDEX); fi; \
 	fi; \
 	echo "Installing $(TORCH)$${index:+ from $$index} (once; some minutes)"; \
-	$(BIN)/pip install --quiet -c constraints.txt $${index:+--no-deps --index-url "$$index"} $(TORCH) \
+	$(BIN)/pip install -qq -c constraints.txt $${index:+--no-deps --index-url "$$index"} $(TORCH) \
 		|| $(call next,check the network$(comma) then: make $(MAKECMDGOALS); or name a source: make TORCH_INDEX=URL $(MAKECMDGOALS))
 	@touch $@
 
 $(VENV)/.stamp-package: $(VENV)/.stamp-torch pyproject.toml constraints.txt
 	@echo "Installing dbr and its dependencies (once)"
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[test]' || $(call next,check the network$(comma) then: make $(MAKECMDGOALS))
+	@$(BIN)/pip install -qq -c constraints.txt -e '.[test]' || $(call next,check the network$(comma) then: make $(MAKECMDGOALS))
 	@touch $@
