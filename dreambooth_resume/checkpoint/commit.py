@@ -1,0 +1,119 @@
+"""One save from snapshot to commit, in the order that makes a kill at any moment harmless (DESIGN: Save)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from dreambooth_resume.checkpoint.format import ExportWeights, SavedState, to_blobs
+from dreambooth_resume.checkpoint.retention import to_retire
+from dreambooth_resume.checkpoint.tensors import Blob
+from dreambooth_resume.errors import StorageUnavailable
+from dreambooth_resume.runs.adoption import ref_of
+from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, EntryBody, RunState, StoredFile, Totals
+from dreambooth_resume.runs.home import CHECKPOINT_FILES, CHECKPOINT_PREFIX, checkpoint_folder, checkpoint_name
+from dreambooth_resume.runs.log import Log, LogWriter
+from dreambooth_resume.storage.base import Storage
+
+
+class Committer:
+    """Turns saved states into committed checkpoints of one attempt. Used by one thread at a time."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        writer: LogWriter,
+        *,
+        export_weights: ExportWeights,
+        flush_metrics: Callable[[int], None],
+        total_limit: int | None,
+        max_train_steps: int,
+    ) -> None:
+        self._storage = storage
+        self._writer = writer
+        self._export_weights = export_weights
+        self._flush_metrics = flush_metrics
+        self._total_limit = total_limit
+        self._max_train_steps = max_train_steps
+        adopted = writer.log.entries[-1].state
+        self._base_step, self._base_totals = adopted.step, adopted.totals
+        self._started = time.monotonic()
+
+    def commit(self, state: SavedState, reason: str) -> Entry:
+        """Make `state` a checkpoint. Raises Fenced, and StorageUnavailable (nothing is lost: call again)."""
+        folder = checkpoint_folder(state.step, self._writer.attempt)
+        files = tuple(
+            self._write(f"{folder}/{name}", blob) for name, blob in to_blobs(state, self._export_weights).items()
+        )
+        self._flush_metrics(state.step)
+        # The log entry goes last: until it exists no reader sees this checkpoint, so a kill before this line loses
+        # nothing, and nothing that the entry retires is deleted before it is durable.
+        entry = self._writer.append(lambda log: self._entry(log, state.step, folder, files, reason))
+        assert isinstance(entry.body, Commit)
+        delete_checkpoints(self._storage, [ref_of(self._writer.log, number) for number in entry.body.retire])
+        return entry
+
+    def append(self, body: EntryBody) -> Entry:
+        """Add an entry that changes nothing about the checkpoints."""
+        return self._writer.append(lambda log: (body, log.entries[-1].state))
+
+    def _write(self, key: str, blob: Blob) -> StoredFile:
+        self._storage.write(key, blob.parts)
+        stored = self._storage.digest(key)
+        if (stored.size_bytes, stored.sha256) != (blob.size_bytes, blob.sha256):
+            raise StorageUnavailable(
+                f"{self._storage.describe()}: {key} was stored as {stored.size_bytes} bytes that differ from the "
+                f"{blob.size_bytes} written. The disk or the network damages data."
+            )
+        return StoredFile(key=key, size_bytes=blob.size_bytes, sha256=blob.sha256)
+
+    def _entry(
+        self, log: Log, step: int, folder: str, files: tuple[StoredFile, ...], reason: str
+    ) -> tuple[EntryBody, RunState]:
+        retire = to_retire(log, total_limit=self._total_limit)
+        body = Commit(step=step, folder=folder, files=files, reason=reason, retire=retire)
+        kept = sorted({*log.usable_line(), *log.off_line()} - set(retire))
+        itself = CheckpointRef(
+            number=log.next_number, step=step, attempt=self._writer.attempt, folder=folder, files=files
+        )
+        before = log.entries[-1].state
+        made = step - self._base_step
+        totals = Totals(
+            steps=self._base_totals.steps + made,
+            redone_steps=self._base_totals.redone_steps,
+            training_seconds=round(self._base_totals.training_seconds + time.monotonic() - self._started, 3),
+        )
+        state = RunState(
+            step=step,
+            max_train_steps=self._max_train_steps,
+            live=(*(ref_of(log, number) for number in kept), itself),
+            lineage=before.lineage,
+            totals=totals,
+        )
+        return body, state
+
+
+def delete_checkpoints(storage: Storage, refs: list[CheckpointRef]) -> None:
+    """Remove the files of retired checkpoints, each by its exact key. What a kill leaves, `collect` removes later."""
+    for ref in refs:
+        for file in reversed(ref.files):
+            storage.delete(file.key)
+
+
+def collect(storage: Storage, log: Log, *, attempt: int) -> int:
+    """Delete what no entry names and what retire lists left undone, of attempts below `attempt` alone (rule 8).
+
+    Only after the adopt of `attempt` is durable: from then on no lower attempt can commit. Returns how many files went.
+    """
+    committed = {file.key for entry in log.entries if isinstance(entry.body, Commit) for file in entry.body.files}
+    retired = {file.key for number in log.retired for file in log.commit(number).files}
+    kept = committed - retired
+    gone = 0
+    for found in storage.list(CHECKPOINT_PREFIX):
+        folder, _, name = found.key.partition("/")
+        parsed = checkpoint_name(folder)
+        is_ours = parsed is not None and parsed[1] < attempt and name in CHECKPOINT_FILES
+        if is_ours and found.key not in kept:
+            storage.delete(found.key)
+            gone += 1
+    return gone

@@ -1,0 +1,73 @@
+"""The files of a checkpoint, from a snapshot to blobs and back.
+
+`trainer_state.json` closes the folder: it names the digests of the tensor files and its own, so that a folder whose log
+entry never landed can still be judged. It holds nothing of the attempt or the day: the same step has the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from dreambooth_resume.checkpoint.tensors import Blob, blob_of, deserialise, serialise
+from dreambooth_resume.errors import CheckpointDamaged
+from dreambooth_resume.runs.home import STATE_NAME, STATE_TENSORS_NAME, WEIGHTS_NAME
+
+Scalars = dict[str, float | int | str | None]
+ExportWeights = Callable[[Mapping[str, torch.Tensor]], tuple[Mapping[str, torch.Tensor], Mapping[str, str]]]
+"""From a state's tensors to the tensors and the header metadata of the LoRA file that users load."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedState:
+    """A training state apart from the machine: tensors on the CPU and scalars, both under flat names."""
+
+    step: int
+    tensors: Mapping[str, torch.Tensor]
+    scalars: Scalars
+
+
+def to_blobs(state: SavedState, export_weights: ExportWeights) -> dict[str, Blob]:
+    """File name to content, in the order in which they are to be written."""
+    weights, metadata = export_weights(state.tensors)
+    blobs = {
+        WEIGHTS_NAME: serialise(weights, metadata),
+        STATE_TENSORS_NAME: serialise(state.tensors, {"format": "pt"}),
+    }
+    facts = {
+        "step": state.step,
+        "scalars": state.scalars,
+        "files": {name: {"sha256": blob.sha256, "size_bytes": blob.size_bytes} for name, blob in blobs.items()},
+    }
+    return {**blobs, STATE_NAME: blob_of([_canonical({**facts, "sha256": _digest(facts)})])}
+
+
+def from_bodies(bodies: Mapping[str, bytes]) -> SavedState:
+    """The state that `to_blobs` wrote. Raises CheckpointDamaged with the reason if the files don't belong together."""
+    try:
+        facts = json.loads(bodies[STATE_NAME])
+        claimed = facts.pop("sha256")
+        if claimed != _digest(facts):
+            raise CheckpointDamaged(f"{STATE_NAME} was changed after it was written")
+        for name, expected in facts["files"].items():
+            body = bodies[name]
+            if len(body) != expected["size_bytes"]:
+                raise CheckpointDamaged(f"{name} has {len(body)} of {expected['size_bytes']} bytes")
+            if hashlib.sha256(body).hexdigest() != expected["sha256"]:
+                raise CheckpointDamaged(f"{name} is not what was written (SHA-256 differs)")
+        tensors = deserialise(bodies[STATE_TENSORS_NAME])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointDamaged(f"{STATE_NAME} or {STATE_TENSORS_NAME} can't be read: {error!r}") from error
+    return SavedState(step=facts["step"], tensors=tensors, scalars=facts["scalars"])
+
+
+def _digest(facts: Mapping[str, object]) -> str:
+    return hashlib.sha256(_canonical(facts)).hexdigest()
+
+
+def _canonical(facts: Mapping[str, object]) -> bytes:
+    return json.dumps(facts, sort_keys=True, indent=1, allow_nan=True).encode()

@@ -1,0 +1,86 @@
+"""When to save, what to wait for, and how an attempt's last entries are written."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from dreambooth_resume.checkpoint.commit import Committer
+from dreambooth_resume.checkpoint.snapshot import Snapshotable, take_snapshot
+from dreambooth_resume.checkpoint.writer import Job, SaveThread
+from dreambooth_resume.errors import StorageUnavailable
+from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, Finished, Stopped
+
+_CLOSE_SECONDS = 5.0
+
+
+class CheckpointManager:
+    """The training loop's view of saving. All methods are called on the training thread."""
+
+    def __init__(self, committer: Committer, *, interval_steps: int, base: CheckpointRef | None) -> None:
+        self._committer = committer
+        self._interval_steps = interval_steps
+        self._log_lock = threading.Lock()
+        self._newest: CheckpointRef | None = base
+        self._thread = SaveThread(self._commit)
+        self._thread.durable_step = base.step if base else None
+
+    @property
+    def durable_step(self) -> int | None:
+        """The newest committed step of this run's line; None before the first."""
+        return self._thread.durable_step
+
+    @property
+    def newest(self) -> CheckpointRef | None:
+        """The newest committed checkpoint of this run's line."""
+        return self._newest
+
+    @property
+    def alarm(self) -> str | None:
+        """Why commits wait, for as long as they do."""
+        return self._thread.alarm
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def due(self, step: int) -> bool:
+        return step % self._interval_steps == 0
+
+    def check(self) -> None:
+        """Raise Fenced, or whatever else ended the save thread."""
+        self._thread.check()
+
+    def save_in_background(self, state: Snapshotable, *, reason: str = "interval") -> None:
+        """Take a snapshot and return; it replaces one that still waits."""
+        self._thread.submit(Job(snapshot=take_snapshot(state), reason=reason))
+
+    def save_now(self, state: Snapshotable, *, reason: str, give_up: Callable[[], bool]) -> bool:
+        """Commit the state as it is and wait for it; False if `give_up` said so first. Never skipped or replaced."""
+        if self.durable_step != state.global_step:
+            self.save_in_background(state, reason=reason)
+        return self._thread.wait_until_durable(state.global_step, give_up=give_up)
+
+    def write_stopped(self, *, reason: str, exit_code: int) -> None:
+        """Tell the next attempt that it need not wait. Without this entry nothing is lost but that waiting."""
+        with self._log_lock:
+            self._committer.append(Stopped(reason=reason, exit_code=exit_code))
+
+    def write_finished(self) -> Entry:
+        """End the log: the newest checkpoint is the result. Raises Fenced, OutcomeUnknown."""
+        assert self._newest is not None, "a run is finished only after its last step was committed"
+        with self._log_lock:
+            return self._committer.append(Finished(checkpoint=self._newest.number))
+
+    def close(self) -> None:
+        """End the save thread; a save in flight gets a few seconds, and is harmless if it needs more."""
+        self._thread.close(timeout_seconds=_CLOSE_SECONDS)
+
+    def _commit(self, job: Job) -> None:
+        with self._log_lock:
+            entry = self._committer.commit(job.snapshot.to_saved_state(), job.reason)
+        if not isinstance(entry.body, Commit):
+            raise StorageUnavailable(f"log entry {entry.number} holds no checkpoint")
+        body = entry.body
+        self._newest = CheckpointRef(
+            number=entry.number, step=body.step, attempt=entry.attempt, folder=body.folder, files=body.files
+        )

@@ -1,0 +1,55 @@
+"""Reading checkpoints back: every byte is compared with what its log entry, or its own state file, says of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from dreambooth_resume.checkpoint.format import SavedState, from_bodies
+from dreambooth_resume.errors import CheckpointDamaged, KeyNotFound
+from dreambooth_resume.runs.entries import CheckpointRef, StoredFile
+from dreambooth_resume.runs.home import CHECKPOINT_FILES, CHECKPOINT_PREFIX, checkpoint_folder, checkpoint_name
+from dreambooth_resume.storage.base import Storage
+
+
+def load_checkpoint(storage: Storage, ref: CheckpointRef) -> SavedState:
+    """The state of a committed checkpoint. Raises CheckpointDamaged with the reason; 403 and 5xx stay what they are."""
+    bodies: dict[str, bytes] = {}
+    for file in ref.files:
+        name = file.key.rpartition("/")[2]
+        bodies[name] = _read_checked(storage, file)
+    state = from_bodies(bodies)
+    if state.step != ref.step:
+        raise CheckpointDamaged(f"the files are those of step {state.step}, the log entry says {ref.step}")
+    return state
+
+
+def _read_checked(storage: Storage, file: StoredFile) -> bytes:
+    name = file.key.rpartition("/")[2]
+    try:
+        body = storage.read(file.key)
+    except KeyNotFound:
+        raise CheckpointDamaged(f"{name} is missing") from None
+    if len(body) != file.size_bytes:
+        raise CheckpointDamaged(f"{name} has {len(body)} of {file.size_bytes} bytes")
+    if hashlib.sha256(body).hexdigest() != file.sha256:
+        raise CheckpointDamaged(f"{name} is not what was written (SHA-256 differs)")
+    return body
+
+
+def load_staged(storage: Storage, *, attempt: int, above_step: int) -> SavedState | None:
+    """The newest complete checkpoint that `attempt` wrote above `above_step` and never committed, or None (rule 9)."""
+    for step in sorted(_staged_steps(storage, attempt), reverse=True):
+        if step <= above_step:
+            return None
+        folder = checkpoint_folder(step, attempt)
+        try:
+            return from_bodies({name: storage.read(f"{folder}/{name}") for name in CHECKPOINT_FILES})
+        except (KeyNotFound, CheckpointDamaged):
+            continue  # written in part: those steps are trained again
+    return None
+
+
+def _staged_steps(storage: Storage, attempt: int) -> Iterable[int]:
+    names = {checkpoint_name(found.key.partition("/")[0]) for found in storage.list(CHECKPOINT_PREFIX)}
+    return {name[0] for name in names if name is not None and name[1] == attempt}

@@ -1,0 +1,128 @@
+"""The thread that saves: one save in flight and one waiting, the newest replaces the waiting one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dreambooth_resume.checkpoint.snapshot import Snapshot
+from dreambooth_resume.errors import AccessDenied, DbrError, StorageUnavailable
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A snapshot to commit, and why it was taken."""
+
+    snapshot: Snapshot
+    reason: str
+
+
+class SaveThread:
+    """Commits snapshots behind the training thread's back.
+
+    Storage trouble is kept as `alarm` and tried again, newest snapshot first, for as long as the thread lives: it must
+    not end the training. Anything else (fenced, a bug) ends the thread and is raised by `check`.
+    """
+
+    def __init__(self, commit: Callable[[Job], None]) -> None:
+        self._commit = commit
+        self._changed = threading.Condition()
+        self._waiting: Job | None = None
+        self._in_flight: Job | None = None
+        self._closing = False
+        self._failure: BaseException | None = None
+        self.durable_step: int | None = None
+        self.alarm: str | None = None
+        self._thread = threading.Thread(target=self._run, name="dbr-save", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Queue `job` in place of one that still waits. Raises what ended the thread, if anything did."""
+        with self._changed:
+            self._check_locked()
+            self._waiting = job
+            self._changed.notify_all()
+
+    def wait_until_durable(self, step: int, *, give_up: Callable[[], bool]) -> bool:
+        """Wait until a checkpoint of `step` or later is committed; False if `give_up` said so first."""
+        with self._changed:
+            while self.durable_step is None or self.durable_step < step:
+                self._check_locked()
+                if give_up():
+                    return False
+                self._changed.wait(timeout=0.1)
+        return True
+
+    def check(self) -> None:
+        """Raise what ended the thread, if anything did."""
+        with self._changed:
+            self._check_locked()
+
+    def close(self, *, timeout_seconds: float) -> None:
+        """Stop after the save in flight; a save that takes longer than the timeout is left behind, uncommitted."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout=timeout_seconds)
+
+    def _check_locked(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            while (job := self._next()) is not None:
+                self._save(job)
+        except BaseException as error:  # noqa: BLE001
+            # A thread's root: the training thread raises it at its next look.
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _next(self) -> Job | None:
+        with self._changed:
+            while self._waiting is None and not self._closing:
+                self._changed.wait()
+            job, self._waiting = self._waiting, None
+            self._in_flight = None if self._closing else job
+            return self._in_flight
+
+    def _save(self, job: Job) -> None:
+        started = time.monotonic()
+        try:
+            self._commit(job)
+        except (StorageUnavailable, AccessDenied) as error:
+            self._alarm(job, error)
+            return
+        with self._changed:
+            if self.alarm is not None:
+                logger.info("Commits work again: step %d is durable", job.snapshot.step)
+            self.durable_step, self.alarm, self._in_flight = job.snapshot.step, None, None
+            self._changed.notify_all()
+        logger.debug("Step %d committed in %.3f s", job.snapshot.step, time.monotonic() - started)
+
+    def _alarm(self, job: Job, error: DbrError) -> None:
+        """Keep the snapshot unless a newer one waits, and try again in a while."""
+        with self._changed:
+            if self.alarm is None:
+                logger.warning(
+                    "Step %d could not be saved: %s Training goes on; it is tried again every %.0f s.",
+                    job.snapshot.step,
+                    error,
+                    RETRY_SECONDS,
+                )
+            self.alarm = str(error)
+            self._waiting = self._waiting or job
+            self._in_flight = None
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._closing, timeout=RETRY_SECONDS)

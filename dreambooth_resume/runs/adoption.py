@@ -1,0 +1,256 @@
+"""Taking a run over: adopt first, then look (DESIGN: rules 4 to 6, 10 and 11; the model in the protocol's report)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from dreambooth_resume.errors import BadInput, CheckpointDamaged, NothingValid, OutcomeUnknown, RefusedToGoOn
+from dreambooth_resume.runs.entries import (
+    Adopt,
+    AttemptRef,
+    CheckpointRef,
+    Commit,
+    Entry,
+    Process,
+    RunState,
+    SetAside,
+    Totals,
+)
+from dreambooth_resume.runs.holder import Patience, wait_until_free
+from dreambooth_resume.runs.log import Log, LogWriter, make_entry, put_entry, read_log
+from dreambooth_resume.runs.status import read_status
+from dreambooth_resume.storage.base import Storage
+
+Loaded = TypeVar("Loaded")
+
+LATEST = "latest"
+# Every round either adopts, or sees that somebody else did, or sets one more checkpoint aside.
+_ROUNDS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """From where the run is to go on.
+
+    `resume` is `latest`, a step, or a checkpoint's full name; `request_id` makes a return to it happen once, however
+    often the same command is started. `reopen` lets a finished run go on to `max_train_steps`.
+    """
+
+    max_train_steps: int
+    resume: str = LATEST
+    request_id: str | None = None
+    reopen: bool = False
+
+    @property
+    def going_back(self) -> str | None:
+        """The request id of a return, or None for `latest`."""
+        return None if self.resume == LATEST else (self.request_id or self.resume)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adoption(Generic[Loaded]):
+    """This process holds the run."""
+
+    writer: LogWriter
+    base: CheckpointRef | None
+    loaded: Loaded | None
+    """What `load` made of `base`."""
+    set_aside: tuple[SetAside, ...]
+    reason: str
+    """Why the run was free."""
+    may_use_staged: bool
+    """The attempt just before stood on the same line, and nothing was gone back over: what it left uncommitted counts."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Search(Generic[Loaded]):
+    """What one starter has learned so far."""
+
+    damaged: dict[int, SetAside] = field(default_factory=dict)
+    loaded: dict[int, Loaded] = field(default_factory=dict)
+
+
+def ref_of(log: Log, number: int) -> CheckpointRef:
+    """The checkpoint that entry `number` committed."""
+    commit, entry = log.commit(number), log.entries[number - 1]
+    return CheckpointRef(
+        number=number, step=commit.step, attempt=entry.attempt, folder=commit.folder, files=commit.files
+    )
+
+
+def take_over(
+    storage: Storage, wish: Wish, *, load: Callable[[CheckpointRef], Loaded], process: Process, patience: Patience
+) -> Adoption[Loaded] | Log:
+    """Adopt the run in `storage` and load the checkpoint it goes on from; the log itself if the run is finished.
+
+    `load` reads and verifies a checkpoint and raises CheckpointDamaged if it isn't what its entry says: it is then set
+    aside, by a further adopt, and the one before is taken. Raises NothingValid, RefusedToGoOn, HolderAlive.
+    """
+    search: _Search[Loaded] = _Search()
+    run_nonce = uuid.uuid4().hex
+    for _ in range(_ROUNDS_MAX):
+        reason = wait_until_free(storage, read_log(storage), mine=process, patience=patience)
+        log = read_log(storage)
+        if log.finished is not None and not wish.reopen:
+            return log
+        target, going_back = _choose(storage, log, wish, search, load)
+        if target is _LOG_GREW:
+            continue
+        assert target is None or isinstance(target, CheckpointRef)
+        entry = _adopt_entry(storage, log, target, going_back, wish, search, process, run_nonce)
+        if (adopted := _put_adopt(storage, entry)) is None:
+            continue
+        if target is not None and target.number not in search.loaded and not _try_load(target, load, search):
+            continue
+        return Adoption(
+            writer=LogWriter(storage, log.with_entry(adopted), attempt=adopted.attempt),
+            base=target,
+            loaded=search.loaded[target.number] if target else None,
+            set_aside=tuple(search.damaged.values()),
+            reason=reason,
+            may_use_staged=going_back is None and not search.damaged and _stands_on_newest(log, target),
+        )
+    raise RefusedToGoOn(f"{storage.describe()}: gave up after {_ROUNDS_MAX} tries to adopt this run.")
+
+
+class _LogGrew:
+    """Somebody wrote to the log while we judged it: start over."""
+
+
+_LOG_GREW = _LogGrew()
+
+
+def _choose(
+    storage: Storage, log: Log, wish: Wish, search: _Search[Loaded], load: Callable[[CheckpointRef], Loaded]
+) -> tuple[CheckpointRef | _LogGrew | None, str | None]:
+    """The checkpoint to adopt (None: step 0) and the request that it fulfils."""
+    going_back = wish.going_back
+    if going_back is not None and not log.has_request(going_back):
+        target = _asked_for(log, wish.resume)
+        problem = target if isinstance(target, str) else None
+        if isinstance(target, CheckpointRef) and not _try_load(target, load, search):
+            problem = search.damaged.pop(target.number).reason
+        if problem is not None:
+            return (_refuse(storage, log, f"--resume {wish.resume}: {problem}", RefusedToGoOn), None)
+        assert isinstance(target, CheckpointRef)
+        return target, going_back
+    usable = [number for number in log.usable_line() if number not in search.damaged]
+    if usable:
+        return ref_of(log, usable[-1]), None
+    if not log.line:
+        return None, None
+    return (_refuse(storage, log, _nothing_valid(log, search), NothingValid), None)
+
+
+def _refuse(storage: Storage, log: Log, message: str, error: type[RefusedToGoOn]) -> _LogGrew:
+    """Before any 78 the log is read again: a verdict on yesterday's log could end a healthy run for ever (rule 6)."""
+    if read_log(storage).next_number != log.next_number:
+        return _LOG_GREW
+    raise error(f"{storage.describe()}: {message}")
+
+
+def _asked_for(log: Log, resume: str) -> CheckpointRef | str:
+    """The checkpoint that the user named, or why it can't be taken."""
+    commits = {entry.number: entry.body for entry in log.entries if isinstance(entry.body, Commit)}
+    if resume.isdigit():
+        named = [number for number in log.line if commits[number].step == int(resume)]
+    else:
+        named = [number for number, commit in commits.items() if commit.folder == resume]
+    usable = ", ".join(str(commits[number].step) for number in log.usable_line()) or "none"
+    if not resume.isdigit() and not resume.startswith("checkpoint-"):
+        raise BadInput(
+            f"'{resume}' names no checkpoint", where="--resume", fix="latest, a step such as 500, or checkpoint-500-a2"
+        )
+    if not named:
+        return f"no such checkpoint in this run's line. There are: {usable}."
+    number = named[-1]
+    if number in log.retired:
+        return f"that checkpoint was retired, its files are gone. There are: {usable}."
+    if number in log.set_aside:
+        return f"that checkpoint was set aside ({log.set_aside[number].reason}). There are: {usable}."
+    return ref_of(log, number)
+
+
+def _nothing_valid(log: Log, search: _Search[Loaded]) -> str:
+    reasons = [f"{aside.folder}: {aside.reason}" for aside in {**log.set_aside, **search.damaged}.values()]
+    reasons += [f"{log.commit(number).folder}: retired" for number in log.line if number in log.retired]
+    outside = [log.commit(number).folder for number in log.off_line()]
+    hint = (
+        f"Outside of this line lie {', '.join(outside)}; take one with --resume {outside[-1]}"
+        if outside
+        else "Put a checkpoint's files back from a copy, or begin a new run in another folder"
+    )
+    return "checkpoints were committed and none can be used.\n  " + "\n  ".join(reasons[-5:]) + f"\n{hint}."
+
+
+def _try_load(target: CheckpointRef, load: Callable[[CheckpointRef], Loaded], search: _Search[Loaded]) -> bool:
+    try:
+        search.loaded[target.number] = load(target)
+    except CheckpointDamaged as error:
+        search.damaged[target.number] = SetAside(number=target.number, folder=target.folder, reason=str(error))
+        return False
+    return True
+
+
+def _adopt_entry(
+    storage: Storage,
+    log: Log,
+    target: CheckpointRef | None,
+    going_back: str | None,
+    wish: Wish,
+    search: _Search[Loaded],
+    process: Process,
+    run_nonce: str,
+) -> Entry:
+    attempt = log.highest_attempt + 1
+    base_step = target.step if target else 0
+    body = Adopt(
+        base=target.number if target else None,
+        process=process,
+        set_aside=tuple(search.damaged.values()),
+        going_back=going_back,
+        reopened=log.finished is not None,
+    )
+    before = log.last.state if log.last else RunState(step=0, max_train_steps=0, live=(), lineage=(), totals=Totals())
+    link = AttemptRef(attempt=attempt, base=body.base, base_step=base_step)
+    state = RunState(
+        step=base_step,
+        max_train_steps=wish.max_train_steps,
+        live=tuple(ref for ref in before.live if ref.number not in search.damaged),
+        lineage=(*before.lineage, link),
+        totals=_totals_with_lost_work(storage, log, before, base_step),
+    )
+    # One nonce a number: an earlier, late put of this very adopt is known again as ours.
+    nonce = f"{run_nonce}-{log.next_number}"
+    return make_entry(number=log.next_number, attempt=attempt, body=body, state=state, nonce=nonce)
+
+
+def _totals_with_lost_work(storage: Storage, log: Log, before: RunState, base_step: int) -> Totals:
+    """Steps that an earlier attempt made and that are made again. Its heartbeat, a hint, says how far it came."""
+    status = read_status(storage, log.highest_attempt) if log.entries else None
+    reached = max(before.step, status.step if status else 0)
+    return before.totals.model_copy(
+        update={
+            "steps": before.totals.steps + max(0, reached - before.step),
+            "redone_steps": before.totals.redone_steps + max(0, reached - base_step),
+        }
+    )
+
+
+def _put_adopt(storage: Storage, entry: Entry) -> Entry | None:
+    """The entry once it is durable; None if somebody else has its number."""
+    for _ in range(3):
+        try:
+            stored = put_entry(storage, entry)
+        except OutcomeUnknown:
+            continue  # the same body under the same number: harmless if the first one lands late
+        return stored if stored.nonce == entry.nonce else None
+    raise OutcomeUnknown(f"{storage.describe()}: no answer when adopting this run. Start the same command again.")
+
+
+def _stands_on_newest(log: Log, target: CheckpointRef | None) -> bool:
+    """The adopted checkpoint is the newest of the line of the attempt just before."""
+    return (target.number if target else None) == (log.line[-1] if log.line else None)

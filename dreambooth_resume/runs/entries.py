@@ -1,0 +1,132 @@
+"""The commit log's entries as they lie on disk. A home of format 1 is read by every later release."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """A value written once and never changed. Names that a later release adds are passed over when read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=True, ser_json_inf_nan="constants")
+
+
+class StoredFile(Record):
+    """A data file of a checkpoint with what was meant to be written."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+
+
+class CheckpointRef(Record):
+    """A checkpoint that is live: committed, not retired, not set aside."""
+
+    number: int
+    step: int
+    attempt: int
+    folder: str
+    files: tuple[StoredFile, ...]
+
+
+class SetAside(Record):
+    """A committed checkpoint that was found damaged. Never deleted, never loaded."""
+
+    number: int
+    folder: str
+    reason: str
+
+
+class Process(Record):
+    """One process on one machine: enough to tell, on the same boot, whether it is no more."""
+
+    host: str
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    started: str
+
+
+class Totals(Record):
+    """What the run took so far, over all attempts: optimizer updates made, those made again, seconds of training."""
+
+    steps: int = 0
+    redone_steps: int = 0
+    training_seconds: float = 0.0
+
+
+class AttemptRef(Record):
+    """A link of the lineage: an attempt and the checkpoint that it started from (None: from step 0)."""
+
+    attempt: int
+    base: int | None
+    base_step: int
+
+
+class RunState(Record):
+    """What the newest entry alone tells about a run."""
+
+    step: int
+    max_train_steps: int
+    live: tuple[CheckpointRef, ...]
+    lineage: tuple[AttemptRef, ...]
+    totals: Totals
+
+
+class Adopt(Record):
+    """An attempt takes the run over and goes on from `base` (a checkpoint entry's number, None: from step 0)."""
+
+    kind: Literal["adopt"] = "adopt"
+    base: int | None
+    process: Process
+    set_aside: tuple[SetAside, ...] = ()
+    going_back: str | None = None
+    """The request id of a return to an earlier checkpoint: the same request is carried out once."""
+    reopened: bool = False
+    """The run was finished, and `max_train_steps` was raised."""
+
+
+class Commit(Record):
+    """A checkpoint exists."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int
+    folder: str
+    files: tuple[StoredFile, ...]
+    reason: str
+    retire: tuple[int, ...] = ()
+    """Numbers of the checkpoints that are retired from the moment this entry exists."""
+
+
+class Stopped(Record):
+    """The attempt ended on its own accord: the next one need not wait for it."""
+
+    kind: Literal["stopped"] = "stopped"
+    reason: str
+    exit_code: int
+    retire: tuple[int, ...] = ()
+
+
+class Finished(Record):
+    """The run is done, and its result is what `checkpoint` (an entry's number) holds. Nobody adopts behind it."""
+
+    kind: Literal["finished"] = "finished"
+    checkpoint: int
+
+
+EntryBody = Annotated[Adopt | Commit | Stopped | Finished, Field(discriminator="kind")]
+
+
+class Entry(Record):
+    """One entry: who wrote it as which number, what it says, and the run's state after it."""
+
+    format: Literal[1] = 1
+    number: int
+    attempt: int
+    nonce: str
+    written_at: str
+    """ISO 8601, UTC. For people; nothing is ever decided by it."""
+    body: EntryBody
+    state: RunState

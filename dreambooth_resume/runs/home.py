@@ -1,0 +1,64 @@
+"""The names in a run's home. Nobody else builds or takes apart a key."""
+
+from __future__ import annotations
+
+import re
+
+RUN = "run.json"
+LOG_PREFIX = "log/"
+CHECKPOINT_PREFIX = "checkpoint-"
+CONTROL_PREFIX = "control/"
+METRICS_PREFIX = "metrics/"
+STATUS_PREFIX = "status/"
+
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+STATE_TENSORS_NAME = "trainer_state.safetensors"
+STATE_NAME = "trainer_state.json"
+CHECKPOINT_FILES = (WEIGHTS_NAME, STATE_TENSORS_NAME, STATE_NAME)
+
+METRICS_SEGMENT_STEPS = 1000
+
+_LOG = re.compile(r"log/(\d{8})\.json")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-a(\d+))?")
+
+
+def log_key(number: int) -> str:
+    return f"{LOG_PREFIX}{number:08d}.json"
+
+
+def log_number(key: str) -> int | None:
+    """The entry number in `key`, or None for a stray file in the log's folder."""
+    match = _LOG.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def checkpoint_folder(step: int, attempt: int) -> str:
+    """`checkpoint-500`, and `checkpoint-500-a3` from attempt 2 on: no two attempts ever write the same key."""
+    return f"{CHECKPOINT_PREFIX}{step}" if attempt == 1 else f"{CHECKPOINT_PREFIX}{step}-a{attempt}"
+
+
+def checkpoint_name(folder: str) -> tuple[int, int] | None:
+    """(step, attempt) of a folder that `checkpoint_folder` could have named, else None."""
+    match = _CHECKPOINT.fullmatch(folder)
+    if match is None:
+        return None
+    step, attempt = int(match[1]), int(match[2] or 1)
+    return (step, attempt) if checkpoint_folder(step, attempt) == folder else None
+
+
+def status_key(attempt: int) -> str:
+    return f"{STATUS_PREFIX}{attempt:04d}.json"
+
+
+def metrics_key(attempt: int, segment: int) -> str:
+    """Attempt 3, steps 1001 to 2000: `metrics/0003-00002.jsonl`."""
+    return f"{METRICS_PREFIX}{attempt:04d}-{segment:05d}.jsonl"
+
+
+def metrics_segment(step: int) -> int:
+    """The segment that the values of optimizer update `step` (1, 2, 3, …) belong to."""
+    return (step - 1) // METRICS_SEGMENT_STEPS + 1
+
+
+def control_key(time_ms: int, nonce: str) -> str:
+    return f"{CONTROL_PREFIX}{time_ms:013d}-{nonce}.json"

@@ -1,0 +1,19 @@
+"""A notice: something wants this attempt to end, and by when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Why the attempt should end, the exit code it ends with, and how long there is.
+
+    `deadline_monotonic_s` is on this process's monotonic clock, None where the source names none. `insistence` counts
+    how often it was said: 1 save at the next step boundary, 2 commit only what is needed and go, 3 go now.
+    """
+
+    source: str
+    exit_code: int
+    deadline_monotonic_s: float | None = None
+    insistence: int = 1

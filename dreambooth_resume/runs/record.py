@@ -1,0 +1,86 @@
+"""`run.json`: what a run is, written once at its first start and the same for ever."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from pydantic import JsonValue, ValidationError
+
+from dreambooth_resume.errors import KeyNotFound, RefusedToGoOn
+from dreambooth_resume.runs.entries import Record
+from dreambooth_resume.runs.home import RUN
+from dreambooth_resume.storage.base import Storage
+
+FORMAT = 1
+
+
+class Pins(Record):
+    """What must not change under a run: the base model's files and the pictures with their captions, as digests."""
+
+    base_model: dict[str, str]
+    dataset: str
+
+
+class RunRecord(Record):
+    """The run's identity, its options as resolved at the first start, and what exactness depends on."""
+
+    format: int = FORMAT
+    run_id: str
+    created_at: str
+    """ISO 8601, UTC. For people."""
+    options: dict[str, JsonValue]
+    seed: int
+    effective_batch: int
+    """B: samples in one optimizer update, fixed for the life of the run."""
+    pins: Pins
+    numerics: dict[str, str]
+    """The numerics fingerprint: equal means that a resume is exact to the bit."""
+
+
+def new_record(
+    *, options: Mapping[str, JsonValue], seed: int, effective_batch: int, pins: Pins, numerics: Mapping[str, str]
+) -> RunRecord:
+    return RunRecord(
+        run_id=uuid.uuid4().hex,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        options=dict(options),
+        seed=seed,
+        effective_batch=effective_batch,
+        pins=pins,
+        numerics=dict(numerics),
+    )
+
+
+def read_record(storage: Storage) -> RunRecord | None:
+    """The run in this home, or None if there certainly is none.
+
+    Raises RefusedToGoOn for a record that is damaged or of a later format.
+    """
+    try:
+        body = storage.read(RUN)
+    except KeyNotFound:
+        return None
+    try:
+        record = RunRecord.model_validate_json(body)
+    except ValidationError as error:
+        raise RefusedToGoOn(
+            f"{storage.describe()}: {RUN} can't be read ({error.errors()[0]['msg']}). Put it back from a copy, or "
+            "begin a new run in another folder."
+        ) from error
+    if record.format > FORMAT:
+        raise RefusedToGoOn(
+            f"{storage.describe()}: this run has format {record.format}, and this dbr reads up to {FORMAT}. "
+            "Update dbr: pip install --upgrade dreambooth-resume"
+        )
+    return record
+
+
+def write_record(storage: Storage, record: RunRecord) -> RunRecord:
+    """Create `run.json`; returns what lies there, which is another starter's record if that was first (rule 13)."""
+    storage.put_if_absent(RUN, record.model_dump_json(indent=1).encode())
+    stored = read_record(storage)
+    if stored is None:
+        raise RefusedToGoOn(f"{storage.describe()}: {RUN} was written and is not there. Something deletes files here.")
+    return stored

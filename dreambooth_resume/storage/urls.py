@@ -1,0 +1,26 @@
+"""From what the user typed to a storage."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from dreambooth_resume.errors import BadInput
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.local import LocalStorage
+
+# Scheme -> "module:Class", constructed with the whole address. A new store is one file and one line here.
+STORES: dict[str, str] = {}
+
+
+def open_storage(address: str) -> Storage:
+    """The storage behind a folder or an address with a scheme. Raises BadInput for a scheme nobody knows."""
+    scheme, separator, _ = address.partition("://")
+    if not separator:
+        return LocalStorage(Path(address))
+    if scheme not in STORES:
+        known = ", ".join(["a folder", *(f"{name}://…" for name in STORES)])
+        raise BadInput(f"no storage for {scheme}:// in this version", where=address, fix=f"use {known}")
+    module, _, name = STORES[scheme].partition(":")
+    return cast(Storage, getattr(import_module(module), name)(address))
