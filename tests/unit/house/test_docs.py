@@ -1,0 +1,122 @@
+"""What the documents say is so: links, commands, exit codes, flags, messages, options."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dreambooth_resume import errors
+
+SCRIPT_FLAGS = """
+pretrained_model_name_or_path pretrained_vae_model_name_or_path revision variant dataset_name dataset_config_name
+instance_data_dir cache_dir image_column caption_column repeats class_data_dir instance_prompt class_prompt
+validation_prompt num_validation_images validation_epochs do_edm_style_training with_prior_preservation
+prior_loss_weight num_class_images output_dir output_kohya_format seed resolution center_crop random_flip
+train_text_encoder train_batch_size sample_batch_size num_train_epochs max_train_steps checkpointing_steps
+checkpoints_total_limit resume_from_checkpoint gradient_accumulation_steps gradient_checkpointing learning_rate
+text_encoder_lr scale_lr lr_scheduler snr_gamma lr_warmup_steps lr_num_cycles lr_power dataloader_num_workers optimizer
+use_8bit_adam adam_beta1 adam_beta2 prodigy_beta3 prodigy_decouple adam_weight_decay adam_weight_decay_text_encoder
+adam_epsilon prodigy_use_bias_correction prodigy_safeguard_warmup max_grad_norm push_to_hub hub_token hub_model_id
+logging_dir allow_tf32 report_to mixed_precision prior_generation_precision local_rank
+enable_xformers_memory_efficient_attention rank lora_dropout use_dora image_interpolation_mode
+""".split()
+
+
+@pytest.fixture(scope="module")
+def documents(project_files: list[Path]) -> list[Path]:
+    return [path for path in project_files if path.suffix == ".md"]
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def test_links_between_documents_lead_somewhere(documents: list[Path], root: Path) -> None:
+    broken = []
+    for document in documents:
+        for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+            if re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            path = (document.parent / name) if name else document
+            if not path.exists():
+                broken.append(f"{document.relative_to(root)}: {target}")
+            elif anchor and anchor not in map(_anchor, re.findall(r"^#+ (.*)$", path.read_text(), re.M)):
+                broken.append(f"{document.relative_to(root)}: {target} (no such heading)")
+    assert not broken
+
+
+def test_the_flag_table_has_every_flag_of_the_script_once(root: Path) -> None:
+    rows = re.findall(r"^\| `--(\w+)` \|", (root / "README.md").read_text(), re.M)
+    assert len(SCRIPT_FLAGS) == 72
+    assert sorted(rows) == sorted(SCRIPT_FLAGS)
+
+
+def test_the_exit_code_table_is_that_of_the_error_tree(root: Path) -> None:
+    table = (root / "README.md").read_text().split("## Exit codes")[1].split("\n## ")[0]
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)}
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    raised = {value.exit_code for value in classes if issubclass(value, errors.DbrError)}
+    assert documented == raised | {0}
+
+
+def _templates(path: Path) -> list[str]:
+    """The string literals in a Python file, joined as the language joins them, with \0 for what is filled in."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+            found.append("".join(str(part) for part in parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return found
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code(root: Path, python_files: list[Path]) -> None:
+    sources = [path for path in python_files if path.is_relative_to(root / "dreambooth_resume")]
+    templates = [template for path in sources for template in _templates(path)]
+    templates += [(root / "Makefile").read_text().replace("$(1)", "\0")]
+    headings = re.findall(r"^### `([^`]+)`$", (root / "docs" / "troubleshooting.md").read_text(), re.M)
+    assert len(headings) >= 15
+    gone = []
+    for heading in headings:
+        pattern = ".*".join(re.escape(part.strip()) for part in heading.split("…"))
+        if not any(re.search(pattern, template, re.S) for template in templates):
+            gone.append(heading)
+    assert not gone
+
+
+def _shell_commands(text: str) -> list[str]:
+    """Command lines in the fenced blocks of a document, continued lines joined, comments dropped."""
+    found = []
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
+        if language in {"", "bash", "sh", "console"}:
+            found += [line.strip() for line in block.replace("\\\n", " ").splitlines()]
+    return found
+
+
+def test_make_targets_in_documents_exist(documents: list[Path], root: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.M))
+    for document in documents:
+        text = document.read_text()
+        named = set(re.findall(r"`make ((?:[A-Z_]+=\S* )*)([a-z-]+)`", text))
+        named |= {("", line.split()[1]) for line in _shell_commands(text) if line.startswith("make ")}
+        assert {target for _, target in named} <= targets, document
+
+
+def _dbr_commands(documents: list[Path]) -> list[str]:
+    found = set()
+    for document in documents:
+        text = document.read_text()
+        candidates = _shell_commands(text) + re.findall(r"`((?:\.venv/bin/)?dbr [^`]+)`", text)
+        found |= {
+            re.sub(r"^\.venv/bin/", "", line)
+            for line in candidates
+            if re.match(r"(\.venv/bin/)?dbr [a-z-]", line) and "…" not in line
+        }
+    return sorted(found)
