@@ -1,0 +1,126 @@
+"""Everything that a step's update is computed from, put together without knowing anything but the step's number.
+
+Shapes: b micro-batch, C latent channels, h and w of the latents, H and W of the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreambooth_resume.data.dataset import PictureSet
+from dreambooth_resume.data.plan import Plan, Slot
+from dreambooth_resume.data.random import Stream, generator
+from dreambooth_resume.data.samples import Sample, SampleSource
+from dreambooth_resume.data.transforms import FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """What goes through the model at once, in CPU memory.
+
+    Given is either `pixels` float32 [b, 3, H, W], or the VAE's `mean` and `logvar` float32 [b, C, h, w]. `vae_noise`
+    (to sample from these) and `noise` (to add) are float32 [b, C, h, w], `timesteps` int64 [b], `time_ids` float32
+    [b, 6], and `prompt_index` int64 [b] counts in `PictureSet.prompts`. `dropout_seed` goes to torch's global generator
+    before the forward pass.
+    """
+
+    pixels: Tensor | None
+    mean: Tensor | None
+    logvar: Tensor | None
+    vae_noise: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    prompt_index: Tensor
+    time_ids: Tensor
+    dropout_seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The B samples of `step`, in micro-batches, with the pictures' names in slot order."""
+
+    step: int
+    micro_batches: tuple[MicroBatch, ...]
+    picture_names: tuple[str, ...]
+
+
+class BatchBuilder:
+    """Step → batch, a pure function that several threads may call.
+
+    `micro_batch_size` divides the plan's B; micro-batch m holds slots m*b to m*b + b-1. `latent_shape` is (C, h, w),
+    `train_timesteps` the noise scheduler's number of them.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        pictures: PictureSet,
+        source: SampleSource,
+        *,
+        micro_batch_size: int,
+        latent_shape: tuple[int, int, int],
+        train_timesteps: int,
+    ) -> None:
+        if plan.batch_size % micro_batch_size:
+            raise ValueError(f"micro-batches of {micro_batch_size} don't make up a batch of {plan.batch_size}")
+        self._plan = plan
+        self._pictures = pictures.pictures
+        self._prompt_index = {prompt: index for index, prompt in enumerate(pictures.prompts)}
+        self._source = source
+        self._micro_batch_size = micro_batch_size
+        self._latent_shape = latent_shape
+        self._train_timesteps = train_timesteps
+
+    def __call__(self, step: int) -> Batch:
+        slots = self._plan.batch(step)
+        size = self._micro_batch_size
+        return Batch(
+            step=step,
+            micro_batches=tuple(self._micro_batch(slots[start : start + size]) for start in range(0, len(slots), size)),
+            picture_names=tuple(self._pictures[slot.picture].name for slot in slots),
+        )
+
+    def _micro_batch(self, slots: Sequence[Slot]) -> MicroBatch:
+        samples = [self._source(slot) for slot in slots]
+        prompts = [self._pictures[slot.picture].prompt for slot in slots]
+        dropout_rng = generator(self._plan.seed, Stream.DROPOUT, step=slots[0].step, slot=slots[0].slot)
+        return MicroBatch(
+            pixels=_stacked_or_none(samples, lambda sample: sample.pixels),
+            mean=_stacked_or_none(samples, lambda sample: sample.mean),
+            logvar=_stacked_or_none(samples, lambda sample: sample.logvar),
+            vae_noise=self._noise(Stream.VAE, slots),
+            noise=self._noise(Stream.NOISE, slots),
+            timesteps=_stacked([self._timestep(slot) for slot in slots]),
+            prompt_index=_stacked([np.int64(self._prompt_index[prompt]) for prompt in prompts]),
+            time_ids=_stacked([sample.time_ids for sample in samples]),
+            # torch's CPU generator keeps the low 32 bits, so more would only pretend.
+            dropout_seed=int(dropout_rng.integers(2**32)),
+        )
+
+    def _noise(self, stream: Stream, slots: Sequence[Slot]) -> Tensor:
+        """One draw per sample: what a slot gets must not depend on the micro-batch it lands in."""
+        draws = [
+            generator(self._plan.seed, stream, step=slot.step, slot=slot.slot).standard_normal(
+                self._latent_shape, dtype=np.float32
+            )
+            for slot in slots
+        ]
+        return _stacked(draws)
+
+    def _timestep(self, slot: Slot) -> np.int64:
+        rng = generator(self._plan.seed, Stream.TIMESTEP, step=slot.step, slot=slot.slot)
+        return np.int64(rng.integers(self._train_timesteps))
+
+
+def _stacked(values: Sequence[FloatArray] | Sequence[np.int64]) -> Tensor:
+    return torch.from_numpy(np.stack(values))
+
+
+def _stacked_or_none(samples: Sequence[Sample], part: Callable[[Sample], FloatArray | None]) -> Tensor | None:
+    values = [value for value in map(part, samples) if value is not None]
+    return _stacked(values) if values else None

@@ -1,0 +1,159 @@
+"""Finds the pictures in a folder and makes sure, before anything is loaded, that each can be read."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth_resume.data.images import UnreadableImageError, decode_rgb
+from dreambooth_resume.errors import BadInput
+
+# HEIC is what phones write and Pillow can't read: known here, so that it is named instead of silently left out.
+SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Resized to the resolution on its shorter side, a longer strip would take gigabytes.
+MAX_ASPECT_RATIO = 32
+_DECODERS = 4
+_NAMED_AT_MOST = 5
+_LOOKED_AT_BELOW = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One picture to train on. `name` is its path in the folder, `width` and `height` are after EXIF rotation."""
+
+    name: str
+    path: Path
+    sha256: str
+    size_bytes: int
+    width: int
+    height: int
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureSet:
+    """The pictures, sorted by name, and those left out, with the reason. The plan counts in `pictures`' order."""
+
+    pictures: tuple[Picture, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(picture.size_bytes for picture in self.pictures)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The different prompts, sorted: `MicroBatch.prompt_index` counts in this order."""
+        return tuple(sorted({picture.prompt for picture in self.pictures}))
+
+
+def scan_pictures(folder: Path, *, prompt: str, skip_bad: bool = False) -> PictureSet:
+    """The pictures that lie directly in `folder`, each decoded once to prove that it can be.
+
+    Taken are files with one of SUFFIXES that aren't hidden; anything else in the folder is none of our business.
+    Raises BadInput if there are none, or, without `skip_bad`, if one can't be read.
+    """
+    files = sorted(_picture_files(folder), key=lambda path: path.name)
+    if not files:
+        raise _nothing_found(folder)
+    # Decoding releases the interpreter lock; the order of the results is that of the files.
+    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="scan") as pool:
+        looked_at = list(pool.map(lambda path: _look_at(path, prompt), files))
+    pictures = tuple(found for found in looked_at if isinstance(found, Picture))
+    skipped = tuple(
+        (path.name, str(bad))
+        for path, bad in zip(files, looked_at, strict=True)
+        if isinstance(bad, UnreadableImageError)
+    )
+    if skipped and not skip_bad:
+        raise _unreadable(folder, skipped)
+    if not pictures:
+        raise BadInput(
+            f"None of the {len(skipped)} pictures can be read; the first, {skipped[0][0]}, {skipped[0][1]}.",
+            where=f"instance_data_dir: {folder}",
+            fix="Put at least one picture there that opens in an image viewer.",
+        )
+    return PictureSet(pictures=pictures, skipped=skipped)
+
+
+def _picture_files(folder: Path) -> Iterator[Path]:
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError as error:
+        raise BadInput(
+            "There is no such folder.",
+            where=f"instance_data_dir: {folder}",
+            fix="Name the folder that holds your pictures; a relative path starts at the folder you are in.",
+        ) from error
+    except NotADirectoryError as error:
+        raise BadInput(
+            "That is a file, not a folder.", where=f"instance_data_dir: {folder}", fix=f"Try {folder.parent}."
+        ) from error
+    except OSError as error:
+        raise BadInput(
+            f"The folder can't be opened: {error.strerror}.",
+            where=f"instance_data_dir: {folder}",
+            fix="Check who owns it, or copy the pictures to a folder of your own.",
+        ) from error
+    for entry in entries:
+        # Names with a dot in front are the system's: .DS_Store, and macOS' ._photo.jpg, which isn't a picture.
+        is_hidden = entry.name.startswith(".")
+        if not is_hidden and Path(entry.name).suffix.lower() in SUFFIXES and not entry.is_dir():
+            yield Path(entry.path)
+
+
+def _look_at(path: Path, prompt: str) -> Picture | UnreadableImageError:
+    """One picture measured and hashed, or why not. An unreadable one is a result here: all of them are to be named."""
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        return UnreadableImageError(f"can't be opened: {error.strerror}")
+    try:
+        image = decode_rgb(body)
+    except UnreadableImageError as bad:
+        if path.suffix.lower() in (".heic", ".heif"):
+            return UnreadableImageError("is HEIC, which can't be read here; convert it to JPEG or PNG")
+        return bad
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        return UnreadableImageError(f"is a strip of {image.width} x {image.height} pixels; crop it")
+    return Picture(
+        name=path.name,
+        path=path,
+        sha256=hashlib.sha256(body).hexdigest(),
+        size_bytes=len(body),
+        width=image.width,
+        height=image.height,
+        prompt=prompt,
+    )
+
+
+def _unreadable(folder: Path, skipped: tuple[tuple[str, str], ...]) -> BadInput:
+    named = "; ".join(f"{name} {reason}" for name, reason in skipped[:_NAMED_AT_MOST])
+    more = f"; and {len(skipped) - _NAMED_AT_MOST} more" if len(skipped) > _NAMED_AT_MOST else ""
+    return BadInput(
+        f"{len(skipped)} picture{'s' if len(skipped) > 1 else ''} can't be read: {named}{more}.",
+        where=f"instance_data_dir: {folder}",
+        fix="Repair or remove what is named, or go on without it: --skip-bad-images",
+    )
+
+
+def _nothing_found(folder: Path) -> BadInput:
+    """No pictures: say what was looked for, what lies there instead, and where pictures do lie close by."""
+    nearby = itertools.islice(folder.glob("*/*"), _LOOKED_AT_BELOW)
+    below = Counter(path.parent.name for path in nearby if path.suffix.lower() in SUFFIXES)
+    if below:
+        subfolder, count = below.most_common(1)[0]
+        fix = f"Sub folders aren't searched; {count} pictures lie in {folder / subfolder}: name that folder."
+    else:
+        fix = "Put the pictures of your subject directly into it; 5 to 20 are usual."
+    others = sum(1 for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    beside = f"; {others} other file{'s' if others > 1 else ''} there" if others else ""
+    return BadInput(
+        f"No pictures found: looked for {', '.join(SUFFIXES)}{beside}.", where=f"instance_data_dir: {folder}", fix=fix
+    )

@@ -1,0 +1,69 @@
+"""Bytes of a picture file → upright RGB, whatever the file's colour mode."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Only formats that Pillow decodes by itself: its list for everything includes EPS, which starts Ghostscript.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+_BACKGROUND = (255, 255, 255)
+# What Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError.
+_DAMAGED = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+class UnreadableImageError(Exception):
+    """A picture that can't be used. The text goes on after its name: "photo.jpg is cut short"."""
+
+
+def decode_rgb(body: bytes) -> Image.Image:
+    """The picture in `body`, fully decoded, RGB, turned as its EXIF orientation says; of an animation the first frame.
+
+    As Diffusers' script has it (`exif_transpose`, then `convert("RGB")`; colour profiles are left alone), but for three
+    things where `convert` spoils the picture: what is transparent becomes white instead of whatever colour the file
+    hides there, 16-bit grey is scaled to 8 bits instead of cut off at 255, and grey of unknown range is refused.
+    Raises UnreadableImageError.
+    """
+    if not body:
+        raise UnreadableImageError("is empty")
+    try:
+        with Image.open(io.BytesIO(body), formats=_known_formats()) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("is not a picture, or of a kind that can't be read here") from error
+    except _DAMAGED as error:
+        raise UnreadableImageError(f"is damaged or cut short ({error})") from error
+
+
+def _known_formats() -> list[str]:
+    """FORMATS less what this Pillow was built without: naming such a one is a KeyError for every file."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _grey_to_rgb(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (*_BACKGROUND, 255))
+        return Image.alpha_composite(canvas, layer).convert("RGB")
+    if image.mode == "F":
+        raise UnreadableImageError("has brightness as fractions of unknown range; save it with 8 or 16 bits")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Whole-number grey with more than 8 bits: 0..65535 → 0..255, rounded."""
+    grey_HW = np.asarray(image).astype(np.int64)
+    if grey_HW.min() < 0 or grey_HW.max() > 65535:
+        raise UnreadableImageError("has brightness beyond 16 bits; save it with 8 or 16 bits")
+    return Image.fromarray(((grey_HW + 128) // 257).astype(np.uint8)).convert("RGB")

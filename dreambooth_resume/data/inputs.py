@@ -1,0 +1,176 @@
+"""A copy of the pictures in the run's home, so that an empty machine needs nothing but the home.
+
+Kill anywhere: pictures lie under their own digest, so a copy is either missing or done, and a second start adds what is
+missing. The list goes last: until it exists, the next start copies from the folder again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import uuid
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dreambooth_resume.data.dataset import Picture, PictureSet
+from dreambooth_resume.data.fingerprint import canonical_json
+from dreambooth_resume.errors import BadInput, KeyNotFound, RefusedToGoOn
+from dreambooth_resume.storage.base import Storage
+
+INPUTS_PREFIX = "inputs/"
+INPUTS_LIST = "inputs.json"
+# Where this machine keeps what it fetched, below the stage.
+FETCHED_FOLDER = "fetched-inputs"
+_FORMAT = 1
+
+_logger = logging.getLogger(__name__)
+
+
+class StoredPicture(BaseModel):
+    """One line of the list. Names that a later release adds are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    sha256: str
+    size_bytes: int
+    width: int
+    height: int
+
+
+class StoredInputs(BaseModel):
+    """The list of a home's pictures, in the plan's order."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int
+    pictures: tuple[StoredPicture, ...]
+
+
+def input_key(sha256: str) -> str:
+    return f"{INPUTS_PREFIX}{sha256}"
+
+
+def store_inputs(storage: Storage, pictures: PictureSet) -> None:
+    """Copy what the home lacks of `pictures`, then write the list. Does nothing if the home holds this set already.
+
+    A copy that was damaged is replaced: here, unlike later, the folder is at hand. Raises BadInput if the home holds
+    another set of pictures, or if a picture changes while it is copied.
+    """
+    wanted = _list_body(pictures)
+    if _is_listed(storage, wanted):
+        return
+    for picture in pictures.pictures:
+        _store_one(storage, picture)
+    if not storage.put_if_absent(INPUTS_LIST, wanted):
+        _is_listed(storage, wanted)
+    _logger.info(
+        "Copied %d pictures (%.1f MB) to %s: the run no longer needs the folder.",
+        len(pictures.pictures), pictures.size_bytes / 1e6, storage.describe(),
+    )  # fmt: skip
+
+
+def load_inputs(storage: Storage, stage: Path, *, prompt: str) -> PictureSet | None:
+    """The pictures of the home, as files on this machine; None if the home has no (complete) copy.
+
+    They lie in the home's own folder if `stage` is that folder, else they are fetched, once, to `stage`/fetched-inputs.
+    Each digest is checked at each start. Raises RefusedToGoOn naming a picture whose copy is missing or damaged.
+    """
+    try:
+        listed = StoredInputs.model_validate_json(storage.read(INPUTS_LIST))
+    except KeyNotFound:
+        return None
+    except ValidationError as error:
+        raise RefusedToGoOn(
+            f"{INPUTS_LIST} in {storage.describe()} is damaged. Delete it and start with the folder at hand, "
+            "and it is written again from there."
+        ) from error
+    if listed.format > _FORMAT:
+        raise RefusedToGoOn(f"{INPUTS_LIST} in {storage.describe()} was written by a newer dbr: update this one.")
+    return PictureSet(
+        pictures=tuple(
+            Picture(path=_local_file(storage, stage, stored), prompt=prompt, **stored.model_dump())
+            for stored in listed.pictures
+        )
+    )
+
+
+def _list_body(pictures: PictureSet) -> bytes:
+    listed = tuple(StoredPicture.model_validate(picture, from_attributes=True) for picture in pictures.pictures)
+    return canonical_json(StoredInputs(format=_FORMAT, pictures=listed).model_dump(mode="json"))
+
+
+def _is_listed(storage: Storage, wanted: bytes) -> bool:
+    """Whether the home's list is `wanted`. Raises BadInput if it is another."""
+    try:
+        stored = storage.read(INPUTS_LIST)
+    except KeyNotFound:
+        return False
+    if stored != wanted:
+        raise BadInput(
+            f"The run in {storage.describe()} was begun with other pictures than the folder holds now.",
+            where="instance_data_dir",
+            fix="Put the folder back as it was, or start a new run: --output_dir NEW_FOLDER",
+        )
+    return True
+
+
+def _store_one(storage: Storage, picture: Picture) -> None:
+    key = input_key(picture.sha256)
+    try:
+        if storage.digest(key).sha256 == picture.sha256:
+            return
+    except KeyNotFound:
+        pass
+    else:
+        _logger.warning("The copy of %s in %s was damaged; it is replaced.", picture.name, storage.describe())
+        storage.delete(key)
+    try:
+        body = picture.path.read_bytes()
+    except OSError as error:
+        raise _changed(picture) from error
+    if hashlib.sha256(body).hexdigest() != picture.sha256:
+        raise _changed(picture)
+    storage.put_if_absent(key, body)
+
+
+def _changed(picture: Picture) -> BadInput:
+    return BadInput(
+        "The picture changed while the run was being set up.",
+        where=str(picture.path),
+        fix="Start again once nothing writes to the folder any more.",
+    )
+
+
+def _local_file(storage: Storage, stage: Path, stored: StoredPicture) -> Path:
+    """A file of this machine whose content has the digest that the list names."""
+    key = input_key(stored.sha256)
+    fetched = stage / FETCHED_FOLDER / stored.sha256
+    for path in (stage / key, fetched):
+        if path.is_file() and _sha256_of(path) == stored.sha256:
+            return path
+    try:
+        body = storage.read(key)
+    except KeyNotFound as error:
+        raise _unusable(storage, stored, "missing") from error
+    if hashlib.sha256(body).hexdigest() != stored.sha256:
+        raise _unusable(storage, stored, "damaged")
+    fetched.parent.mkdir(parents=True, exist_ok=True)
+    # Two attempts may share a stage; a name of its own and a rename let neither see half a file.
+    temporary = fetched.with_name(f".{stored.sha256}-{uuid.uuid4().hex}")
+    temporary.write_bytes(body)
+    temporary.replace(fetched)
+    return fetched
+
+
+def _unusable(storage: Storage, stored: StoredPicture, state: str) -> RefusedToGoOn:
+    return RefusedToGoOn(
+        f"{stored.name}: the run's own copy of this picture is {state}. "
+        f"Copy the original to {input_key(stored.sha256)} in {storage.describe()} and resume."
+    )
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,52 @@
+"""Random numbers that are a function of where they are used, so that there is no generator state to save or lose.
+
+Each use has a stream, and within it coordinates (step, slot, draw) which become the counter of a Philox generator
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). A generator is made for one draw of a fixed shape
+and then dropped. Never slice or join draws: the first 15 of `standard_normal(16)` are not `standard_normal(15)`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+_WORD = 1 << 64
+
+
+class Stream(IntEnum):
+    """What the numbers are for. A number here is part of every run ever made: never reuse or change one."""
+
+    SHUFFLE = 0
+    AUGMENT = 1
+    CAPTION = 2
+    TIMESTEP = 3
+    NOISE = 4
+    VAE = 5
+    DROPOUT = 6
+    INIT = 7
+    SAMPLE = 8
+
+
+def generator(seed: int, stream: Stream, *, step: int = 0, slot: int = 0, draw: int = 0) -> np.random.Generator:
+    """A fresh generator for one draw: Philox with key (seed, stream) and counter (0, draw, slot, step).
+
+    All of `seed`, `step`, `slot` and `draw` are whole numbers from 0 to 2**64 - 1, else ValueError. The counter's
+    lowest word is Philox's own: it counts up while numbers are drawn, 2**66 of them before they meet the next draw's.
+    """
+    for name, value in (("seed", seed), ("step", step), ("slot", slot), ("draw", draw)):
+        if not 0 <= value < _WORD:
+            raise ValueError(f"{name} is {value}; it must be at least 0 and below 2**64")
+    key = np.array([seed, int(stream)], dtype=np.uint64)
+    counter = np.array([0, draw, slot, step], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def raw_words(rng: np.random.Generator, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """`count` plain 64-bit words.
+
+    numpy promises these for ever, but not what `integers` or `permutation` make of them. What must survive an update
+    of numpy in mid-run (an epoch's order, the crops) is computed from words; for noise another draw is as good.
+    """
+    words: np.ndarray[tuple[int], np.dtype[np.uint64]] = rng.bit_generator.random_raw(count)
+    return words

@@ -1,0 +1,147 @@
+"""What one slot of the plan yields: its latents from the cache, or its pixels, to be encoded at the step.
+
+Shapes: C channels, H and W of the pixels, h and w of the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dreambooth_resume.data.cache import Arrays, Cache, Entry
+from dreambooth_resume.data.dataset import Picture
+from dreambooth_resume.data.plan import Slot
+from dreambooth_resume.data.transforms import (
+    PIXELS_VERSION,
+    Crop,
+    CropOptions,
+    FloatArray,
+    free_crop,
+    load_pixels,
+    time_ids,
+    variant_crop,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A slot's picture: `time_ids` [6], and `pixels` [3, H, W] in [-1, 1] or `mean` and `logvar` [C, h, w]."""
+
+    time_ids: FloatArray
+    pixels: FloatArray | None = None
+    mean: FloatArray | None = None
+    logvar: FloatArray | None = None
+
+
+class SampleSource(Protocol):
+    """Slot → sample, a pure function that several threads may call."""
+
+    def __call__(self, slot: Slot) -> Sample: ...
+
+
+class PixelSource:
+    """Reads and crops the picture at every step, with a crop of each sample's own."""
+
+    def __init__(self, pictures: Sequence[Picture], *, seed: int, crops: CropOptions, interpolation: str) -> None:
+        self._pictures = pictures
+        self._seed = seed
+        self._crops = crops
+        self._interpolation = interpolation
+
+    def __call__(self, slot: Slot) -> Sample:
+        picture = self._pictures[slot.picture]
+        crop = free_crop(picture, step=slot.step, slot=slot.slot, seed=self._seed, options=self._crops)
+        resolution = self._crops.resolution
+        return Sample(
+            pixels=load_pixels(picture, crop, resolution=resolution, interpolation=self._interpolation),
+            time_ids=time_ids(picture, crop, resolution=resolution),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A picture's crop with the cache entry of its latents."""
+
+    crop: Crop
+    entry: Entry
+
+
+class LatentSource:
+    """Takes the latents' distribution from the cache; `entries` have to be filled in before it is called."""
+
+    def __init__(
+        self, pictures: Sequence[Picture], variants: Mapping[tuple[int, int], Variant], *, cache: Cache, resolution: int
+    ) -> None:
+        self._pictures = pictures
+        self._variants = variants
+        self._cache = cache
+        self._resolution = resolution
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What the cache must hold: each crop once, though several variants may have the same."""
+        return tuple({variant.entry.key: variant.entry for variant in self._variants.values()}.values())
+
+    def __call__(self, slot: Slot) -> Sample:
+        variant = self._variants[slot.picture, slot.variant]
+        arrays = self._cache.arrays(variant.entry)
+        picture = self._pictures[slot.picture]
+        return Sample(
+            mean=arrays["mean"],
+            logvar=arrays["logvar"],
+            time_ids=time_ids(picture, variant.crop, resolution=self._resolution),
+        )
+
+
+def latent_variants(
+    pictures: Sequence[Picture],
+    used: Sequence[tuple[int, int]],
+    *,
+    seed: int,
+    crops: CropOptions,
+    interpolation: str,
+    encoder: str,
+    encode: Callable[[FloatArray], tuple[FloatArray, FloatArray]],
+) -> dict[tuple[int, int], Variant]:
+    """The crops and cache entries of the (picture, variant) pairs `used` (from `Plan.variants_used`).
+
+    `encoder` is the digest of the VAE's weights and configuration; `encode` takes pixels [3, H, W] to (mean, logvar).
+    """
+
+    def variant(picture: Picture, number: int) -> Variant:
+        crop = variant_crop(picture, number, seed=seed, options=crops)
+
+        def encode_crop() -> Arrays:
+            pixels = load_pixels(picture, crop, resolution=crops.resolution, interpolation=interpolation)
+            mean, logvar = encode(pixels)
+            return {"mean": mean, "logvar": logvar}
+
+        recipe = {
+            "kind": "latents",
+            "encoder": encoder,
+            "picture": picture.sha256,
+            "pixels": PIXELS_VERSION,
+            "resolution": crops.resolution,
+            "interpolation": interpolation,
+            "resized": [crop.resized_height, crop.resized_width],
+            "top_left": [crop.top, crop.left],
+            "flip": crop.flip,
+        }
+        return Variant(crop=crop, entry=Entry(label=picture.name, recipe=recipe, encode=encode_crop))
+
+    return {(index, number): variant(pictures[index], number) for index, number in used}
+
+
+def prompt_entry(prompt: str, *, encoder: str, encode: Callable[[str], tuple[FloatArray, FloatArray]]) -> Entry:
+    """The cache entry of a prompt: arrays `prompt_embeds` [tokens, width] and `pooled` [width].
+
+    `encoder` is the digest of all text encoders and tokenizers; `encode` takes the prompt to (prompt_embeds, pooled).
+    """
+
+    def encode_prompt() -> Arrays:
+        prompt_embeds, pooled = encode(prompt)
+        return {"prompt_embeds": prompt_embeds, "pooled": pooled}
+
+    recipe = {"kind": "prompt", "encoder": encoder, "prompt": prompt}
+    return Entry(label=f'prompt "{prompt}"', recipe=recipe, encode=encode_prompt)

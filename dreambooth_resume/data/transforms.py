@@ -1,0 +1,138 @@
+"""From a picture file to the pixels and sizes that SDXL trains on.
+
+The path is that of `DreamBoothDataset` in Diffusers' `train_dreambooth_lora_sdxl.py`, with Pillow and numpy in place of
+torchvision: upright RGB, shorter side resized to the resolution, flip, crop, values to [-1, 1]. Shapes: C channels (3),
+H and W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from dreambooth_resume.data.dataset import Picture
+from dreambooth_resume.data.images import UnreadableImageError, decode_rgb
+from dreambooth_resume.data.random import Stream, generator, raw_words
+from dreambooth_resume.errors import RefusedToGoOn
+
+FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+# Part of every cached latent's address: raise it when the same crop of the same file gives other pixels than before.
+PIXELS_VERSION = 1
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "nearest_exact": Image.Resampling.NEAREST,  # torchvision's choice for Pillow images
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+# AUGMENT's draws; 0 is `plan`'s choice of a variant.
+_VARIANT_CROP_DRAW = 1
+_FREE_CROP_DRAW = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropOptions:
+    """How pictures are cut to squares of `resolution` pixels."""
+
+    resolution: int
+    center_crop: bool
+    random_flip: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop:
+    """What is done to a picture: resize to this size, flip if `flip`, cut the square whose corner is (top, left)."""
+
+    resized_height: int
+    resized_width: int
+    top: int
+    left: int
+    flip: bool
+
+
+def variant_crop(picture: Picture, variant: int, *, seed: int, options: CropOptions) -> Crop:
+    """The crop of one of a picture's variants: fixed for the run, so that its latents can be kept.
+
+    It hangs on the picture's content and not on its place in the list: adding a picture changes no other's crops.
+    """
+    content = int(picture.sha256[:16], 16)
+    rng = generator(seed, Stream.AUGMENT, step=content, slot=variant, draw=_VARIANT_CROP_DRAW)
+    return _draw_crop(picture, rng, options)
+
+
+def free_crop(picture: Picture, *, step: int, slot: int, seed: int, options: CropOptions) -> Crop:
+    """A crop of this sample's own, for runs that encode at every step."""
+    return _draw_crop(picture, generator(seed, Stream.AUGMENT, step=step, slot=slot, draw=_FREE_CROP_DRAW), options)
+
+
+def _draw_crop(picture: Picture, rng: np.random.Generator, options: CropOptions) -> Crop:
+    # Always three words, so that turning one option on leaves what the others do as it was.
+    flip, top, left = (int(word) for word in raw_words(rng, 3))
+    height, width = resized_size(picture.height, picture.width, options.resolution)
+    spare_height, spare_width = height - options.resolution, width - options.resolution
+    return Crop(
+        resized_height=height,
+        resized_width=width,
+        # Python's rounding of halves to even is torchvision's too.
+        top=round(spare_height / 2) if options.center_crop else top % (spare_height + 1),
+        left=round(spare_width / 2) if options.center_crop else left % (spare_width + 1),
+        flip=options.random_flip and flip % 2 == 1,
+    )
+
+
+def resized_size(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """(height, width) with the shorter side at `resolution`, the longer rounded down as in torchvision's Resize."""
+    if height <= width:
+        return resolution, int(resolution * width / height)
+    return int(resolution * height / width), resolution
+
+
+def load_pixels(picture: Picture, crop: Crop, *, resolution: int, interpolation: str) -> FloatArray:
+    """The crop as float32 [3, resolution, resolution] in [-1, 1].
+
+    Raises RefusedToGoOn if the file isn't what it was when the run looked at it first: it would be another run.
+    """
+    image = _read_again(picture)
+    image = image.resize((crop.resized_width, crop.resized_height), INTERPOLATIONS[interpolation])
+    if crop.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image = image.crop((crop.left, crop.top, crop.left + resolution, crop.top + resolution))
+    pixels_HWC = np.asarray(image).astype(np.float32) / np.float32(255)
+    pixels_HWC = (pixels_HWC - np.float32(0.5)) / np.float32(0.5)
+    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
+
+
+def time_ids(picture: Picture, crop: Crop, *, resolution: int) -> FloatArray:
+    """SDXL's size conditions, float32 [6]: original (height, width), crop's (top, left), target (height, width).
+
+    Source: Podell et al. 2023, arXiv:2307.01952, section 2.2; the order is `_get_add_time_ids` of Diffusers' pipeline.
+    """
+    values = (picture.height, picture.width, crop.top, crop.left, resolution, resolution)
+    return np.array(values, dtype=np.float32)
+
+
+def _read_again(picture: Picture) -> Image.Image:
+    try:
+        body = picture.path.read_bytes()
+    except OSError as error:
+        raise RefusedToGoOn(
+            f"{picture.path} can't be read any more: {error.strerror}. Put it back and resume."
+        ) from error
+    if hashlib.sha256(body).hexdigest() != picture.sha256:
+        raise RefusedToGoOn(
+            f"{picture.path} has changed since the run began. Put the old file back and resume, or start a new run."
+        )
+    try:
+        return decode_rgb(body)
+    except UnreadableImageError as bad:
+        raise RefusedToGoOn(
+            f"{picture.path} {bad}, though it could be read before: is Pillow another version?"
+        ) from bad
