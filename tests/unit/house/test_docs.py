@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -66,7 +64,7 @@ def test_the_exit_code_table_is_that_of_the_error_tree(root: Path) -> None:
 
 
 def _templates(path: Path) -> list[str]:
-    """The string literals in a Python file, joined as the language joins them, with \0 for what is filled in."""
+    """The string literals in a Python file, joined as the language joins them; NUL stands for what is filled in."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.JoinedStr):
