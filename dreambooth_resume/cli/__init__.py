@@ -1,0 +1,1 @@
+"""What a user types: `main.py` finds the command, every other file is one. Nothing else in the package prints."""

@@ -1,0 +1,137 @@
+"""The program `dbr`: finds the command, runs it, and turns errors into messages and exit codes.
+
+Imports nothing heavy, so that `dbr --help` and the commands that only read answer at once; a command's module is
+imported when the command is used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import cast
+
+from dreambooth_resume.config.messages import format_error
+from dreambooth_resume.errors import BadInput, DbrError, StoppedOnPurpose
+
+BUG_EXIT_CODE = DbrError.exit_code
+BROKEN_PIPE_EXIT_CODE = 128 + 13  # as if SIGPIPE had ended the process, as it does other programs
+
+# Command -> ("module:function", summary). The function takes the words behind the command and returns the exit code.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("dreambooth_resume.cli.train:run", "train a LoRA, or go on with a run: the same command does both"),
+    "status": ("dreambooth_resume.cli.status:run", "what a run is doing, and its last durable step"),
+    "runs": ("dreambooth_resume.cli.runs:run", "all runs in a folder"),
+    "checkpoints": ("dreambooth_resume.cli.checkpoints:run", "list, verify or delete a run's checkpoints"),
+    "stop": ("dreambooth_resume.cli.stop:run", "ask a run to save and stop"),
+    "config": ("dreambooth_resume.cli.config:run", "new: write a commented YAML file with all options"),
+    "options": ("dreambooth_resume.cli.options:run", "search the options of train, by any trainer's name for them"),
+    "demo": ("dreambooth_resume.cli.demo:run", "train a tiny model, kill it three times, compare the bytes"),
+}
+
+_EXIT_CODES = """\
+exit codes
+  0 finished               75 come back: the same command goes on     78 refused to go on: damaged
+  2 bad input              76 stopped on purpose, resumable           79 a newer attempt has the run
+  70 a bug in dbr          77 no access"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code. Raises nothing but SystemExit."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except DbrError as error:
+        return _say(format_error(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _say("dbr: stopped by Ctrl-C", StoppedOnPurpose.exit_code)
+    except BrokenPipeError as error:
+        return BROKEN_PIPE_EXIT_CODE if _stdout_is_gone() else _bug(error)
+    except Exception as error:  # noqa: BLE001  the one place: whatever comes here is a bug, and is shown whole
+        return _bug(error)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        if words[:1] == ["help"] and len(words) > 1:
+            return _command(words[1])([*words[2:], "--help"])
+        print(overview())
+        return 0 if words else BadInput.exit_code
+    if words[0] in ("-V", "--version", "version"):
+        print(f"dbr {_version()}")
+        return 0
+    return _command(words[0])(words[1:])
+
+
+def overview() -> str:
+    """What `dbr --help` prints."""
+    commands = "\n".join(f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items())
+    return f"""\
+usage: dbr COMMAND ...
+
+Trains an SDXL DreamBooth LoRA that can be killed at any moment: start the same command again, and it
+ends in the same bytes as a run that was left alone.
+
+commands
+{commands}
+
+`dbr COMMAND --help` shows a command's options. To see it work:
+  dbr demo
+  dbr config new run.yaml
+  dbr train --config run.yaml --resume latest
+
+{_EXIT_CODES}"""
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    """The function behind a command. Raises BadInput for a name that is none."""
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        if name.startswith("-"):
+            raise BadInput("a command comes first", where=name, fix=f"dbr train {name} …; all commands: dbr --help")
+        raise BadInput(
+            "is not a command", where=f"dbr {name[:40]}", fix=f"dbr {near[0]}" if near else "all commands: dbr --help"
+        )
+    module, _, function = COMMANDS[name][0].partition(":")
+    return cast("Callable[[list[str]], int]", getattr(import_module(module), function))
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("dreambooth-resume")
+    except PackageNotFoundError:
+        return "(not installed: run from a source tree)"
+
+
+def _say(message: str, exit_code: int) -> int:
+    print(message, file=sys.stderr)
+    return exit_code
+
+
+def _bug(error: Exception) -> int:
+    import traceback
+
+    traceback.print_exception(error, file=sys.stderr)
+    return _say(
+        "dbr: this is a bug in dbr, not in what you typed. Checkpoints that were committed are safe: the same command "
+        "goes on from the newest.\n"
+        "  fix: try the same command once more; if it ends here again, report the lines above with `dbr --version`",
+        BUG_EXIT_CODE,
+    )
+
+
+def _stdout_is_gone() -> bool:
+    """Did the reader of our output leave (`dbr options | head`), or did another pipe or socket break?"""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

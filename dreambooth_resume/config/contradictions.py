@@ -1,0 +1,63 @@
+"""Options that are right one by one and wrong together; and those that have no effect beside others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.config.schema import OPTIONS, flatten
+from dreambooth_resume.errors import BadInput
+
+
+def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    """Raises BadInput for options that contradict each other, as far as that shows before the pictures are read."""
+    if options.training.max_train_steps is not None:
+        refuse_endless_warmup(options, sources, max_train_steps=options.training.max_train_steps)
+    if options.checkpoints.resume_request_id is not None and options.checkpoints.resume_from_checkpoint is None:
+        raise BadInput(
+            "names a wish to go back, but no step to go back to",
+            where=sources.get("resume_request_id"),
+            fix="add --resume STEP, or leave it out",
+        )
+
+
+def refuse_endless_warmup(options: TrainOptions, sources: Mapping[str, str], *, max_train_steps: int) -> None:
+    """Raises BadInput if the learning rate would still be rising at the last step.
+
+    Called again once the pictures are counted, when the run's length comes from num_train_epochs.
+    """
+    optimization = options.optimization
+    if optimization.lr_scheduler == "constant" or optimization.lr_warmup_steps < max_train_steps:
+        return
+    where = sources.get("lr_warmup_steps") or sources.get("max_train_steps") or sources.get("lr_scheduler")
+    default = "" if "lr_warmup_steps" in sources else " (the default)"
+    shorter = max(1, max_train_steps // 10) if max_train_steps > 1 else 0
+    raise BadInput(
+        f"lr_warmup_steps is {optimization.lr_warmup_steps}{default}, but the run has {max_train_steps} steps: "
+        "the learning rate would never be reached",
+        where=where,
+        fix=f"type --lr_warmup_steps {shorter}, or --lr_scheduler constant",
+    )
+
+
+def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...]:
+    """A line for each given option that has no effect beside the others. Nothing is wrong, but a user should know."""
+    optimization, training = options.optimization, options.training
+    idle: dict[str, str] = {}
+    if optimization.lr_scheduler == "constant":
+        idle["lr_warmup_steps"] = "lr_scheduler constant has no warm-up; constant_with_warmup has"
+    if optimization.lr_scheduler != "cosine_with_restarts":
+        idle["lr_num_cycles"] = "only lr_scheduler cosine_with_restarts has cycles"
+    if optimization.lr_scheduler != "polynomial":
+        idle["lr_power"] = "only lr_scheduler polynomial has a power"
+    if training.max_train_steps is not None:
+        idle["num_train_epochs"] = f"max_train_steps {training.max_train_steps} wins"
+    if options.machine.dataloader_num_workers == 0:
+        idle["prefetch_factor"] = "nothing is prepared ahead with dataloader_num_workers 0"
+    values = flatten(options)
+    return tuple(
+        f"{name} has no effect: {reason}"
+        for name, reason in idle.items()
+        # 0 is how people write "no warm-up" beside constant; a template's defaults are no wish, either.
+        if name in sources and values[name] not in (0, OPTIONS[name].default)
+    )

@@ -1,0 +1,52 @@
+"""How errors look on the terminal. Imports no pydantic: `dbr --help` comes by here and must answer at once."""
+
+from __future__ import annotations
+
+from dreambooth_resume.errors import BadInput, DbrError
+
+LONGEST_SHOWN_VALUE = 60
+
+
+def format_error(error: DbrError) -> str:
+    """What is printed for an error, without a newline at the end.
+
+    For bad input two lines: `dbr: WHERE: WHAT`, then `  fix: WHAT TO TYPE`. Other errors bring their own text.
+    """
+    if not isinstance(error, BadInput):
+        return f"dbr: {error}"
+    place = f"{error.where}: " if error.where else ""
+    lines = [f"dbr: {place}{error.what}"]
+    if error.fix:
+        lines.append(f"  fix: {error.fix}")
+    return "\n".join(lines)
+
+
+def shown(value: object) -> str:
+    """A value as the user would write it, cut at 60 characters: text in quotes, true, null."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    if isinstance(value, dict):
+        return "a group of keys"
+    if isinstance(value, str):
+        text = value if len(value) <= LONGEST_SHOWN_VALUE else value[: LONGEST_SHOWN_VALUE - 1] + "…"
+        return '"' + text.replace("\n", "\\n") + '"'
+    return str(value)[:LONGEST_SHOWN_VALUE]
+
+
+def assignment(name: str, value: object, *, where: str) -> str:
+    """How to give option `name` its value at `where` ("--rank", "run.yaml:3: rank"): the same flag or key again."""
+    text = shown(value) if isinstance(value, str) and " " in value else plain(value)
+    if not where.startswith("--"):
+        return f"{where.rpartition(': ')[2]}: {text}"
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"{where} {text}"
+
+
+def plain(value: object) -> str:
+    """A value without quotes, for lists and defaults."""
+    return value if isinstance(value, str) else shown(value)

@@ -1,0 +1,102 @@
+"""Names that are known and not available yet: refused with what they are, never ignored.
+
+The first table holds what Diffusers' SDXL script takes and we do not yet, the second what newer scripts of theirs
+take, and names that are kept for later releases. A name moves from here into the schema when it works.
+"""
+
+from __future__ import annotations
+
+DIFFUSERS_SCRIPT: dict[str, str] = {
+    "adam_weight_decay_text_encoder": "a weight decay of its own for the text encoders' LoRA",
+    "caption_column": "the column of a data set that holds the captions",
+    "class_data_dir": "the folder of class pictures for prior preservation",
+    "class_prompt": "the prompt of the class pictures for prior preservation",
+    "dataset_config_name": "the configuration of a data set from the Hub",
+    "dataset_name": "pictures from a data set on the Hub",
+    "do_edm_style_training": "EDM-style training",
+    "enable_xformers_memory_efficient_attention": "xFormers' attention",
+    "hub_model_id": "the name of the repository on the Hub",
+    "hub_token": "the token for the Hub",
+    "image_column": "the column of a data set that holds the pictures",
+    "local_rank": "training in several processes",
+    "logging_dir": "the folder of the trackers' logs",
+    "num_class_images": "the number of class pictures for prior preservation",
+    "num_validation_images": "the number of validation pictures",
+    "output_kohya_format": "a copy of the result in kohya's format",
+    "prior_generation_precision": "the precision in which class pictures are made",
+    "prior_loss_weight": "the weight of the prior preservation loss",
+    "prodigy_beta3": "an option of the Prodigy optimizer",
+    "prodigy_decouple": "an option of the Prodigy optimizer",
+    "prodigy_safeguard_warmup": "an option of the Prodigy optimizer",
+    "prodigy_use_bias_correction": "an option of the Prodigy optimizer",
+    "push_to_hub": "uploading the result to the Hub",
+    "report_to": "TensorBoard, Weights & Biases and other trackers",
+    "sample_batch_size": "the batch in which class pictures are made",
+    "snr_gamma": "min-SNR weighting of the loss",
+    "text_encoder_lr": "a learning rate of its own for the text encoders' LoRA",
+    "train_text_encoder": "a LoRA on the text encoders",
+    "use_8bit_adam": "the 8-bit AdamW optimizer",
+    "use_dora": "DoRA",
+    "validation_epochs": "how often validation pictures are made",
+    "validation_prompt": "validation pictures",
+    "with_prior_preservation": "prior preservation with class pictures",
+}
+
+LATER: dict[str, str] = {
+    "allow_change": "allowing a change that is refused on a resume",
+    "aspect_ratio_buckets": "the list of aspect-ratio buckets",
+    "base_precision": "a quantised base model",
+    "bnb_quantization_config_path": "a base model quantised by bitsandbytes",
+    "caption_dropout": "dropping captions at random",
+    "checkpointing_seconds": "saving every so many seconds",
+    "clip_skip": "leaving out the text encoders' last layers",
+    "deadline": "stopping before a time limit of the platform",
+    "do_fp8_training": "training in 8-bit floats",
+    "final_validation_prompt": "pictures made with the result",
+    "hub_strategy": "when results are uploaded to the Hub",
+    "keep_best": "keeping the best checkpoint",
+    "keep_every": "keeping every N-th checkpoint",
+    "keep_tokens": "the tags that a caption keeps in front when it is shuffled",
+    "lora_layers": "the layers that get a LoRA",
+    "lora_target_modules": "the layers that get a LoRA",
+    "lora_unet_blocks": "the UNet blocks that get a LoRA",
+    "max_cost": "stopping at a cost",
+    "max_hours": "stopping after some hours",
+    "max_interruptions": "stopping after so many interruptions",
+    "network_weights": "starting from an existing LoRA",
+    "noise_offset": "noise offset",
+    "notice_file": "a file that says that the machine goes away",
+    "notify": "messages to a web hook",
+    "num_new_tokens_per_abstraction": "textual inversion beside the LoRA",
+    "offload": "keeping parts of the model in main memory",
+    "on_data_change": "what happens when the pictures have changed",
+    "on_failure": "what happens to the machine after a failure",
+    "on_finish": "what happens to the machine at the end",
+    "price_per_hour": "the machine's price, for budgets",
+    "s3_endpoint_url": "the address of an S3 service",
+    "save_every_n_epochs": "saving every N epochs",
+    "skip_final_inference": "not making pictures with the result",
+    "spot": "watching for a cloud's notice that the machine goes away",
+    "stage_dir": "this machine's folder beside a home in a bucket",
+    "storage_uri": "a home in a bucket",
+    "token_abstraction": "textual inversion beside the LoRA",
+    "train_text_encoder_frac": "training the text encoders for a part of the run",
+    "train_text_encoder_ti": "textual inversion beside the LoRA",
+    "train_text_encoder_ti_frac": "textual inversion for a part of the run",
+    "unmasked_weight": "masked training",
+    "upcast_before_saving": "the result in float32",
+    "use_aspect_ratio_buckets": "aspect-ratio buckets",
+    "use_blora": "B-LoRA",
+    "use_ema": "an average of the weights over the steps (EMA)",
+    "validation_data_dir": "a validation loss on held-out pictures",
+    "validation_steps": "validation pictures every so many steps",
+    "weighting_scheme": "weighting of timesteps",
+}
+
+NOT_YET: dict[str, str] = DIFFUSERS_SCRIPT | LATER
+
+# Values that Diffusers' script takes for an option that we have.
+NOT_YET_VALUES: dict[tuple[str, str], str] = {
+    ("mixed_precision", "fp16"): "float16 with a loss scaler",
+    ("optimizer", "prodigy"): "the Prodigy optimizer",
+}

@@ -1,0 +1,81 @@
+"""Options: the run's home, its checkpoints, and how an attempt takes the run up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+
+from dreambooth_resume.config.options.declaration import FINITE, NOT_BLANK, SECTION_CONFIG, TILDE_EXPANDED, free
+
+_CHECKPOINT = re.compile(r"checkpoint-[1-9]\d*(-a[1-9]\d*)?")
+_STEP = re.compile(r"[1-9]\d*")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def _as_text(value: object) -> object:
+    if value is True:
+        raise ValueError("says that a run is resumed, but not from where: latest, or a step such as 500")
+    # `resume: 500` in YAML is a number.
+    return str(value) if isinstance(value, int) else value
+
+
+def _resume_target(value: str | None) -> str | None:
+    if value is None:
+        return None
+    if value.lower() == "latest":
+        return "latest"
+    if _STEP.fullmatch(value) or _CHECKPOINT.fullmatch(value):
+        return value
+    if _CHECKPOINT.fullmatch(PurePosixPath(value).name):
+        raise ValueError("is a path, but a run resumes from its home, which is output_dir")
+    raise ValueError("is neither latest, nor a step such as 500, nor a name such as checkpoint-500")
+
+
+def _request_id(value: str | None) -> str | None:
+    if value is not None and not _REQUEST_ID.fullmatch(value):
+        raise ValueError("must be 1 to 64 letters, digits, '.', '_' or '-'")
+    return value
+
+
+class CheckpointOptions(BaseModel):
+    """Where the run lives, when it is saved, and how it is taken up again."""
+
+    model_config = SECTION_CONFIG
+
+    output_dir: Annotated[str, NOT_BLANK, TILDE_EXPANDED, free(recorded=False, common=True)] = "lora-dreambooth-model"
+    """The run's home: the folder with its log, checkpoints and result. It may be moved as a whole."""
+
+    checkpointing_steps: Annotated[int, Field(ge=1), free(common=True)] = 500
+    """Save every so many steps. Training goes on while a checkpoint is written."""
+
+    checkpoints_total_limit: Annotated[int | None, Field(ge=1), free()] = None
+    """Checkpoints to keep. The oldest goes only when the new one is safely written. null: keep all."""
+
+    resume_from_checkpoint: Annotated[
+        str | None,
+        BeforeValidator(_as_text),
+        AfterValidator(_resume_target),
+        free(recorded=False, common=True, aliases=("resume",)),
+    ] = None
+    """latest goes on from the newest checkpoint, or starts when there is none: safe to give always. 500 or
+    checkpoint-500 goes back to that step."""
+
+    resume_request_id: Annotated[
+        str | None,
+        AfterValidator(_request_id),
+        free(recorded=False),
+    ] = None
+    """Name for one wish to go back, so that a start-up script with --resume 300 goes back once: when the run's log
+    holds the name already, latest is meant."""
+
+    take_over: Annotated[bool, free(recorded=False)] = False
+    """Take the run over from another attempt at once, without waiting to see whether it is still alive."""
+
+    wait_for_holder: Annotated[float, FINITE, Field(ge=0), free(recorded=False)] = 600.0
+    """Seconds to wait for another attempt that trains this run to go away."""
+
+    unfenced: Annotated[bool, free(recorded=False)] = False
+    """Use a home whose file system can't refuse a second writer. Nothing then protects the run from one."""

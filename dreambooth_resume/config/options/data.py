@@ -1,0 +1,65 @@
+"""Options: the pictures and what is done to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from dreambooth_resume.config.options.declaration import (
+    NOT_BLANK,
+    SECTION_CONFIG,
+    TILDE_EXPANDED,
+    any_case,
+    free,
+    refused,
+)
+
+Interpolation = Literal["lanczos", "bilinear", "bicubic", "nearest", "nearest_exact", "box", "hamming"]
+
+
+class DataOptions(BaseModel):
+    """The pictures of the subject, and how they are cut."""
+
+    model_config = SECTION_CONFIG
+
+    # Free: the run pins the pictures' contents, and has them in its home.
+    instance_data_dir: Annotated[str, NOT_BLANK, TILDE_EXPANDED, free(common=True)]
+    """Folder with the pictures of the subject. They are copied into the run's home, so a resumed run needs only the
+    home; where the folder is there, its pictures are compared by their bytes."""
+
+    instance_prompt: Annotated[
+        str, NOT_BLANK, refused("the run was trained on its first prompt; for another, start a new run", common=True)
+    ]
+    """Prompt that names the subject by a rare word and its class, for example "a photo of sks dog"."""
+
+    resolution: Annotated[
+        int, Field(ge=32, multiple_of=8), refused("start a new run for another picture size", common=True)
+    ] = 1024
+    """Edge of the square training pictures, in pixels; a multiple of 8."""
+
+    center_crop: Annotated[bool, refused("start a new run for other crops")] = False
+    """Cut the middle of each picture. Off: cut at random."""
+
+    random_flip: Annotated[bool, refused("start a new run for other flips")] = False
+    """Mirror pictures left to right at random. Not for faces, or for anything with writing on it."""
+
+    repeats: Annotated[int, Field(ge=1), refused("it decides the order of the pictures; start a new run")] = 1
+    """How often each picture comes in an epoch."""
+
+    image_interpolation_mode: Annotated[
+        Interpolation,
+        any_case("lanczos", "bilinear", "bicubic", "nearest", "nearest_exact", "box", "hamming"),
+        refused("it decides every pixel; start a new run"),
+    ] = "lanczos"
+    """How pictures are made larger or smaller."""
+
+    cache_latents: Annotated[bool, refused("cached and free crops are other pictures; start a new run")] = True
+    """Encode every picture once, in 8 variants of crop and flip, and keep the results in the run's home. Off: encode
+    freely drawn crops in every step; slower, and the VAE stays in memory."""
+
+    skip_bad_images: Annotated[bool, free()] = False
+    """Go on without pictures that can't be read, and name them. Off: the first one ends the start."""
+
+    store_inputs: Annotated[bool, free()] = True
+    """Copy the pictures into the run's home. Off: every machine that resumes the run needs the folder itself."""

@@ -1,0 +1,31 @@
+"""Options: how this machine does the work. None of them is meant to change a number."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, applied, free
+
+
+class MachineOptions(BaseModel):
+    """Threads and progress on this machine."""
+
+    model_config = SECTION_CONFIG
+
+    dataloader_num_workers: Annotated[int, Field(ge=0, le=64), free()] = 0
+    """Threads that prepare batches ahead. 0: the training thread prepares them itself. The batches are the same."""
+
+    prefetch_factor: Annotated[int, Field(ge=1, le=64), free()] = 2
+    """Steps that each of those threads is ahead."""
+
+    torch_threads: Annotated[
+        int | None,
+        Field(ge=1, le=1024),
+        applied("on a CPU, sums are made in another order from the next step on", null_is_unset=True),
+    ] = None
+    """CPU threads of torch. null: those that the run began with, so that its numbers stay the same to the last bit."""
+
+    progress_seconds: Annotated[float, FINITE, Field(gt=0), free(recorded=False)] = 10.0
+    """Seconds between two lines of progress where there is no terminal."""

@@ -1,0 +1,32 @@
+"""Options: the base model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel
+
+from dreambooth_resume.config.options.declaration import NOT_BLANK, SECTION_CONFIG, TILDE_EXPANDED, free
+
+
+class ModelOptions(BaseModel):
+    """The base model that the LoRA is trained on."""
+
+    # All free: what a run pins is the bytes of the model, not where this machine finds them.
+    model_config = SECTION_CONFIG
+
+    pretrained_model_name_or_path: Annotated[str, NOT_BLANK, TILDE_EXPANDED, free(common=True)]
+    """Base model: a folder in Diffusers' layout, or a Hub id such as stabilityai/stable-diffusion-xl-base-1.0. A
+    resumed run compares the model's bytes, so the folder may lie elsewhere on another machine."""
+
+    pretrained_vae_model_name_or_path: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
+    """Another VAE than the base model's: a folder or a Hub id. Compared by its bytes, too."""
+
+    revision: Annotated[str | None, NOT_BLANK, free()] = None
+    """Branch, tag or commit of the base model on the Hub. The run keeps the commit that it began with."""
+
+    variant: Annotated[str | None, NOT_BLANK, free()] = None
+    """Variant of the model's weight files, for example fp16. Compared by their bytes, too."""
+
+    cache_dir: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free(recorded=False)] = None
+    """Where models from the Hub are kept on this machine. null: huggingface_hub's own folder."""

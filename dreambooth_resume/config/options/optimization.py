@@ -1,0 +1,73 @@
+"""Options: the optimizer and its learning rate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, any_case, applied, refused
+
+SchedulerName = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+
+_SHAPE = "the schedule keeps its shape for the whole run; change learning_rate, or start a new run"
+_MOMENTS = "the optimizer's moments were gathered with the run's value; start a new run"
+
+
+class OptimizationOptions(BaseModel):
+    """The optimizer, its learning rate, and the rate's schedule."""
+
+    model_config = SECTION_CONFIG
+
+    optimizer: Annotated[
+        Literal["AdamW"], any_case("AdamW"), refused("its state would not fit another one; start a new run")
+    ] = "AdamW"
+    """The optimizer."""
+
+    learning_rate: Annotated[
+        float,
+        FINITE,
+        Field(gt=0, le=1),
+        applied("the schedule is computed from the new rate from the next step on", common=True),
+    ] = 1e-4
+    """Learning rate after the warm-up."""
+
+    scale_lr: Annotated[bool, refused("change learning_rate itself")] = False
+    """Multiply learning_rate by train_batch_size, gradient_accumulation_steps and the number of processes."""
+
+    lr_scheduler: Annotated[
+        SchedulerName,
+        any_case("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"),
+        refused(_SHAPE, common=True),
+    ] = "constant"
+    """How the learning rate changes over the run. constant has no warm-up."""
+
+    lr_warmup_steps: Annotated[int, Field(ge=0), refused(_SHAPE)] = 500
+    """Steps in which the learning rate rises from 0; no effect with constant."""
+
+    lr_num_cycles: Annotated[int, Field(ge=1), refused(_SHAPE)] = 1
+    """Hard restarts of cosine_with_restarts."""
+
+    lr_power: Annotated[float, FINITE, Field(gt=0), refused(_SHAPE)] = 1.0
+    """Power of polynomial."""
+
+    adam_beta1: Annotated[float, FINITE, Field(ge=0, lt=1), refused(_MOMENTS)] = 0.9
+    """Adam's decay rate of the mean of gradients."""
+
+    adam_beta2: Annotated[float, FINITE, Field(ge=0, lt=1), refused(_MOMENTS)] = 0.999
+    """Adam's decay rate of the mean of squared gradients."""
+
+    adam_weight_decay: Annotated[
+        float, FINITE, Field(ge=0), applied("weights decay at the new rate from the next step on")
+    ] = 1e-4
+    """Weight decay of the LoRA's weights."""
+
+    adam_epsilon: Annotated[
+        float, FINITE, Field(gt=0), applied("updates are divided with the new value from the next step on")
+    ] = 1e-8
+    """Adam's guard against a division by zero."""
+
+    max_grad_norm: Annotated[
+        float, FINITE, Field(gt=0), applied("gradients are clipped to the new norm from the next step on")
+    ] = 1.0
+    """Gradients are scaled down to this norm when theirs is larger. 1e9 never clips."""

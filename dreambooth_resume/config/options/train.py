@@ -1,0 +1,39 @@
+"""All options of `dbr train`: the sections put together."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from dreambooth_resume.config.options.checkpoints import CheckpointOptions
+from dreambooth_resume.config.options.data import DataOptions
+from dreambooth_resume.config.options.lora import LoraOptions
+from dreambooth_resume.config.options.machine import MachineOptions
+from dreambooth_resume.config.options.model import ModelOptions
+from dreambooth_resume.config.options.optimization import OptimizationOptions
+from dreambooth_resume.config.options.training import TrainingOptions
+
+
+class TrainOptions(BaseModel):
+    """Everything that decides a run. The code is handed sections; users see flat names (see `schema.py`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelOptions
+    data: DataOptions
+    lora: LoraOptions
+    optimization: OptimizationOptions
+    training: TrainingOptions
+    checkpoints: CheckpointOptions
+    machine: MachineOptions
+
+
+# In the order in which help, the YAML template and the documentation show them.
+SECTIONS: dict[str, type[BaseModel]] = {
+    "model": ModelOptions,
+    "data": DataOptions,
+    "lora": LoraOptions,
+    "optimization": OptimizationOptions,
+    "training": TrainingOptions,
+    "checkpoints": CheckpointOptions,
+    "machine": MachineOptions,
+}

@@ -1,0 +1,71 @@
+"""Options: how much is trained at once, and for how long."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from dreambooth_resume.config.options.declaration import SECTION_CONFIG, any_case, applied, refused
+
+LARGEST_SEED = 2**64 - 1  # the key of the counter-based generator has 64 bits
+
+_BATCH = "a step keeps its number of samples; keep train_batch_size x gradient_accumulation_steps, or start a new run"
+
+
+def _no_is_a_word(value: object) -> object:
+    # YAML reads `mixed_precision: no` as false.
+    return "no" if value is False else value
+
+
+class TrainingOptions(BaseModel):
+    """Batch, length, precision, and the seed."""
+
+    model_config = SECTION_CONFIG
+
+    train_batch_size: Annotated[int, Field(ge=1), refused(_BATCH, common=True)] = 4
+    """Samples that are computed at once."""
+
+    gradient_accumulation_steps: Annotated[int, Field(ge=1), refused(_BATCH, common=True)] = 1
+    """Batches whose gradients make up one step. More of them and a smaller train_batch_size need less memory."""
+
+    num_train_epochs: Annotated[
+        int, Field(ge=1), applied("the run, and its schedule, now end after the new number of epochs")
+    ] = 1
+    """Length of the run in epochs, when max_train_steps is not given: ceil(epochs x pictures x repeats / samples a
+    step) steps."""
+
+    max_train_steps: Annotated[
+        int | None,
+        Field(ge=1),
+        applied("the run, and its schedule, now end at the new step", common=True, aliases=("num_steps",)),
+    ] = None
+    """Length of the run in steps (optimizer updates); it wins over num_train_epochs. May be raised later, also after
+    the run has finished."""
+
+    seed: Annotated[
+        int | None,
+        Field(ge=0, le=LARGEST_SEED),
+        refused("a run keeps its seed; leave the option out, or start a new run", common=True, null_is_unset=True),
+    ] = None
+    """Decides every random draw. null: one is drawn at the first start and kept."""
+
+    mixed_precision: Annotated[
+        Literal["no", "bf16"] | None,
+        BeforeValidator(_no_is_a_word),
+        any_case("no", "bf16"),
+        refused("all steps of a run are computed in one precision; start a new run", common=True),
+    ] = None
+    """bf16 computes the frozen model in bfloat16, for less memory and time. The LoRA and its optimizer stay in float32
+    always. null: no."""
+
+    gradient_checkpointing: Annotated[bool, applied("memory and speed change from the next step on")] = False
+    """Compute activations again in the backward pass: less memory, about a third slower."""
+
+    allow_tf32: Annotated[bool, applied("matrix products are computed so from the next step on")] = False
+    """Let NVIDIA GPUs multiply float32 matrices in TensorFloat-32: faster, less precise."""
+
+    @property
+    def precision(self) -> Literal["no", "bf16"]:
+        """`mixed_precision`, or what it stands for when it was left out."""
+        return self.mixed_precision or "no"

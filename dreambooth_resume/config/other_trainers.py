@@ -1,0 +1,107 @@
+"""What other trainers call our options, so that their users are told the name here and not merely "unknown".
+
+From kohya's sd-scripts, ai-toolkit, SimpleTuner, OneTrainer, AutoTrain, LLaMA-Factory, TRL and Lightning. A target may
+be a name of `not_yet.py`.
+"""
+
+from __future__ import annotations
+
+# Our name -> theirs. Turned round below; a name stands once.
+_THEIR_NAMES: dict[str, str] = {
+    "pretrained_model_name_or_path": "base_model base_model_name model model_id model_name model_name_or_path"
+    " model_path name_or_path pretrained_model pretrained_model_name",
+    "pretrained_vae_model_name_or_path": "vae vae_model vae_name vae_path vae_override",
+    "revision": "model_revision",
+    "variant": "model_variant",
+    "cache_dir": "hf_cache_dir hub_cache_dir model_cache_dir",
+    "instance_data_dir": "data data_dir data_path dataset dataset_dir dataset_path folder_path image_dir image_folder"
+    " image_path images instance_data_root instance_dir instance_images train_data train_data_dir train_dir",
+    "instance_prompt": "class_tokens concept_prompt default_caption instance_token prompt token trigger trigger_word",
+    "resolution": "image_size max_resolution size train_resolution",
+    "center_crop": "centre_crop crop square_crop",
+    "random_flip": "flip flip_aug flip_x horizontal_flip random_hflip",
+    "repeats": "balancing dataset_repeats n_repeats num_repeats",
+    "image_interpolation_mode": "interpolation resize_interpolation resize_mode",
+    "cache_latents": "cache_latents_to_disk latent_caching pre_compute vae_cache",
+    "skip_bad_images": "skip_corrupt_images skip_errors skip_invalid",
+    "rank": "dim linear lora_dim lora_r lora_rank network_dim r",
+    "lora_alpha": "alpha linear_alpha network_alpha",
+    "lora_dropout": "dropout dropout_probability network_dropout",
+    "optimizer": "optim optimizer_name optimizer_type",
+    "learning_rate": "base_lr learn_rate lr unet_lr",
+    "lr_scheduler": "learning_rate_scheduler lr_schedule lr_scheduler_type schedule scheduler scheduler_type",
+    "lr_warmup_steps": "learning_rate_warmup_steps lr_warmup num_warmup_steps warmup warmup_steps",
+    "lr_num_cycles": "lr_scheduler_num_cycles num_cycles",
+    "lr_power": "lr_scheduler_power power",
+    "adam_beta1": "beta1 optimizer_beta1",
+    "adam_beta2": "beta2 optimizer_beta2",
+    "adam_weight_decay": "optimizer_weight_decay wd weight_decay",
+    "adam_epsilon": "adam_eps eps epsilon",
+    "max_grad_norm": "clip_grad clip_grad_norm grad_clip gradient_clip gradient_clip_val gradient_clipping max_grad"
+    " max_gradient_norm max_norm",
+    "train_batch_size": "batch batch_size bs micro_batch_size per_device_train_batch_size per_gpu_train_batch_size",
+    "gradient_accumulation_steps": "accumulate_grad_batches accumulation_steps grad_accum grad_accumulation_steps"
+    " gradient_accumulation",
+    "num_train_epochs": "epoch epochs max_epochs max_train_epochs n_epochs num_epochs train_epochs",
+    "max_train_steps": "iterations max_iter max_iters max_steps num_iterations num_train_steps steps total_steps"
+    " train_steps training_steps",
+    "seed": "manual_seed random_seed train_seed",
+    "mixed_precision": "bf16 dtype precision train_dtype weight_dtype",
+    "gradient_checkpointing": "activation_checkpointing disable_gradient_checkpointing grad_checkpointing"
+    " use_gradient_checkpointing",
+    "allow_tf32": "tf32",
+    "output_dir": "logdir out out_dir output output_folder output_name output_path project_name run_dir save_dir"
+    " save_path training_folder workspace workspace_dir",
+    "checkpointing_steps": "backup_after checkpoint_every checkpoint_frequency checkpoint_interval"
+    " checkpoint_step_interval checkpoint_steps every_n_train_steps save_every save_every_n_steps save_freq"
+    " save_interval save_steps",
+    "checkpoints_total_limit": "checkpoints_limit keep_last max_checkpoints max_step_saves_to_keep rolling_backup_count"
+    " save_last_n_steps save_last_n_steps_state save_top_k save_total_limit",
+    "resume_from_checkpoint": "auto_resume checkpoint checkpoint_path ckpt_path continue_last_backup load_checkpoint"
+    " resume_checkpoint resume_from resume_path resume_training",
+    "take_over": "force steal_lock takeover",
+    "dataloader_num_workers": "dataloader_threads dataloader_workers max_data_loader_n_workers num_loader_workers"
+    " num_workers preprocessing_num_workers workers",
+    "prefetch_factor": "dataloader_prefetch dataloader_prefetch_factor prefetch",
+    "torch_threads": "cpu_threads intra_op_threads num_cpu_threads num_cpu_threads_per_process num_threads threads",
+    "progress_seconds": "log_every log_interval logging_interval logging_steps tqdm_mininterval",
+    # Not available here yet, either; told by the name under which they will be.
+    "caption_dropout": "caption_dropout_probability caption_dropout_rate",
+    "enable_xformers_memory_efficient_attention": "xformers",
+    "hub_token": "hf_token huggingface_token",
+    "max_hours": "max_time time_limit",
+    "network_weights": "pretrained_lora_path init_lora lora_weights",
+    "offload": "cpu_offload low_vram lowvram",
+    "output_kohya_format": "lora_format save_model_as",
+    "push_to_hub": "push_checkpoints_to_hub",
+    "report_to": "log_with tensorboard tracker use_wandb wandb",
+    "snr_gamma": "min_snr_gamma",
+    "storage_uri": "bucket s3_bucket s3_uri",
+    "text_encoder_lr": "te_lr text_encoder_learning_rate",
+    "use_8bit_adam": "adam8bit",
+    "use_aspect_ratio_buckets": "aspect_ratio_bucketing enable_bucket",
+    "use_ema": "ema",
+    "validation_prompt": "sample_prompt sample_prompts validation_prompts",
+    "validation_steps": "eval_steps sample_every sample_every_n_steps sample_steps validation_step_interval",
+    "with_prior_preservation": "prior_preservation prior_reg reg_data_dir",
+}
+
+OTHER_TRAINERS: dict[str, str] = {theirs: ours for ours, names in _THEIR_NAMES.items() for theirs in names.split()}
+
+# Names whose users need more than another name.
+NO_COUNTERPART: dict[str, str] = {
+    "block_size": "pictures have no sequence length; their size is resolution",
+    "cutoff_len": "pictures have no sequence length; their size is resolution",
+    "fp16": "not available yet: float16 with a loss scaler; for less memory use mixed_precision bf16",
+    "load_in_4bit": "not available yet: a quantised base model; for less memory use mixed_precision bf16",
+    "load_in_8bit": "not available yet: a quantised base model; for less memory use mixed_precision bf16",
+    "lora": "a LoRA is what is trained always; its size is rank",
+    "max_length": "pictures have no sequence length; their size is resolution",
+    "max_seq_len": "pictures have no sequence length; their size is resolution",
+    "max_seq_length": "pictures have no sequence length; their size is resolution",
+    "max_token_length": "prompts have the 77 tokens of SDXL's text encoders; the size of pictures is resolution",
+    "overwrite_output_dir": "nothing is ever overwritten; for a new run give another output_dir",
+    "save_state": "every checkpoint has the whole state; how often is checkpointing_steps",
+    "skip_until_initial_step": "a resume goes on with the next step of the same order always",
+    "warmup_ratio": "not available yet: warm-up as a part of the run; give lr_warmup_steps",
+}

@@ -1,0 +1,63 @@
+"""The commented YAML file of `dbr config new`, made from the schema."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+from dreambooth_resume.config.options.declaration import ChangePolicy
+from dreambooth_resume.config.options.train import SECTIONS
+from dreambooth_resume.config.schema import Option, section_options, section_summary
+
+# What stands in for the required options until the user fills them in.
+EXAMPLES = {
+    "pretrained_model_name_or_path": "stabilityai/stable-diffusion-xl-base-1.0",
+    "instance_data_dir": "path/to/pictures",
+    "instance_prompt": "a photo of sks dog",
+}
+_WIDTH = 110
+_HEAD = """\
+# Options of `dbr train`. Use it with: dbr train --config THIS_FILE --resume latest
+# A flag wins over its line here. A line that begins with # shows the default; remove the # to set it.
+# A resumed run takes what is not set from the run itself.
+"""
+
+
+def commented_yaml() -> str:
+    """All options: the required ones as examples, the common ones set to their defaults, the others commented out.
+
+    Not all are set, because a set option counts as the user's wish when the run is resumed.
+    """
+    blocks = [_HEAD]
+    for section in SECTIONS:
+        blocks.append(f"\n# --- {section}: {section_summary(section)}\n")
+        blocks.extend(_lines(option) for option in section_options(section))
+    return "".join(blocks)
+
+
+def yaml_scalar(value: object) -> str:
+    """A value as YAML 1.1 reads it back: text that could be a number, a bool or syntax is quoted."""
+    if isinstance(value, float):
+        # PyYAML reads 1e-08 as text; 1.0e-08 is a number for every reader.
+        text = repr(value)
+        mantissa, exponent, power = text.partition("e")
+        return f"{mantissa}.0e{power}" if exponent and "." not in mantissa else text
+    if isinstance(value, str) and (value in ("no", "yes", "on", "off", "null", "~", "") or not _is_plain(value)):
+        return json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _is_plain(text: str) -> bool:
+    return text[0].isalpha() and all(letter.isalnum() or letter in " _-./" for letter in text) and text == text.strip()
+
+
+def _lines(option: Option) -> str:
+    notes = [option.help]
+    if option.choices:
+        notes.append(f"One of {', '.join(option.choices)}.")
+    if option.policy is ChangePolicy.REFUSED:
+        notes.append("Fixed for the life of a run.")
+    comment = textwrap.fill(" ".join(notes), _WIDTH, initial_indent="# ", subsequent_indent="# ")
+    value = EXAMPLES[option.name] if option.required else option.default
+    is_set = option.required or (option.common and value is not None)
+    return f"{comment}\n{'' if is_set else '#'}{option.name}: {yaml_scalar(value)}\n"
