@@ -76,10 +76,10 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-python
 	fi; \
 	echo "Installing $(TORCH)$${index:+ from $$index} (once; some minutes)"; \
 	$(BIN)/pip install -qq -c constraints.txt $${index:+--no-deps --index-url "$$index"} $(TORCH) \
-		|| $(call next,check the network$(comma) then: make $(MAKECMDGOALS); or name a source: make TORCH_INDEX=URL $(MAKECMDGOALS))
+		|| $(call next,mend what pip says above (often the network)$(comma) then: make $(MAKECMDGOALS); or name a source: make TORCH_INDEX=URL $(MAKECMDGOALS))
 	@touch $@
 
 $(VENV)/.stamp-package: $(VENV)/.stamp-torch pyproject.toml constraints.txt
 	@echo "Installing dbr and its dependencies (once)"
-	@$(BIN)/pip install -qq -c constraints.txt -e '.[test]' || $(call next,check the network$(comma) then: make $(MAKECMDGOALS))
+	@$(BIN)/pip install -qq -c constraints.txt -e '.[test]' || $(call next,mend what pip says above (often the network)$(comma) then: make $(MAKECMDGOALS))
 	@touch $@

@@ -105,16 +105,3 @@ def test_make_targets_in_documents_exist(documents: list[Path], root: Path) -> N
         named = set(re.findall(r"`make ((?:[A-Z_]+=\S* )*)([a-z-]+)`", text))
         named |= {("", line.split()[1]) for line in _shell_commands(text) if line.startswith("make ")}
         assert {target for _, target in named} <= targets, document
-
-
-def _dbr_commands(documents: list[Path]) -> list[str]:
-    found = set()
-    for document in documents:
-        text = document.read_text()
-        candidates = _shell_commands(text) + re.findall(r"`((?:\.venv/bin/)?dbr [^`]+)`", text)
-        found |= {
-            re.sub(r"^\.venv/bin/", "", line)
-            for line in candidates
-            if re.match(r"(\.venv/bin/)?dbr [a-z-]", line) and "…" not in line
-        }
-    return sorted(found)
