@@ -63,7 +63,7 @@ def test_shown_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def _resolves(words: list[str]) -> None:
-    """The words of `dbr train` make a whole run; configs/sdxl.yaml stands for a run file that the reader is to write."""
+    """The words of `dbr train` make a whole run; configs/sdxl.yaml stands for a file that the reader is to write."""
     for place, word in enumerate(words[:-1]):
         if word == "--config":
             named = ROOT / words[place + 1]
