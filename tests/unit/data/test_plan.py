@@ -1,0 +1,133 @@
+"""What a step trains on is pure, each epoch is a permutation, and the order is the same for ever."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreambooth_resume.data.plan import Plan, Slot
+
+PLANS = st.builds(
+    Plan,
+    seed=st.integers(0, 2**64 - 1),
+    picture_count=st.integers(1, 12),
+    batch_size=st.integers(1, 30),
+    repeats=st.integers(1, 3),
+    variants=st.integers(1, 8),
+)
+
+
+def samples_of(plan: Plan, count: int) -> list[Slot]:
+    """The first `count` samples of a run, in order."""
+    steps = -(-count // plan.batch_size)
+    return [slot for step in range(steps) for slot in plan.batch(step)][:count]
+
+
+def test_golden_plan() -> None:
+    plan = Plan(seed=0, picture_count=5, batch_size=2)
+    assert [[(slot.picture, slot.variant) for slot in plan.batch(step)] for step in range(6)] == [
+        [(0, 6), (2, 3)],
+        [(1, 6), (4, 2)],
+        [(3, 5), (4, 5)],
+        [(2, 0), (0, 4)],
+        [(1, 5), (3, 2)],
+        [(1, 2), (4, 1)],
+    ]
+
+
+@settings(deadline=None)
+@given(PLANS)
+def test_every_epoch_is_a_permutation_wherever_steps_fall(plan: Plan) -> None:
+    """Also when B doesn't divide n and when B > n: an epoch's end lies in the middle of a step."""
+    epochs = 3
+    pictures = [slot.picture for slot in samples_of(plan, epochs * plan.epoch_length)]
+    for epoch in range(epochs):
+        seen = Counter(pictures[epoch * plan.epoch_length : (epoch + 1) * plan.epoch_length])
+        assert seen == dict.fromkeys(range(plan.picture_count), plan.repeats)
+
+
+@settings(deadline=None)
+@given(PLANS, st.randoms())
+def test_a_batch_depends_on_its_step_alone(plan: Plan, order: random.Random) -> None:
+    """Asked in any order, by another object, and with the order's cache full of other runs."""
+    steps = [0, 1, 2, 17, 10_000]
+    expected = {step: plan.batch(step) for step in steps}
+    order.shuffle(steps)
+    for seed in range(20):
+        Plan(seed=seed, picture_count=3, batch_size=1).batch(order.randrange(1000))
+    again = Plan(
+        seed=plan.seed,
+        picture_count=plan.picture_count,
+        batch_size=plan.batch_size,
+        repeats=plan.repeats,
+        variants=plan.variants,
+    )
+    assert {step: again.batch(step) for step in steps} == expected
+
+
+@settings(deadline=None)
+@given(PLANS, st.integers(0, 500))
+def test_slots_are_numbered_and_in_range(plan: Plan, step: int) -> None:
+    slots = plan.batch(step)
+    assert [(slot.step, slot.slot) for slot in slots] == [(step, number) for number in range(plan.batch_size)]
+    assert all(0 <= slot.picture < plan.picture_count and 0 <= slot.variant < plan.variants for slot in slots)
+
+
+def test_pictures_do_not_depend_on_the_batch_size() -> None:
+    """B decides only where the steps are cut; a run keeps its B, but the order of pictures is B's of no one."""
+    whole = [slot.picture for slot in samples_of(Plan(seed=5, picture_count=7, batch_size=1), 70)]
+    cut = [slot.picture for slot in samples_of(Plan(seed=5, picture_count=7, batch_size=9), 70)]
+    assert whole == cut
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    plan = Plan(seed=0, picture_count=20, batch_size=20)
+    other = Plan(seed=1, picture_count=20, batch_size=20)
+    orders = {tuple(slot.picture for slot in run.batch(step)) for run in (plan, other) for step in range(10)}
+    assert len(orders) == 20
+
+
+def test_all_variants_come_up_about_equally_often() -> None:
+    seen = Counter(slot.variant for slot in samples_of(Plan(seed=0, picture_count=3, batch_size=4), 4000))
+    assert set(seen) == set(range(8))
+    assert all(400 < count < 600 for count in seen.values())
+
+
+@pytest.mark.parametrize(
+    ("n", "repeats", "batch_size", "epochs", "steps"),
+    [(10, 1, 2, 1, 5), (10, 1, 4, 1, 3), (10, 1, 4, 2, 5), (5, 2, 3, 4, 14), (3, 1, 8, 1, 1), (3, 1, 8, 0, 0)],
+)
+def test_steps_for_epochs_is_rounded_up_once_for_all_epochs(
+    n: int, repeats: int, batch_size: int, epochs: int, steps: int
+) -> None:
+    plan = Plan(seed=0, picture_count=n, batch_size=batch_size, repeats=repeats)
+    assert plan.steps_for_epochs(epochs) == steps
+
+
+def test_epoch_of_a_step_is_that_of_its_first_sample() -> None:
+    plan = Plan(seed=0, picture_count=5, batch_size=2)
+    assert [plan.epoch_of(step) for step in range(6)] == [0, 0, 0, 1, 1, 2]
+
+
+def test_variants_used_are_those_of_the_steps_asked_for() -> None:
+    plan = Plan(seed=3, picture_count=4, batch_size=3)
+    expected = {(slot.picture, slot.variant) for step in range(5, 9) for slot in plan.batch(step)}
+    assert plan.variants_used(range(5, 9)) == tuple(sorted(expected))
+
+
+def test_variants_used_stops_looking_once_all_came_up() -> None:
+    looked_at = iter(range(10**9))
+    used = Plan(seed=3, picture_count=2, batch_size=4).variants_used(looked_at)
+    assert len(used) == 16
+    assert next(looked_at) < 1000
+
+
+@pytest.mark.parametrize("name", ["picture_count", "batch_size", "repeats", "variants"])
+def test_nothing_to_plan_is_refused(name: str) -> None:
+    sizes = {"picture_count": 2, "batch_size": 2, name: 0}
+    with pytest.raises(ValueError, match=name):
+        Plan(seed=0, **sizes)
