@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,16 +53,19 @@ def input_key(sha256: str) -> str:
     return f"{INPUTS_PREFIX}{sha256}"
 
 
-def store_inputs(storage: Storage, pictures: PictureSet) -> None:
+def store_inputs(storage: Storage, pictures: PictureSet, *, should_stop: Callable[[], bool] = lambda: False) -> bool:
     """Copy what the home lacks of `pictures`, then write the list. Does nothing if the home holds this set already.
 
-    A copy that was damaged is replaced: here, unlike later, the folder is at hand. Raises BadInput if the home holds
-    another set of pictures, or if a picture changes while it is copied.
+    A copy that was damaged is replaced: here, unlike later, the folder is at hand. Looks at `should_stop` before each
+    picture: True makes it return False at once, else it returns True. Raises BadInput if the home holds another set of
+    pictures, or if a picture changes while it is copied.
     """
     wanted = _list_body(pictures)
     if _is_listed(storage, wanted):
-        return
+        return True
     for picture in pictures.pictures:
+        if should_stop():
+            return False
         _store_one(storage, picture)
     if not storage.put_if_absent(INPUTS_LIST, wanted):
         _is_listed(storage, wanted)
@@ -69,6 +73,7 @@ def store_inputs(storage: Storage, pictures: PictureSet) -> None:
         "Copied %d pictures (%.1f MB) to %s: the run no longer needs the folder.",
         len(pictures.pictures), pictures.size_bytes / 1e6, storage.describe(),
     )  # fmt: skip
+    return True
 
 
 def load_inputs(storage: Storage, stage: Path, *, prompt: str) -> PictureSet | None:

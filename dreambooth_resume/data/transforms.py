@@ -7,6 +7,7 @@ H and W pixels.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -119,6 +120,8 @@ def time_ids(picture: Picture, crop: Crop, *, resolution: int) -> FloatArray:
     return np.array(values, dtype=np.float32)
 
 
+# A picture's variants are encoded one after another: decoding it for each would cost as much as the encoding.
+@functools.lru_cache(maxsize=2)
 def _read_again(picture: Picture) -> Image.Image:
     try:
         body = picture.path.read_bytes()

@@ -78,6 +78,23 @@ def test_a_home_that_is_a_folder_here_is_used_in_place(pictures: PictureSet, tmp
     assert {picture.path.parent for picture in loaded.pictures} == {home / "inputs"}
 
 
+def test_a_key_that_is_a_folder_here_is_read_through_the_storage(pictures: PictureSet, tmp_path: Path) -> None:
+    """Homes on mounts without hard links keep a key as a folder with its body inside."""
+    storage = MemoryStorage()
+    store_inputs(storage, pictures)
+    for key in storage.objects:
+        (tmp_path / key).mkdir(parents=True)
+    assert load_inputs(storage, tmp_path, prompt=PROMPT) is not None
+
+
+def test_should_stop_is_heard_before_each_picture(pictures: PictureSet) -> None:
+    storage = MemoryStorage()
+    assert not store_inputs(storage, pictures, should_stop=lambda: len(storage.objects) == 2)
+    assert INPUTS_LIST not in storage.objects
+    assert store_inputs(storage, pictures)
+    assert storage.count("put_if_absent") == 4
+
+
 def test_no_copy_is_no_error(tmp_path: Path) -> None:
     assert load_inputs(MemoryStorage(), tmp_path, prompt=PROMPT) is None
 

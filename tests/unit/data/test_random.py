@@ -65,7 +65,9 @@ def test_golden_timesteps() -> None:
 def test_different_coordinates_give_different_numbers() -> None:
     seen = {
         int(raw_words(generator(seed, stream, step=step, slot=slot, draw=draw), 1)[0])
-        for seed, stream, step, slot, draw in itertools.product((0, 1, 2**32, 2**32 + 1), Stream, *[range(3)] * 3)
+        for seed, stream, step, slot, draw in itertools.product(
+            (0, 1, 2**32, 2**32 + 1), Stream, range(3), range(3), range(3)
+        )
     }
     assert len(seen) == 4 * len(Stream) * 27
 
