@@ -1,0 +1,156 @@
+"""What a model family must do, and the values that it hands out.
+
+A family reads the folder of a base model (`check`, without weights), encodes prompts and pictures (`Encoders`, loaded
+when first asked and freed again) and predicts noise (`Denoiser`). Training knows only these; nothing here knows a
+family.
+
+Letters at the end of a tensor's name: B batch, C channels, H and W height and width, T train timesteps, N prompts,
+S tokens, D width of an embedding, P width of the pooled one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from dreambooth_resume.models.digests import SourceDigests
+    from dreambooth_resume.models.source import Component, ModelSource
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentScale:
+    """From what the VAE gives to what the denoiser takes: (latents - mean) * scaling_factor / std.
+
+    `mean` and `std` have a number a channel; most models have neither, and then it is latents * scaling_factor.
+    """
+
+    scaling_factor: float
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What the configuration files of a base model say; known before any weight is read."""
+
+    latent_channels: int
+    pixels_per_latent: int
+    """Pixels along one side of a picture for each latent (8)."""
+    latent_scale: LatentScale
+    num_train_timesteps: int
+    prediction_type: PredictionType
+    prompt_shape: tuple[int, int]
+    """Shape of one prompt's embedding: tokens, width."""
+    pooled_width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseSchedule:
+    """How much signal is left at each timestep, and what the denoiser is asked to predict.
+
+    alphas_cumprod_T: float32 [train timesteps], on the training device.
+    """
+
+    prediction_type: PredictionType
+    alphas_cumprod_T: torch.Tensor
+
+
+class Denoiser(Protocol):
+    """A frozen denoiser on its device; `lora.add_lora` puts the part that trains on its `module`."""
+
+    @property
+    def module(self) -> torch.nn.Module: ...
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule: ...
+
+    @property
+    def latent_scale(self) -> LatentScale: ...
+
+    @property
+    def weight_dtype(self) -> torch.dtype: ...
+
+    @property
+    def lora_target_modules(self) -> tuple[str, ...]:
+        """Ends of the names of the linear layers that get an adapter."""
+        ...
+
+    @property
+    def export_prefix(self) -> str:
+        """What Diffusers calls this part in a LoRA file ("unet")."""
+        ...
+
+    def predict(
+        self,
+        noisy_latents_BCHW: torch.Tensor,
+        timesteps_B: torch.Tensor,
+        *,
+        prompt_embeds_BSD: torch.Tensor,
+        pooled_prompt_embeds_BP: torch.Tensor,
+        time_ids_B6: torch.Tensor,
+    ) -> torch.Tensor:
+        """What the noise schedule's prediction type asks for, float32 [batch, channels, height, width]."""
+        ...
+
+
+class Encoders(Protocol):
+    """Prompts and pictures to what the denoiser reads. Nothing is loaded until asked for; `free` drops what was."""
+
+    def encode_prompt(self, prompt: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """prompt_embeds [tokens, width] and pooled_prompt_embeds [width], always computed in float32."""
+        ...
+
+    def encode_pixels(self, pixels_CHW: torch.Tensor | NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log-variance of one picture's latents, float32 [channels, height, width], on the device.
+
+        pixels_CHW: [3, height, width] in -1..1. One picture a call: encoding several at once gives other last bits.
+        """
+        ...
+
+    def free(self) -> None: ...
+
+
+class Family(Protocol):
+    """One kind of base model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The parts of the model's folder that training reads."""
+        ...
+
+    def check(self, source: ModelSource) -> ModelFacts:
+        """The facts, from the configuration files alone. Raises BadInput for a model that can't be trained."""
+        ...
+
+    def adapter_parameters(self, source: ModelSource, *, rank: int) -> int:
+        """How many numbers an adapter of this rank has, from the headers of the weight files."""
+        ...
+
+    def prompt_key(self, digests: SourceDigests) -> str:
+        """Names everything in the model that a prompt's embedding depends on."""
+        ...
+
+    def latents_key(self, digests: SourceDigests) -> str:
+        """Names everything in the model that a picture's latents depend on."""
+        ...
+
+    def encoders(self, source: ModelSource, *, device: torch.device) -> Encoders: ...
+
+    def load_denoiser(
+        self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
+    ) -> Denoiser: ...
+
+
+Parameters = Mapping[str, "torch.nn.Parameter"]
+"""The adapter's parameters in the order of their names: "….to_q.lora_A.weight" -> float32 parameter."""

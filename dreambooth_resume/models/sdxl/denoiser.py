@@ -1,0 +1,95 @@
+"""SDXL's UNet, frozen, in the precision of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dreambooth_resume.models.base import LatentScale, ModelFacts, NoiseSchedule
+from dreambooth_resume.models.quiet import quiet_loading
+from dreambooth_resume.models.sdxl.family import LORA_TARGET_MODULES
+from dreambooth_resume.models.source import ModelSource
+
+
+class SdxlDenoiser:
+    """The UNet with its noise schedule. `predict` takes float32 and gives float32 whatever the weights are in."""
+
+    lora_target_modules = LORA_TARGET_MODULES
+    export_prefix = "unet"
+
+    def __init__(
+        self,
+        unet: torch.nn.Module,
+        *,
+        noise_schedule: NoiseSchedule,
+        latent_scale: LatentScale,
+        weight_dtype: torch.dtype,
+    ) -> None:
+        self.module = unet
+        self.noise_schedule = noise_schedule
+        self.latent_scale = latent_scale
+        self.weight_dtype = weight_dtype
+
+    def predict(
+        self,
+        noisy_latents_BCHW: torch.Tensor,
+        timesteps_B: torch.Tensor,
+        *,
+        prompt_embeds_BSD: torch.Tensor,
+        pooled_prompt_embeds_BP: torch.Tensor,
+        time_ids_B6: torch.Tensor,
+    ) -> torch.Tensor:
+        """The UNet's output, float32 [batch, 4, height, width].
+
+        The time ids stay float32: in bf16, as Diffusers' script has them, 1023 and 1024 pixels would be the same
+        number.
+        """
+        prediction: torch.Tensor = self.module(
+            noisy_latents_BCHW.to(self.weight_dtype),
+            timesteps_B,
+            prompt_embeds_BSD.to(self.weight_dtype),
+            added_cond_kwargs={"text_embeds": pooled_prompt_embeds_BP.to(self.weight_dtype), "time_ids": time_ids_B6},
+            return_dict=False,
+        )[0]
+        return prediction.float()
+
+
+def load_denoiser(
+    source: ModelSource,
+    *,
+    facts: ModelFacts,
+    scheduler_config: dict[str, Any],
+    device: torch.device,
+    weight_dtype: torch.dtype,
+    gradient_checkpointing: bool,
+) -> SdxlDenoiser:
+    """Read the UNet from disk onto the device, without an adapter, ready to be trained around.
+
+    The alphas are those of Diffusers' DDPMScheduler for the model's own scheduler configuration, float32.
+    """
+    with quiet_loading():
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        unet = UNet2DConditionModel.from_pretrained(
+            source.folder / "unet",
+            variant=source.variant,
+            torch_dtype=weight_dtype,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        alphas_cumprod = DDPMScheduler.from_config(scheduler_config).alphas_cumprod
+    unet.requires_grad_(False)
+    unet.to(device)
+    if gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    unet.train()
+    return SdxlDenoiser(
+        unet,
+        noise_schedule=NoiseSchedule(
+            prediction_type=facts.prediction_type, alphas_cumprod_T=alphas_cumprod.to(device, torch.float32)
+        ),
+        latent_scale=facts.latent_scale,
+        weight_dtype=weight_dtype,
+    )

@@ -1,0 +1,109 @@
+"""SDXL's two text encoders and its VAE, loaded when first asked and always computed in float32."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dreambooth_resume.models.quiet import quiet_loading
+from dreambooth_resume.models.source import ModelSource
+
+
+class SdxlEncoders:
+    """Prompts and pictures to what the UNet reads, one item a call.
+
+    float32 in every precision of training (in half precision the VAE gives NaNs), so that what is cached serves all of
+    them.
+    """
+
+    def __init__(self, source: ModelSource, *, device: torch.device) -> None:
+        self._source = source
+        self._device = device
+        self._text: tuple[tuple[Any, Any], ...] | None = None
+        self._vae: Any = None
+
+    def encode_prompt(self, prompt: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """prompt_embeds [77, 2048 in SDXL] and pooled_prompt_embeds [1280 in SDXL].
+
+        The second-to-last hidden state of both encoders side by side, and the second one's projected output, as in
+        Diffusers' `encode_prompt`. What is longer than 77 tokens is cut off, as there.
+        """
+        hidden_states = []
+        pooled = None
+        with torch.no_grad():
+            for tokenizer, encoder in self._text_encoders():
+                tokens: Mapping[str, torch.Tensor] = tokenizer(
+                    prompt,
+                    padding="max_length",
+                    max_length=tokenizer.model_max_length,
+                    truncation=True,
+                    return_tensors="pt",
+                )
+                output = encoder(tokens["input_ids"].to(self._device), output_hidden_states=True, return_dict=False)
+                pooled = output[0]
+                hidden_states.append(output[-1][-2])
+            assert pooled is not None
+            prompt_embeds = torch.cat(hidden_states, dim=-1)[0]
+            return prompt_embeds.float().cpu().numpy(), pooled[0].float().cpu().numpy()
+
+    def encode_pixels(self, pixels_CHW: torch.Tensor | NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log-variance of one picture's latents, float32 [4, height / 8, width / 8], on the device."""
+        pixels = torch.from_numpy(pixels_CHW) if isinstance(pixels_CHW, np.ndarray) else pixels_CHW
+        pixels = pixels.to(self._device, torch.float32)
+        with torch.no_grad():
+            distribution = self._loaded_vae().encode(pixels.unsqueeze(0)).latent_dist
+        return distribution.mean[0], distribution.logvar[0]
+
+    def free(self) -> None:
+        """Drop whatever was loaded; the next call loads it again."""
+        self._text = None
+        self._vae = None
+        gc.collect()  # the modules hold cycles, so their memory would stay until some later collection
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _text_encoders(self) -> tuple[tuple[Any, Any], ...]:
+        if self._text is None:
+            with quiet_loading():
+                from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+                self._text = tuple(
+                    (
+                        CLIPTokenizer.from_pretrained(self._source.folder / f"tokenizer{end}", local_files_only=True),
+                        self._prepared(
+                            encoder_class.from_pretrained(
+                                self._source.folder / f"text_encoder{end}",
+                                variant=self._source.variant,
+                                dtype=torch.float32,
+                                use_safetensors=True,
+                                local_files_only=True,
+                            )
+                        ),
+                    )
+                    for end, encoder_class in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection))
+                )
+        return self._text
+
+    def _loaded_vae(self) -> Any:
+        if self._vae is None:
+            with quiet_loading():
+                from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+                self._vae = self._prepared(
+                    AutoencoderKL.from_pretrained(
+                        self._source.vae_folder,
+                        variant=self._source.vae_variant,
+                        torch_dtype=torch.float32,
+                        use_safetensors=True,
+                        local_files_only=True,
+                    )
+                )
+        return self._vae
+
+    def _prepared(self, module: Any) -> Any:
+        return module.requires_grad_(False).eval().to(self._device)

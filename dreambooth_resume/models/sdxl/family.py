@@ -1,0 +1,173 @@
+"""What the files of an SDXL model say, checked before any weight is read."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth_resume.errors import BadInput
+from dreambooth_resume.models.base import LatentScale, ModelFacts, PredictionType
+from dreambooth_resume.models.source import MODEL_FLAG, VAE_FLAG, Component, ModelSource, read_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from dreambooth_resume.models.digests import SourceDigests
+    from dreambooth_resume.models.sdxl.denoiser import SdxlDenoiser
+    from dreambooth_resume.models.sdxl.encoders import SdxlEncoders
+
+LORA_TARGET_MODULES = ("to_k", "to_out.0", "to_q", "to_v")
+_TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_TOKENIZER_OPTIONAL = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+_PROMPT_TOKENS = 77
+_MAX_HEADER_BYTES = 100_000_000
+
+
+class SdxlFamily:
+    """Stable Diffusion XL base models in Diffusers' layout."""
+
+    name = "sdxl"
+    components = (
+        Component(name="scheduler", weights=None, files=(("scheduler_config.json",),)),
+        Component(name="text_encoder", weights="model", files=(("config.json",),)),
+        Component(name="text_encoder_2", weights="model", files=(("config.json",),)),
+        Component(name="tokenizer", weights=None, files=_TOKENIZER_FILES, optional=_TOKENIZER_OPTIONAL),
+        Component(name="tokenizer_2", weights=None, files=_TOKENIZER_FILES, optional=_TOKENIZER_OPTIONAL),
+        Component(name="unet", weights="diffusion_pytorch_model", files=(("config.json",),)),
+        Component(name="vae", weights="diffusion_pytorch_model", files=(("config.json",),)),
+    )
+
+    def check(self, source: ModelSource) -> ModelFacts:
+        unet = read_json(source.folder / "unet" / "config.json")
+        vae = read_json(source.vae_folder / "config.json")
+        text_encoder_2 = read_json(source.folder / "text_encoder_2" / "config.json")
+        _check_unet(unet, source)
+        channels = int(vae.get("latent_channels", 4))
+        if channels != unet["in_channels"]:
+            raise BadInput(
+                f"the VAE makes {channels} latent channels and the UNet takes {unet['in_channels']}",
+                where=VAE_FLAG,
+                fix="use a VAE that was made for SDXL, or leave the option out",
+            )
+        # A refiner has five numbers where a base model has six; _check_unet has made sure of that.
+        pooled_width = int(text_encoder_2.get("projection_dim", 512))
+        return ModelFacts(
+            latent_channels=channels,
+            pixels_per_latent=2 ** (len(vae.get("block_out_channels", (0, 0, 0, 0))) - 1),
+            latent_scale=_latent_scale(vae),
+            num_train_timesteps=int(_scheduler_config(source).get("num_train_timesteps", 1000)),
+            prediction_type=_prediction_type(source),
+            prompt_shape=(_PROMPT_TOKENS, int(unet["cross_attention_dim"])),
+            pooled_width=pooled_width,
+        )
+
+    def adapter_parameters(self, source: ModelSource, *, rank: int) -> int:
+        total = 0
+        for file in source.files_of("unet"):
+            if file.path.suffix == ".safetensors":
+                for name, shape in _tensor_shapes(file.path):
+                    if name.endswith(tuple(f".{target}.weight" for target in LORA_TARGET_MODULES)):
+                        total += rank * (shape[0] + shape[1])
+        return total
+
+    def prompt_key(self, digests: SourceDigests) -> str:
+        return digests.of("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+
+    def latents_key(self, digests: SourceDigests) -> str:
+        return digests.of("vae")
+
+    def encoders(self, source: ModelSource, *, device: torch.device) -> SdxlEncoders:
+        from dreambooth_resume.models.sdxl.encoders import SdxlEncoders
+
+        return SdxlEncoders(source, device=device)
+
+    def load_denoiser(
+        self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
+    ) -> SdxlDenoiser:
+        from dreambooth_resume.models.sdxl.denoiser import load_denoiser
+
+        return load_denoiser(
+            source,
+            facts=self.check(source),
+            scheduler_config=_scheduler_config(source),
+            device=device,
+            weight_dtype=weight_dtype,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+
+
+def _check_unet(unet: dict[str, Any], source: ModelSource) -> None:
+    where = f"{MODEL_FLAG} {source.name}"
+    fix = "choose an SDXL base model, such as stabilityai/stable-diffusion-xl-base-1.0"
+    if unet.get("addition_embed_type") != "text_time":
+        raise BadInput("the UNet does not take SDXL's size and crop numbers, so this is not SDXL", where=where, fix=fix)
+    if unet.get("in_channels", 4) != unet.get("out_channels", 4):
+        raise BadInput(
+            f"the UNet takes {unet['in_channels']} channels, so this is an inpainting model, which dbr can't train",
+            where=where,
+            fix=fix,
+        )
+    time_ids = unet["projection_class_embeddings_input_dim"] - 6 * unet["addition_time_embed_dim"]
+    pooled = read_json(source.folder / "text_encoder_2" / "config.json").get("projection_dim", 512)
+    if time_ids != pooled:
+        raise BadInput(
+            "the UNet takes other than six size and crop numbers, so this is SDXL's refiner, which dbr can't train",
+            where=where,
+            fix=fix,
+        )
+
+
+def _latent_scale(vae: dict[str, Any]) -> LatentScale:
+    mean, std = vae.get("latents_mean"), vae.get("latents_std")
+    return LatentScale(
+        scaling_factor=float(vae.get("scaling_factor", 0.18215)),
+        mean=None if mean is None else tuple(float(number) for number in mean),
+        std=None if std is None else tuple(float(number) for number in std),
+    )
+
+
+def _scheduler_config(source: ModelSource) -> dict[str, Any]:
+    return read_json(source.folder / "scheduler" / "scheduler_config.json")
+
+
+def _prediction_type(source: ModelSource) -> PredictionType:
+    config = _scheduler_config(source)
+    where = f"{MODEL_FLAG} {source.name}"
+    if "EDM" in str(config.get("_class_name")):
+        raise BadInput(
+            f"the model's scheduler is {config['_class_name']}; training in the EDM manner is not available yet",
+            where=where,
+            fix="choose a model with epsilon or v-prediction",
+        )
+    prediction_type = config.get("prediction_type", "epsilon")
+    if prediction_type == "epsilon":
+        return "epsilon"
+    if prediction_type == "v_prediction":
+        return "v_prediction"
+    raise BadInput(
+        f"the model predicts {prediction_type!r}; dbr trains models that predict epsilon or v_prediction",
+        where=where,
+        fix="choose another model",
+    )
+
+
+def _tensor_shapes(path: Path) -> list[tuple[str, list[int]]]:
+    """Names and shapes from the header of a safetensors file. Raises BadInput if that isn't one."""
+    fix = "download or save the base model again"
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER_BYTES:
+                raise ValueError(f"its header claims {length} bytes")
+            header = json.loads(file.read(length))
+        return [(name, entry["shape"]) for name, entry in header.items() if name != "__metadata__"]
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path.name} is not a safetensors file: {error}", where=str(path), fix=fix) from error

@@ -1,0 +1,162 @@
+"""AdamW over named float32 parameters, and the learning rate as a pure function of the step.
+
+There is no scheduler object, so a resume has no scheduler state to restore: the rate of step s is `schedule.at(s)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from dreambooth_resume.errors import BadInput
+
+LrScheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+
+_POLYNOMIAL_END = 1e-7
+"""Where Diffusers' polynomial schedule ends, whatever it starts from."""
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningRateSchedule:
+    """The learning rate of every step, equal to `diffusers.optimization.get_scheduler` counted in optimizer steps.
+
+    `peak` is the rate after the warm-up (and after `scaled_learning_rate`); `total_steps` what the run is to do in all.
+    `num_cycles` matters to cosine_with_restarts alone, `power` to polynomial alone, as in Diffusers. Plain "constant"
+    has no warm-up, whatever `warmup_steps` says. Raises BadInput for a polynomial schedule that would have to climb.
+    """
+
+    name: LrScheduler
+    peak: float
+    warmup_steps: int
+    total_steps: int
+    num_cycles: int = 1
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(LrScheduler):
+            raise BadInput(
+                f"no learning rate schedule is called {self.name}",
+                where="--lr_scheduler",
+                fix=", ".join(get_args(LrScheduler)),
+            )
+        if self.name == "polynomial" and not self.peak > _POLYNOMIAL_END:
+            raise BadInput(
+                f"the polynomial schedule falls to {_POLYNOMIAL_END:g}, which is not below {self.peak:g}",
+                where="--lr_scheduler polynomial",
+                fix="give a greater --learning_rate or another --lr_scheduler",
+            )
+
+    def at(self, step: int) -> float:
+        """The rate of the update that turns `step` into `step` + 1."""
+        return self.peak * self._factor(step)
+
+    def _factor(self, step: int) -> float:
+        if self.name == "constant":
+            return 1.0
+        if step < self.warmup_steps:
+            return step / max(1, self.warmup_steps)
+        if self.name == "constant_with_warmup":
+            return 1.0
+        if self.name == "polynomial":
+            return self._polynomial(step)
+        decay_steps = max(1, self.total_steps - self.warmup_steps)
+        if self.name == "linear":
+            return max(0.0, (self.total_steps - step) / decay_steps)
+        progress = (step - self.warmup_steps) / decay_steps
+        if self.name == "cosine":
+            return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+        if progress >= 1.0:
+            return 0.0
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((self.num_cycles * progress) % 1.0))))
+
+    def _polynomial(self, step: int) -> float:
+        decay_steps = self.total_steps - self.warmup_steps
+        if step > self.total_steps or decay_steps <= 0:
+            return _POLYNOMIAL_END / self.peak
+        remaining = 1 - (step - self.warmup_steps) / decay_steps
+        return ((self.peak - _POLYNOMIAL_END) * math.pow(remaining, self.power) + _POLYNOMIAL_END) / self.peak
+
+
+def scaled_learning_rate(
+    learning_rate: float, *, scale_lr: bool, train_batch_size: int, gradient_accumulation_steps: int, processes: int = 1
+) -> float:
+    """`--scale_lr`: the rate times the pictures that one update sees, as in Diffusers' script."""
+    if not scale_lr:
+        return learning_rate
+    return learning_rate * gradient_accumulation_steps * train_batch_size * processes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamWOptions:
+    """torch.optim.AdamW's settings apart from the learning rate; the defaults are those of Diffusers' script."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 1e-4
+    epsilon: float = 1e-8
+
+
+def build_adamw(parameters: Mapping[str, torch.nn.Parameter], options: AdamWOptions) -> torch.optim.AdamW:
+    """AdamW over these parameters in their order, with zero moments already made, so that it can be saved at step 0.
+
+    The learning rate is 0 until `train_step` sets it. Raises ValueError for a parameter that isn't float32.
+    """
+    for name, parameter in parameters.items():
+        if parameter.dtype != torch.float32:
+            raise ValueError(f"{name} is {parameter.dtype}: moments and updates of a trained parameter are float32")
+    # Fused: one kernel for all parameters instead of ten small operations for each, on CPUs and GPUs alike.
+    optimizer = torch.optim.AdamW(
+        parameters.values(),
+        lr=0.0,
+        betas=(options.beta1, options.beta2),
+        weight_decay=options.weight_decay,
+        eps=options.epsilon,
+        fused=all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values()),
+    )
+    for parameter in parameters.values():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.AdamW, parameters: Mapping[str, torch.nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """The optimizer's whole state under flat names, sorted: "exp_avg.<parameter>", "exp_avg_sq.…", "step.…".
+
+    The tensors are the live ones, not copies.
+    """
+    tensors = {
+        f"{moment}.{name}": optimizer.state[parameter][moment]
+        for name, parameter in parameters.items()
+        for moment in _MOMENTS
+    }
+    return dict(sorted(tensors.items()))
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.AdamW, parameters: Mapping[str, torch.nn.Parameter], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Overwrite the optimizer's state in place. Raises ValueError unless names, shapes and dtypes are the same."""
+    own = optimizer_tensors(optimizer, parameters)
+    if own.keys() != tensors.keys():
+        odd = sorted(own.keys() ^ tensors.keys())
+        raise ValueError(
+            f"{len(odd)} tensors are in the optimizer or in the saved state but not in both, such as {odd[0]}"
+        )
+    for name, tensor in own.items():
+        saved = tensors[name]
+        if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
+            raise ValueError(
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)}, saved {saved.dtype} {tuple(saved.shape)}"
+            )
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])

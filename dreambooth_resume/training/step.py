@@ -1,0 +1,138 @@
+"""One optimizer update: micro-batches, backward, clip, learning rate, AdamW.
+
+Nothing here draws a number: noise, timesteps and seeds come with the batch. Letters: B micro-batch, C channels, H and W
+latent height and width, N prompts, S tokens, D and P widths of the two kinds of embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from dreambooth_resume.data.batch import Batch, MicroBatch
+from dreambooth_resume.models.base import Denoiser
+from dreambooth_resume.training.objective import add_noise, denoising_loss, prediction_target, sample_latents
+from dreambooth_resume.training.optimizer import LearningRateSchedule
+
+PixelEncoder = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""One picture [3, height, width] in -1..1 -> mean and log-variance of its latents [channels, height, width]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTable:
+    """Every prompt's embeddings on the device; a batch names a prompt by its row.
+
+    prompt_embeds_NSD: [prompts, tokens, width] and pooled_prompt_embeds_NP: [prompts, width], in the denoiser's dtype.
+    """
+
+    prompt_embeds_NSD: torch.Tensor
+    pooled_prompt_embeds_NP: torch.Tensor
+
+
+def prompt_table(
+    embeddings: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]], *, denoiser: Denoiser, device: torch.device
+) -> PromptTable:
+    """A table of (prompt_embeds [tokens, width], pooled_prompt_embeds [width]) pairs, in their order."""
+    pairs = list(embeddings)
+    dtype = denoiser.weight_dtype
+    return PromptTable(
+        prompt_embeds_NSD=torch.from_numpy(np.stack([embeds for embeds, _ in pairs])).to(device, dtype),
+        pooled_prompt_embeds_NP=torch.from_numpy(np.stack([pooled for _, pooled in pairs])).to(device, dtype),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainableModel:
+    """A frozen denoiser with its adapter, and what it reads beside the batch.
+
+    `parameters` are the adapter's, in the order of their names. `encode_pixels` is needed only for batches of pixels.
+    """
+
+    denoiser: Denoiser
+    parameters: Mapping[str, torch.nn.Parameter]
+    prompts: PromptTable
+    accelerator: Accelerator
+    encode_pixels: PixelEncoder | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """Of one update: mean loss of its samples, norm of the whole gradient before clipping, rate that was used."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+
+
+def train_step(
+    model: TrainableModel,
+    batch: Batch,
+    *,
+    optimizer: torch.optim.Optimizer,
+    schedule: LearningRateSchedule,
+    max_grad_norm: float,
+) -> StepMetrics:
+    """Update the adapter once with this batch, at the learning rate of its step.
+
+    Every sample weighs the same, however the batch is cut into micro-batches. Waits for the device once, at the end.
+    """
+    total = sum(len(micro_batch.timesteps) for micro_batch in batch.micro_batches)
+    losses = []
+    for micro_batch in batch.micro_batches:
+        share = len(micro_batch.timesteps) / total
+        loss = micro_batch_loss(model, micro_batch) * share
+        model.accelerator.backward(loss)
+        losses.append(loss.detach())
+    grad_norm = torch.nn.utils.clip_grad_norm_(list(model.parameters.values()), max_grad_norm)
+    learning_rate = schedule.at(batch.step)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    # One transfer for both numbers: each .item() would make the CPU wait for the GPU.
+    loss_value, norm_value = torch.stack([torch.stack(losses).sum(), grad_norm.detach()]).tolist()
+    return StepMetrics(loss=loss_value, grad_norm=norm_value, learning_rate=learning_rate)
+
+
+def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Tensor:
+    """The loss of these samples, a float32 scalar that can be differentiated. Reseeds torch's global generators."""
+    denoiser, device = model.denoiser, model.accelerator.device
+    schedule = denoiser.noise_schedule
+    noise_BCHW = micro_batch.noise.to(device, non_blocking=True)
+    timesteps_B = micro_batch.timesteps.to(device, non_blocking=True)
+    prompt_index_B = micro_batch.prompt_index.to(device, non_blocking=True)
+    mean_BCHW, logvar_BCHW = _latent_distribution(model, micro_batch)
+    latents_BCHW = sample_latents(
+        mean_BCHW, logvar_BCHW, micro_batch.vae_noise.to(device, non_blocking=True), scale=denoiser.latent_scale
+    )
+    noisy_BCHW = add_noise(latents_BCHW, noise_BCHW, timesteps_B, schedule=schedule)
+    # peft's dropout has no generator of its own, so the global one is put where this micro-batch needs it.
+    torch.manual_seed(micro_batch.dropout_seed)
+    with model.accelerator.autocast():
+        prediction_BCHW = denoiser.predict(
+            noisy_BCHW,
+            timesteps_B,
+            prompt_embeds_BSD=model.prompts.prompt_embeds_NSD[prompt_index_B],
+            pooled_prompt_embeds_BP=model.prompts.pooled_prompt_embeds_NP[prompt_index_B],
+            time_ids_B6=micro_batch.time_ids.to(device, non_blocking=True),
+        )
+    target_BCHW = prediction_target(latents_BCHW, noise_BCHW, timesteps_B, schedule=schedule)
+    return denoising_loss(prediction_BCHW, target_BCHW)
+
+
+def _latent_distribution(model: TrainableModel, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    device = model.accelerator.device
+    if micro_batch.mean is not None and micro_batch.logvar is not None:
+        return micro_batch.mean.to(device, non_blocking=True), micro_batch.logvar.to(device, non_blocking=True)
+    if micro_batch.pixels is None:
+        raise ValueError("the batch has neither latents nor pixels")
+    if model.encode_pixels is None:
+        raise ValueError("the batch has pixels, and the model was built without an encoder for them")
+    # One picture a call, as for the cache: together they would get other last bits than alone.
+    encoded = [model.encode_pixels(pixels_CHW) for pixels_CHW in micro_batch.pixels]
+    return torch.stack([mean for mean, _ in encoded]), torch.stack([logvar for _, logvar in encoded])
