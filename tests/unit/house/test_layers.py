@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
+    {"__main__"},
     {"cli"},
     {"ui"},
     {"workflows"},

@@ -49,13 +49,12 @@ def test_root_folders_are_mapped_and_linked(root: Path, pyproject: dict[str, Any
         assert link.resolve() == (root / name).resolve()
 
 
-def test_data_files_of_packages_are_declared(root: Path, pyproject: dict[str, Any]) -> None:
+def test_data_files_of_packages_are_declared(root: Path, pyproject: dict[str, Any], project_files: list[Path]) -> None:
     declared = pyproject["tool"]["setuptools"]["package-data"]
     for folder in ("dreambooth_resume", *MAPPED):
         package = folder if folder == "dreambooth_resume" else f"dreambooth_resume.{folder}"
-        files = [path for path in (root / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-        for path in files:
-            if path.suffix != ".py" and not any(part.is_symlink() for part in path.parents):
+        for path in project_files:
+            if path.is_relative_to(root / folder) and path.suffix != ".py":
                 relative = path.relative_to(root / folder)
                 assert any(relative.match(pattern) for pattern in declared.get(package, [])), path
 
