@@ -128,10 +128,16 @@ def _bug(error: Exception) -> int:
 
 def _stdout_is_gone() -> bool:
     """Did the reader of our output leave (`dbr options | head`), or did another pipe or socket break?"""
+    import select
+
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more at its end, and would complain then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        descriptor = sys.stdout.fileno()
+    except OSError:  # a stream that is no file, under a test runner
+        return False
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    if not any(events & select.POLLERR for _, events in poller.poll(0)):
+        return False
+    # Python flushes once more at its end, and would complain then.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True

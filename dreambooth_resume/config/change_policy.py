@@ -69,7 +69,8 @@ def refuse_if_refused(changes: Sequence[OptionChange]) -> None:
     raise BadInput(
         f"the run has {values}",
         where=", ".join(change.where for change in refused),
-        fix=f"leave {'it' if len(refused) == 1 else 'them'} out to go on as before; {'; '.join(advice)}",
+        fix=f"leave {'it' if len(refused) == 1 else 'them'} out to go on as before; {'; '.join(advice)}"
+        + ("; a new run has an output_dir of its own" if any("new run" in line for line in advice) else ""),
     )
 
 

@@ -30,15 +30,15 @@ def unknown_option(name: str, *, where: str) -> BadInput:
         return BadInput(
             f"is called {spelled(target, where=where)} here",
             where=where,
-            fix=f"type {spelled(target, where=where)}: {OPTIONS[target].first_sentence}",
+            fix=f"type {spelled(target, where=where)} ({OPTIONS[target].first_sentence.rstrip('.')})",
         )
     near = nearest_name(name)
     if near is None:
         return BadInput("unknown option", where=where, fix="search the options with: dbr options WORD")
     if near in NOT_YET:
         return BadInput(f"unknown option, and {near} is not available yet", where=where, fix="leave it out")
-    described = OPTIONS[ALIASES.get(near, near)].first_sentence
-    return BadInput("unknown option", where=where, fix=f"did you mean {spelled(near, where=where)}? {described}")
+    described = OPTIONS[ALIASES.get(near, near)].first_sentence.rstrip(".")
+    return BadInput("unknown option", where=where, fix=f"did you mean {spelled(near, where=where)}? ({described})")
 
 
 def nearest_name(name: str) -> str | None:

@@ -49,7 +49,8 @@ def _in_words(details: ErrorDetails, option: Option, value: object) -> str:
     context = details.get("ctx", {})
     if details["type"] in _BOUNDS:
         key, words = _BOUNDS[details["type"]]
-        return f"{number} {words} {context[key]:g}"
+        bound = context[key]
+        return f"{number} {words} {int(bound) if bound == int(bound) else bound}"
     if details["type"] == "multiple_of":
         return f"{number} is not a multiple of {context['multiple_of']}"
     if details["type"] == "value_error":

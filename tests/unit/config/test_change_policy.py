@@ -1,0 +1,79 @@
+"""Changes that depend on each other. That each option keeps to its own policy is in test_options.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from dreambooth_resume.config.change_policy import compare, refuse_if_refused
+from dreambooth_resume.config.load import parse_train, record, resolve
+from dreambooth_resume.config.messages import format_error
+from dreambooth_resume.config.options.declaration import ChangePolicy
+from dreambooth_resume.errors import BadInput
+
+pytestmark = pytest.mark.quick
+
+REQUIRED = ["--pretrained_model_name_or_path", "model", "--instance_data_dir", "pictures", "--instance_prompt", "a dog"]
+
+
+def _recorded(*argv: str) -> dict[str, object]:
+    return record(resolve(parse_train([*REQUIRED, *argv]), recorded=None))
+
+
+def test_the_same_command_changes_nothing() -> None:
+    argv = [*REQUIRED, "--rank", "8", "--lora_alpha", "8", "--resume", "latest", "--output_dir", "moved"]
+    assert compare(_recorded("--rank", "8"), parse_train(argv)) == ()
+
+
+def test_null_for_an_option_that_stands_for_another_is_no_change() -> None:
+    given = parse_train(["--lora_alpha", "none", "--mixed_precision", "no"])
+    assert compare(_recorded("--rank", "8"), given) == ()
+
+
+def test_same_samples_a_step_in_other_portions_are_applied() -> None:
+    changes = compare(_recorded(), parse_train(["--train_batch_size", "2", "--gradient_accumulation_steps", "2"]))
+    assert [(change.name, change.policy) for change in changes] == [
+        ("train_batch_size", ChangePolicy.APPLIED),
+        ("gradient_accumulation_steps", ChangePolicy.APPLIED),
+    ]
+    refuse_if_refused(changes)
+
+
+def test_other_number_of_samples_a_step_is_refused() -> None:
+    changes = compare(_recorded(), parse_train(["--train_batch_size", "2"]))
+    with pytest.raises(BadInput, match=r"train_batch_size 4 \(not 2\)"):
+        refuse_if_refused(changes)
+
+
+def test_epochs_of_a_run_that_counts_steps_are_refused_not_ignored() -> None:
+    changes = compare(_recorded("--max_train_steps", "40"), parse_train(["--num_train_epochs", "9"]))
+    with pytest.raises(BadInput) as refusal:
+        refuse_if_refused(changes)
+    assert "max_train_steps 40" in str(refusal.value.fix)
+
+
+def test_epochs_beside_steps_have_no_effect_and_are_free() -> None:
+    given = parse_train(["--num_train_epochs", "9", "--max_train_steps", "60"])
+    changes = compare(_recorded("--max_train_steps", "40"), given)
+    assert [(change.name, change.policy) for change in changes] == [
+        ("num_train_epochs", ChangePolicy.FREE),
+        ("max_train_steps", ChangePolicy.APPLIED),
+    ]
+
+
+def test_all_refused_changes_are_named_at_once() -> None:
+    given = parse_train(["--rank", "8", "--resolution", "512", "--learning_rate", "1e-5"])
+    with pytest.raises(BadInput) as refusal:
+        refuse_if_refused(compare(_recorded(), given))
+    assert format_error(refusal.value) == (
+        "dbr: --resolution, --rank: the run has resolution 1024 (not 512), rank 4 (not 8)\n"
+        "  fix: leave them out to go on as before; start a new run for another picture size; weights of another rank "
+        "do not fit; start a new run; a new run has an output_dir of its own"
+    )
+
+
+def test_line_of_a_change_says_all_of_it() -> None:
+    (change,) = compare(_recorded(), parse_train(["--learning_rate", "5e-5"]))
+    assert change.line == (
+        "learning_rate: 0.0001 -> 5e-05 (--learning_rate): applied, the schedule is computed from the new rate from "
+        "the next step on"
+    )

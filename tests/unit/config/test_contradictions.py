@@ -1,0 +1,55 @@
+"""Options that are right one by one and wrong, or without effect, together."""
+
+from __future__ import annotations
+
+import pytest
+
+from dreambooth_resume.config.contradictions import refuse_endless_warmup, remarks
+from dreambooth_resume.config.load import parse_train, resolve
+from dreambooth_resume.errors import BadInput
+
+pytestmark = pytest.mark.quick
+
+REQUIRED = ["--pretrained_model_name_or_path", "model", "--instance_data_dir", "pictures", "--instance_prompt", "a dog"]
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+)
+def test_warmup_that_never_ends_is_refused(scheduler: str) -> None:
+    argv = [*REQUIRED, "--lr_scheduler", scheduler, "--max_train_steps", "40"]
+    with pytest.raises(BadInput, match=r"lr_warmup_steps is 500 \(the default\), but the run has 40 steps") as refusal:
+        resolve(parse_train(argv), recorded=None)
+    assert "--lr_warmup_steps 4" in str(refusal.value.fix)
+    with pytest.raises(BadInput, match="is 40, but the run has 40 steps"):
+        resolve(parse_train([*argv, "--lr_warmup_steps", "40"]), recorded=None)
+    assert resolve(parse_train([*argv, "--lr_warmup_steps", "39"]), recorded=None)
+
+
+def test_constant_has_no_warmup_to_contradict() -> None:
+    assert resolve(parse_train([*REQUIRED, "--max_train_steps", "40", "--lr_warmup_steps", "99"]), recorded=None)
+
+
+def test_warmup_is_looked_at_again_when_the_epochs_are_counted() -> None:
+    given = parse_train([*REQUIRED, "--lr_scheduler", "linear"])
+    options = resolve(given, recorded=None)
+    refuse_endless_warmup(options, given.sources, max_train_steps=501)
+    with pytest.raises(BadInput, match="500 steps"):
+        refuse_endless_warmup(options, given.sources, max_train_steps=500)
+
+
+def test_request_id_without_a_step_is_refused() -> None:
+    with pytest.raises(BadInput, match="no step to go back to"):
+        resolve(parse_train([*REQUIRED, "--resume_request_id", "a"]), recorded=None)
+
+
+def test_options_without_effect_are_remarked() -> None:
+    argv = ["--lr_warmup_steps", "9", "--num_train_epochs", "3", "--max_train_steps", "5", "--prefetch_factor", "4"]
+    given = parse_train([*REQUIRED, *argv])
+    said = remarks(resolve(given, recorded=None), given.sources)
+    assert [line.split()[0] for line in said] == ["lr_warmup_steps", "num_train_epochs", "prefetch_factor"]
+
+
+def test_zero_warmup_beside_constant_is_how_people_write_none() -> None:
+    given = parse_train([*REQUIRED, "--lr_scheduler", "constant", "--lr_warmup_steps", "0"])
+    assert remarks(resolve(given, recorded=None), given.sources) == ()
