@@ -1,0 +1,126 @@
+"""`dbr status HOME`: what a run is doing, what is durable, and every attempt so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dreambooth_resume.cli.arguments import CommandParser
+from dreambooth_resume.cli.homes import open_run, resume_command
+from dreambooth_resume.cli.output import print_columns, print_json
+from dreambooth_resume.cli.wording import UNKNOWN, ago, clock, count
+from dreambooth_resume.runs.history import Attempt, read_history
+from dreambooth_resume.runs.home import WEIGHTS_NAME
+from dreambooth_resume.runs.record import read_record
+from dreambooth_resume.runs.summary import RunSummary
+
+_ATTEMPTS_SHOWN = 10
+
+
+def run(words: list[str]) -> int:
+    """Prints one run's state; exit code 0 whatever the state is. Raises BadInput if HOME holds no run."""
+    parser = CommandParser(
+        "dbr status",
+        description="What a run is doing, its last durable step, and every attempt so far.",
+        fix="dbr status HOME, with the --output_dir of a run",
+    )
+    parser.add_argument("home", metavar="HOME", help="the run's folder (its --output_dir)")
+    parser.add_argument("--json", action="store_true", help="everything, for programs")
+    arguments = parser.parse_words(words)
+    storage, summary = open_run(arguments.home)
+    attempts = read_history(storage)
+    if arguments.json:
+        print_json({"summary": summary, "attempts": attempts})
+        return 0
+    record = read_record(storage)
+    print_columns(_facts(summary, effective_batch=record.effective_batch if record else None))
+    if attempts:
+        print()
+        print_columns([_attempt_row(attempt) for attempt in attempts[-_ATTEMPTS_SHOWN:]], head=_ATTEMPT_HEAD)
+        if len(attempts) > _ATTEMPTS_SHOWN:
+            print(
+                f"and {count(len(attempts) - _ATTEMPTS_SHOWN, 'attempt')} before; all: dbr status {summary.home} --json"
+            )
+    print(f"\nnext: {_next(summary)}")
+    return 0
+
+
+def _facts(summary: RunSummary, *, effective_batch: int | None) -> list[Sequence[str]]:
+    process = summary.process
+    where = f"attempt {summary.attempt}" if summary.attempt else "no attempt yet"
+    if process is not None and summary.is_live:
+        where += f", pid {process.pid} on {process.host}"
+    rows: list[Sequence[str]] = [
+        ("run", summary.home),
+        ("state", summary.state),
+        ("", f"{where}: {summary.because}"),
+        ("step", _step(summary)),
+        ("durable", _durable(summary)),
+    ]
+    if summary.loss is not None and summary.learning_rate is not None:
+        rows.append(("loss", f"{summary.loss:.4f}   learning rate {summary.learning_rate:.1e}"))
+    if summary.samples_per_second is not None:
+        left = seconds_left(summary, effective_batch=effective_batch)
+        rows.append(("speed", f"{summary.samples_per_second:.1f} samples/s   left {clock(left)}"))
+    again = f", {summary.redone_steps:,} of them again" if summary.redone_steps else ""
+    spent = f" in {clock(summary.training_seconds)}" if summary.training_seconds else ""
+    rows.append(("trained", f"{count(summary.steps_trained, 'step')}{again}{spent}, as of the newest log entry"))
+    if summary.alarm:
+        rows.append(("ALARM", summary.alarm))
+    return rows
+
+
+def seconds_left(summary: RunSummary, *, effective_batch: int | None) -> float | None:
+    """To the last step at the present speed; None if that isn't known."""
+    if not (summary.samples_per_second and summary.max_train_steps and effective_batch):
+        return None
+    return max(0, summary.max_train_steps - summary.step) * effective_batch / summary.samples_per_second
+
+
+def _step(summary: RunSummary) -> str:
+    if not summary.max_train_steps:
+        return str(summary.step)
+    return f"{summary.step} of {summary.max_train_steps}   {100 * summary.step / summary.max_train_steps:.0f} %"
+
+
+def _durable(summary: RunSummary) -> str:
+    if summary.durable_step is None:
+        return "nothing yet"
+    ahead = summary.step - summary.durable_step
+    lost = f"   {count(ahead, 'step')} will be trained again" if ahead > 0 and not summary.is_live else ""
+    return f"step {summary.durable_step}, {ago(summary.durable_age_seconds)}{lost}"
+
+
+_ATTEMPT_HEAD = ("attempt", "began", "host", "pid", "from step", "to step", "ended", "exit", "again", "")
+
+
+def _attempt_row(attempt: Attempt) -> Sequence[str]:
+    remarks = [attempt.reason]
+    remarks += [f"set {aside.folder} aside: {aside.reason}" for aside in attempt.set_aside]
+    if attempt.going_back is not None:
+        remarks.append(f"went back to {attempt.base_folder}, as asked")
+    if attempt.reopened:
+        remarks.append("reopened the finished run")
+    return (
+        str(attempt.number),
+        attempt.began_at.replace("T", " ").removesuffix("+00:00"),
+        attempt.process.host,
+        str(attempt.process.pid),
+        str(attempt.base_step),
+        str(attempt.reached_step),
+        attempt.ending,
+        UNKNOWN if attempt.exit_code is None else str(attempt.exit_code),
+        str(attempt.redone_steps or UNKNOWN),
+        "; ".join(remarks),
+    )
+
+
+def _next(summary: RunSummary) -> str:
+    if summary.is_live:
+        return f"dbr stop {summary.home} asks it to save and stop"
+    if summary.state == "finished":
+        return (
+            f"the LoRA is {summary.home}/{WEIGHTS_NAME}; more steps: {resume_command(summary.home)} --max_train_steps N"
+        )
+    if summary.attempt is None:
+        return "start the same dbr train command again"
+    return f"{resume_command(summary.home)} goes on from step {summary.durable_step or 0}"

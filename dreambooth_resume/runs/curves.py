@@ -1,0 +1,150 @@
+"""A run's values step by step, stitched from all attempts, with what was lost and where it was interrupted.
+
+The metrics files say what was measured; the log says what of it counts. They are hints: a line that is missing or torn
+leaves a hole in a chart and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, pairwise
+
+from dreambooth_resume.errors import KeyNotFound
+from dreambooth_resume.runs.entries import Adopt
+from dreambooth_resume.runs.history import Attempt, read_history
+from dreambooth_resume.runs.home import METRICS_PREFIX, metrics_key, metrics_segment
+from dreambooth_resume.runs.log import Log, read_log
+from dreambooth_resume.storage.base import Storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """What one step measured. `seconds` is how long it took."""
+
+    step: int
+    attempt: int
+    loss: float
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interruption:
+    """An attempt ended before the run did: it had come to `reached_step`, and the run went on from `resumed_step`."""
+
+    attempt: int
+    reached_step: int
+    resumed_step: int
+    exit_code: int | None
+    """None: it was lost without a word."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """`points` belong to the run as it is, one a step; `lost` is what was trained and does not count."""
+
+    points: tuple[CurvePoint, ...]
+    lost: tuple[tuple[CurvePoint, ...], ...]
+    interruptions: tuple[Interruption, ...]
+    max_train_steps: int
+
+
+def read_curve(storage: Storage) -> Curve:
+    """The stitched curve of the run in `storage`. Raises RefusedToGoOn for a log with a gap."""
+    log = read_log(storage)
+    history = read_history(storage)
+    listed = {found.key for found in storage.list(METRICS_PREFIX)}
+    values = {attempt.number: _values_of(storage, attempt, listed) for attempt in history}
+    return stitch(log, values, history)
+
+
+def stitch(log: Log, values: Mapping[int, Sequence[CurvePoint]], history: Sequence[Attempt]) -> Curve:
+    """The points of the run's line, and the rest. A pure function of the log and of what each attempt measured."""
+    kept = _kept_steps(log)
+    by_step: dict[int, CurvePoint] = {}
+    for attempt, measured in sorted(values.items()):
+        above, up_to = kept.get(attempt, (0, 0))
+        by_step.update({point.step: point for point in measured if above < point.step <= up_to})
+    # An attempt that found a complete checkpoint which the one before could not commit trains on from there: the steps
+    # between were measured by an earlier attempt, and count.
+    last = max(by_step, default=0)
+    for _, measured in sorted(values.items(), reverse=True):
+        by_step |= {point.step: point for point in measured if point.step <= last and point.step not in by_step}
+    lost = (tuple(point for point in values[attempt] if by_step.get(point.step) != point) for attempt in sorted(values))
+    return Curve(
+        points=tuple(by_step[step] for step in sorted(by_step)),
+        lost=tuple(part for part in lost if part),
+        interruptions=tuple(
+            _interruption(attempt, following, values.get(attempt.number, ()))
+            for attempt, following in pairwise(history)
+            if attempt.ending in ("stopped", "lost")
+        ),
+        max_train_steps=log.last.state.max_train_steps if log.last else 0,
+    )
+
+
+def _kept_steps(log: Log) -> dict[int, tuple[int, int]]:
+    """Attempt to (above, up to): the steps that count of it, found by walking the line back from the newest adopt."""
+    adopts = {entry.attempt: entry for entry in log.entries if isinstance(entry.body, Adopt)}
+    kept: dict[int, tuple[int, int]] = {}
+    entry, up_to = log.adopt, 2**63
+    while entry is not None:
+        assert isinstance(entry.body, Adopt)
+        base = entry.body.base
+        base_step = log.commit(base).step if base is not None else 0
+        kept[entry.attempt] = (base_step, up_to)
+        # A checkpoint is older than the adopt that names it, so this walk ends.
+        entry, up_to = (adopts.get(log.entries[base - 1].attempt) if base is not None else None), base_step
+    return kept
+
+
+def _interruption(attempt: Attempt, following: Attempt, measured: Sequence[CurvePoint]) -> Interruption:
+    return Interruption(
+        attempt=attempt.number,
+        reached_step=max([attempt.reached_step, *(point.step for point in measured)]),
+        resumed_step=following.base_step,
+        exit_code=attempt.exit_code,
+        reason=attempt.reason,
+    )
+
+
+def _values_of(storage: Storage, attempt: Attempt, listed: set[str]) -> tuple[CurvePoint, ...]:
+    """What one attempt measured, ascending. Its segments follow each other, from that of its first step on."""
+    found: dict[int, CurvePoint] = {}
+    last = metrics_segment(max(1, attempt.reached_step))
+    for segment in count(metrics_segment(attempt.base_step + 1)):
+        key = metrics_key(attempt.number, segment)
+        if key not in listed:
+            if segment > last:
+                break
+            continue  # its first steps may have come from what the attempt before had staged
+        for line in _lines(storage, key):
+            if (point := _point(line, attempt.number)) is not None:
+                found[point.step] = point
+    return tuple(found[step] for step in sorted(found))
+
+
+def _lines(storage: Storage, key: str) -> list[bytes]:
+    try:
+        return storage.read(key).splitlines()
+    except KeyNotFound:
+        return []
+
+
+def _point(line: bytes, attempt: int) -> CurvePoint | None:
+    try:
+        values = json.loads(line)
+        return CurvePoint(
+            step=int(values["step"]),
+            attempt=attempt,
+            loss=float(values["loss"]),
+            learning_rate=values.get("learning_rate"),
+            grad_norm=values.get("grad_norm"),
+            seconds=values.get("seconds"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

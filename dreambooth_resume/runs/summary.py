@@ -1,0 +1,188 @@
+"""How a run stands, from its newest log entry and one heartbeat. Derived each time, never stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import ValidationError
+
+from dreambooth_resume.errors import KeyNotFound
+from dreambooth_resume.runs.entries import Adopt, Commit, Entry, Finished, Process, Stopped
+from dreambooth_resume.runs.history import COMMAND_EXIT_CODE, before_commands
+from dreambooth_resume.runs.home import LOG_PREFIX, log_key, log_number
+from dreambooth_resume.runs.liveness import age_seconds, look_for_life
+from dreambooth_resume.runs.log import read_log
+from dreambooth_resume.runs.record import read_record
+from dreambooth_resume.runs.status import Phase, Status, read_status
+from dreambooth_resume.storage.base import Storage
+
+State = Literal["starting", "running", "interrupted", "stopped", "finished", "vanished"]
+"""`interrupted`: it left as the platform wanted, and the same command goes on. `stopped`: it waits for the user.
+`vanished`: it held the run and is no more, without a word; the same command goes on too."""
+
+RESTARTED_EXIT_CODES = (70, 75)
+"""After these, or a death without a word, a launcher starts the same command again; after any other nobody does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """One run at one moment. Ages are seconds by the clock of who looks."""
+
+    home: str
+    state: State
+    because: str
+    is_certain: bool
+    """Read from the log or seen in this machine's process table, and not judged by the age of a heartbeat."""
+    attempt: int | None
+    """The newest attempt; None before the first."""
+    process: Process | None
+    phase: Phase | None
+    step: int
+    """As far as the newest attempt is known to have come; what of it is durable says the next field."""
+    durable_step: int | None
+    durable_age_seconds: float | None
+    max_train_steps: int | None
+    beat_age_seconds: float | None
+    loss: float | None
+    learning_rate: float | None
+    samples_per_second: float | None
+    steps_trained: int
+    """Optimizer updates over all attempts, those made again included, as of the newest entry."""
+    redone_steps: int
+    training_seconds: float
+    alarm: str | None
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in ("starting", "running")
+
+
+def summarise(storage: Storage, *, now: datetime | None = None) -> RunSummary | None:
+    """The run in `storage`, or None if there certainly is none. One LIST and, as a rule, two GETs.
+
+    Raises RefusedToGoOn if the newest entry can't be read; AccessDenied and StorageUnavailable as the storage does.
+    """
+    now = now or datetime.now(UTC)
+    newest = _newest_entry(storage)
+    if newest is None:
+        return _never_adopted(storage, now=now)
+    status = read_status(storage, newest.attempt)
+    verdict = _judge(storage, newest, status, now=now)
+    process = newest.body.process if isinstance(newest.body, Adopt) else status.process if status else None
+    before = newest.state
+    return RunSummary(
+        home=storage.describe(),
+        state=verdict.state,
+        because=verdict.because,
+        is_certain=verdict.is_certain,
+        attempt=newest.attempt,
+        process=process,
+        phase=status.phase if status else None,
+        step=max(before.step, status.step if status else 0),
+        durable_step=before.step or None,
+        durable_age_seconds=_durable_age(storage, newest, now=now),
+        max_train_steps=before.max_train_steps or None,
+        beat_age_seconds=verdict.beat_age_seconds,
+        loss=status.loss if status else None,
+        learning_rate=status.learning_rate if status else None,
+        samples_per_second=status.samples_per_second if status and verdict.state == "running" else None,
+        steps_trained=before.totals.steps,
+        redone_steps=before.totals.redone_steps,
+        training_seconds=before.totals.training_seconds,
+        alarm=status.alarm if status and verdict.state not in ("finished", "stopped") else None,
+    )
+
+
+def _newest_entry(storage: Storage) -> Entry | None:
+    listed = [number for found in storage.list(LOG_PREFIX) if (number := log_number(found.key)) is not None]
+    if not listed:
+        return None
+    try:
+        return Entry.model_validate_json(storage.read(log_key(max(listed))))
+    except (KeyNotFound, ValidationError):
+        return read_log(storage).last  # says what is wrong with the log, and what to do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """The state, and what it was judged by."""
+
+    state: State
+    because: str
+    is_certain: bool = True
+    beat_age_seconds: float | None = None
+
+
+def _judge(storage: Storage, newest: Entry, status: Status | None, *, now: datetime) -> _Verdict:
+    body = newest.body
+    if isinstance(body, Stopped) and body.exit_code == COMMAND_EXIT_CODE:
+        trained = before_commands(read_log(storage))
+        if trained is None:
+            return _Verdict(state="stopped", because=body.reason)
+        if isinstance(trained.body, Adopt | Commit):
+            # The command could adopt, so whoever held the run before it was gone.
+            return _Verdict(state="vanished", because=f"attempt {trained.attempt} left without a word")
+        body = trained.body
+    if isinstance(body, Finished):
+        return _Verdict(state="finished", because="all steps are trained")
+    if isinstance(body, Stopped):
+        return _Verdict(state=_after_exit(body.exit_code), because=body.reason)
+    if status is not None and status.phase == "ended" and status.exit_code is not None:
+        because = f"ended with exit code {status.exit_code}, and could not write that to the log"
+        return _Verdict(state=_after_exit(status.exit_code), because=because)
+    process = body.process if isinstance(body, Adopt) else status.process if status else None
+    life = look_for_life(process, last_sign=max(newest.written_at, status.updated_at if status else ""), now=now)
+    state: State = "vanished"
+    if life.is_live:
+        state = "running" if status is not None and status.phase in ("training", "saving") else "starting"
+    return _Verdict(
+        state=state, because=life.because, is_certain=life.is_certain, beat_age_seconds=life.beat_age_seconds
+    )
+
+
+def _after_exit(exit_code: int) -> State:
+    return "interrupted" if exit_code in RESTARTED_EXIT_CODES else "stopped"
+
+
+def _durable_age(storage: Storage, newest: Entry, *, now: datetime) -> float | None:
+    """Since the newest checkpoint of the line was committed."""
+    if isinstance(newest.body, Commit):
+        return age_seconds(newest.written_at, now=now)
+    numbers = [ref.number for ref in newest.state.live if ref.step == newest.state.step]
+    try:
+        entry = Entry.model_validate_json(storage.read(log_key(max(numbers)))) if numbers else None
+    except (KeyNotFound, ValidationError):
+        return None
+    return age_seconds(entry.written_at, now=now) if entry else None
+
+
+def _never_adopted(storage: Storage, *, now: datetime) -> RunSummary | None:
+    """A first start is making its way to the first entry, or died on it."""
+    record = read_record(storage)
+    if record is None:
+        return None
+    life = look_for_life(None, last_sign=record.created_at, now=now)
+    max_train_steps = record.options.get("max_train_steps")
+    return RunSummary(
+        home=storage.describe(),
+        state="starting" if life.is_live else "vanished",
+        because="the first start has not begun to train" if life.is_live else "the first start ended before step 1",
+        is_certain=False,
+        attempt=None,
+        process=None,
+        phase=None,
+        step=0,
+        durable_step=None,
+        durable_age_seconds=None,
+        max_train_steps=max_train_steps if isinstance(max_train_steps, int) else None,
+        beat_age_seconds=life.beat_age_seconds,
+        loss=None,
+        learning_rate=None,
+        samples_per_second=None,
+        steps_trained=0,
+        redone_steps=0,
+        training_seconds=0.0,
+        alarm=None,
+    )
