@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dreambooth_resume.checkpoint.format import ExportWeights, SavedState, to_blobs
 from dreambooth_resume.checkpoint.retention import to_retire
 from dreambooth_resume.checkpoint.tensors import Blob
-from dreambooth_resume.errors import StorageUnavailable
+from dreambooth_resume.errors import KeyNotFound, StorageUnavailable
 from dreambooth_resume.runs.adoption import ref_of
 from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, EntryBody, RunState, StoredFile, Totals
 from dreambooth_resume.runs.home import CHECKPOINT_FILES, CHECKPOINT_PREFIX, checkpoint_folder, checkpoint_name
@@ -38,10 +38,13 @@ class Committer:
         adopted = writer.log.entries[-1].state
         self._base_step, self._base_totals = adopted.step, adopted.totals
         self._started = time.monotonic()
+        self._asked_to_retire: set[int] = set()
 
     def commit(self, state: SavedState, reason: str) -> Entry:
         """Make `state` a checkpoint. Raises Fenced, and StorageUnavailable (nothing is lost: call again)."""
         folder = checkpoint_folder(state.step, self._writer.attempt)
+        if (done := self._committed(folder)) is not None:
+            return done
         files = tuple(
             self._write(f"{folder}/{name}", blob) for name, blob in to_blobs(state, self._export_weights).items()
         )
@@ -53,13 +56,26 @@ class Committer:
         delete_checkpoints(self._storage, [ref_of(self._writer.log, number) for number in entry.body.retire])
         return entry
 
+    def also_retire(self, numbers: set[int]) -> None:
+        """Have the next commit retire these checkpoints as well, because somebody asked for it."""
+        self._asked_to_retire |= numbers
+
     def append(self, body: EntryBody) -> Entry:
         """Add an entry that changes nothing about the checkpoints."""
         return self._writer.append(lambda log: (body, log.entries[-1].state))
 
+    def _committed(self, folder: str) -> Entry | None:
+        """This attempt's entry for `folder`. A second one of the same files could retire the first, files and all."""
+        own = (entry for entry in reversed(self._writer.log.entries) if entry.attempt == self._writer.attempt)
+        return next((entry for entry in own if isinstance(entry.body, Commit) and entry.body.folder == folder), None)
+
     def _write(self, key: str, blob: Blob) -> StoredFile:
         self._storage.write(key, blob.parts)
-        stored = self._storage.digest(key)
+        try:
+            stored = self._storage.digest(key)
+        except KeyNotFound as error:
+            # A newer attempt clears away what lower ones left; the log entry will tell.
+            raise StorageUnavailable(f"{self._storage.describe()}: {key} was written and is not there.") from error
         if (stored.size_bytes, stored.sha256) != (blob.size_bytes, blob.sha256):
             raise StorageUnavailable(
                 f"{self._storage.describe()}: {key} was stored as {stored.size_bytes} bytes that differ from the "
@@ -70,7 +86,9 @@ class Committer:
     def _entry(
         self, log: Log, step: int, folder: str, files: tuple[StoredFile, ...], reason: str
     ) -> tuple[EntryBody, RunState]:
-        retire = to_retire(log, total_limit=self._total_limit)
+        committed = {entry.number for entry in log.entries if isinstance(entry.body, Commit)} - log.retired
+        asked = self._asked_to_retire & committed
+        retire = tuple(sorted({*to_retire(log, total_limit=self._total_limit), *asked}))
         body = Commit(step=step, folder=folder, files=files, reason=reason, retire=retire)
         kept = sorted({*log.usable_line(), *log.off_line()} - set(retire))
         itself = CheckpointRef(
@@ -89,6 +107,7 @@ class Committer:
             live=(*(ref_of(log, number) for number in kept), itself),
             lineage=before.lineage,
             totals=totals,
+            changed_options=before.changed_options,
         )
         return body, state
 

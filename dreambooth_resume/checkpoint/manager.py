@@ -60,6 +60,11 @@ class CheckpointManager:
             self.save_in_background(state, reason=reason)
         return self._thread.wait_until_durable(state.global_step, give_up=give_up)
 
+    def retire_with_next(self, numbers: set[int]) -> None:
+        """Have the next commit retire these checkpoints too (rule 7: only checkpoint entries retire)."""
+        with self._log_lock:
+            self._committer.also_retire(numbers)
+
     def write_stopped(self, *, reason: str, exit_code: int) -> None:
         """Tell the next attempt that it need not wait. Without this entry nothing is lost but that waiting."""
         with self._log_lock:

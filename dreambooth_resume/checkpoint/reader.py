@@ -17,14 +17,15 @@ def load_checkpoint(storage: Storage, ref: CheckpointRef) -> SavedState:
     bodies: dict[str, bytes] = {}
     for file in ref.files:
         name = file.key.rpartition("/")[2]
-        bodies[name] = _read_checked(storage, file)
+        bodies[name] = read_checked(storage, file)
     state = from_bodies(bodies)
     if state.step != ref.step:
         raise CheckpointDamaged(f"the files are those of step {state.step}, the log entry says {ref.step}")
     return state
 
 
-def _read_checked(storage: Storage, file: StoredFile) -> bytes:
+def read_checked(storage: Storage, file: StoredFile) -> bytes:
+    """The body of one file of a committed checkpoint, equal to what its entry says. Raises CheckpointDamaged."""
     name = file.key.rpartition("/")[2]
     try:
         body = storage.read(file.key)

@@ -31,8 +31,9 @@ class SaveThread:
     not end the training. Anything else (fenced, a bug) ends the thread and is raised by `check`.
     """
 
-    def __init__(self, commit: Callable[[Job], None]) -> None:
+    def __init__(self, commit: Callable[[Job], None], *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._commit = commit
+        self._retry_seconds = retry_seconds
         self._changed = threading.Condition()
         self._waiting: Job | None = None
         self._in_flight: Job | None = None
@@ -119,10 +120,10 @@ class SaveThread:
                     "Step %d could not be saved: %s Training goes on; it is tried again every %.0f s.",
                     job.snapshot.step,
                     error,
-                    RETRY_SECONDS,
+                    self._retry_seconds,
                 )
             self.alarm = str(error)
             self._waiting = self._waiting or job
             self._in_flight = None
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closing, timeout=RETRY_SECONDS)
+            self._changed.wait_for(lambda: self._closing, timeout=self._retry_seconds)

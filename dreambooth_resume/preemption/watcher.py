@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from dreambooth_resume.errors import DbrError, Interrupted, StoppedOnPurpose
+from dreambooth_resume.preemption.signals import ON_PURPOSE
 from dreambooth_resume.runs.notice import Notice
 
 
@@ -25,5 +27,15 @@ class Watcher:
         return max(found, key=lambda notice: notice.insistence, default=None)
 
     def should_stop(self) -> bool:
-        """For loops that have nothing to save: look, and leave."""
+        """For loops that have nothing to save."""
         return self.notice() is not None
+
+    def leave_if_asked(self, doing: str) -> None:
+        """Between two pieces of work that save nothing: raise what a notice asks for."""
+        if (notice := self.notice()) is not None:
+            raise ending(notice, f"{notice.source} while {doing}: nothing was lost. The same command goes on.")
+
+
+def ending(notice: Notice, message: str) -> DbrError:
+    """The error that ends an attempt as `notice` wants it to end."""
+    return StoppedOnPurpose(message) if notice.exit_code == ON_PURPOSE else Interrupted(message)

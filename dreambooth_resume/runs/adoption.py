@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from pydantic import JsonValue
 
 from dreambooth_resume.errors import BadInput, CheckpointDamaged, NothingValid, OutcomeUnknown, RefusedToGoOn
 from dreambooth_resume.runs.entries import (
@@ -36,13 +38,15 @@ class Wish:
     """From where the run is to go on.
 
     `resume` is `latest`, a step, or a checkpoint's full name; `request_id` makes a return to it happen once, however
-    often the same command is started. `reopen` lets a finished run go on to `max_train_steps`.
+    often the same command is started. `reopen` lets a finished run go on to `max_train_steps`. `changed_options`
+    are those that hold in place of what `run.json` says.
     """
 
     max_train_steps: int
     resume: str = LATEST
     request_id: str | None = None
     reopen: bool = False
+    changed_options: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @property
     def going_back(self) -> str | None:
@@ -92,9 +96,8 @@ def take_over(
     search: _Search[Loaded] = _Search()
     run_nonce = uuid.uuid4().hex
     for _ in range(_ROUNDS_MAX):
-        reason = wait_until_free(storage, read_log(storage), mine=process, patience=patience)
-        log = read_log(storage)
-        if log.finished is not None and not wish.reopen:
+        log, reason = wait_until_free(storage, mine=process, patience=patience)
+        if log.finished is not None and not (wish.reopen and wish.max_train_steps > log.entries[-1].state.step):
             return log
         target, going_back = _choose(storage, log, wish, search, load)
         if target is _LOG_GREW:
@@ -155,12 +158,12 @@ def _refuse(storage: Storage, log: Log, message: str, error: type[RefusedToGoOn]
 def _asked_for(log: Log, resume: str) -> CheckpointRef | str:
     """The checkpoint that the user named, or why it can't be taken."""
     commits = {entry.number: entry.body for entry in log.entries if isinstance(entry.body, Commit)}
-    if resume.isdigit():
+    if resume.isdecimal():
         named = [number for number in log.line if commits[number].step == int(resume)]
     else:
         named = [number for number, commit in commits.items() if commit.folder == resume]
     usable = ", ".join(str(commits[number].step) for number in log.usable_line()) or "none"
-    if not resume.isdigit() and not resume.startswith("checkpoint-"):
+    if not resume.isdecimal() and not resume.startswith("checkpoint-"):
         raise BadInput(
             f"'{resume}' names no checkpoint", where="--resume", fix="latest, a step such as 500, or checkpoint-500-a2"
         )
@@ -222,6 +225,7 @@ def _adopt_entry(
         live=tuple(ref for ref in before.live if ref.number not in search.damaged),
         lineage=(*before.lineage, link),
         totals=_totals_with_lost_work(storage, log, before, base_step),
+        changed_options={**before.changed_options, **wish.changed_options},
     )
     # One nonce a number: an earlier, late put of this very adopt is known again as ours.
     nonce = f"{run_nonce}-{log.next_number}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 import time
 import uuid
@@ -32,9 +33,7 @@ class Request(Record):
 def post_request(storage: Storage, kind: RequestKind, *, checkpoint: int | None = None) -> Request:
     """Leave a request for whoever holds the run; the status of that attempt lists its nonce once it is done."""
     nonce = uuid.uuid4().hex
-    request = Request(
-        kind=kind, nonce=nonce, asked_by=f"{getpass.getuser()}@{socket.gethostname()}", checkpoint=checkpoint
-    )
+    request = Request(kind=kind, nonce=nonce, asked_by=f"{_user()}@{socket.gethostname()}", checkpoint=checkpoint)
     # The time only sorts the keys for people; nothing is decided by it.
     storage.put_if_absent(control_key(time.time_ns() // 1_000_000, nonce), request.model_dump_json().encode())
     return request
@@ -49,3 +48,10 @@ def open_requests(storage: Storage) -> list[tuple[str, Request]]:
         except (KeyNotFound, ValidationError):
             continue
     return found
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id may have no name (KeyError before Python 3.13)
+        return f"uid {os.getuid()}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class Record(BaseModel):
@@ -73,6 +73,8 @@ class RunState(Record):
     live: tuple[CheckpointRef, ...]
     lineage: tuple[AttemptRef, ...]
     totals: Totals
+    changed_options: dict[str, JsonValue] = {}
+    """Options that were changed since `run.json` was written, with the values that hold now."""
 
 
 class Adopt(Record):

@@ -31,7 +31,7 @@ def this_process() -> Process:
         boot_id=_boot_id(),
         pid_namespace=_pid_namespace(),
         pid=os.getpid(),
-        started=str(psutil.Process().create_time()),
+        started=_started(psutil.Process()),
     )
 
 
@@ -41,7 +41,7 @@ def is_known_gone(process: Process) -> bool:
         return False
     try:
         found = psutil.Process(process.pid)
-        return str(found.create_time()) != process.started or found.status() == psutil.STATUS_ZOMBIE
+        return _started(found) != process.started or found.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:
@@ -60,26 +60,28 @@ class Patience:
     tell: Callable[[str], None] = lambda _message: None
 
 
-def wait_until_free(storage: Storage, log: Log, *, mine: Process, patience: Patience) -> str:
-    """Return why the run is free to be adopted, waiting for its holder to go if need be.
+def wait_until_free(storage: Storage, *, mine: Process, patience: Patience) -> tuple[Log, str]:
+    """Wait for the run's holder to go if need be; returns the log by which the run is free, and why it is.
 
-    Raises HolderAlive after `patience.wait_seconds`, or when asked to stop.
+    An adopt belongs at the number after that log, and nowhere else: behind any further entry stands somebody of whom
+    nothing is known. Raises HolderAlive after `patience.wait_seconds`, or when asked to stop.
     """
+    log = read_log(storage)
     adopt = log.adopt
     if adopt is None:
-        return "nobody has trained this run yet"
+        return log, "nobody has trained this run yet"
     started = patience.monotonic()
     beat, beat_seen = _heartbeat(storage, adopt.attempt), started
     told = False
     while True:
         if reason := _free_at_once(log, adopt, mine=mine, take_over=patience.take_over):
-            return reason
+            return log, reason
         now = patience.monotonic()
         current = _heartbeat(storage, adopt.attempt)
         if current != beat:
             beat, beat_seen = current, now
         if now - beat_seen >= SILENCE_SECONDS:
-            return f"attempt {adopt.attempt} has given no sign of life for {SILENCE_SECONDS:.0f} s"
+            return log, f"attempt {adopt.attempt} has given no sign of life for {SILENCE_SECONDS:.0f} s"
         if patience.should_stop() or now - started >= patience.wait_seconds:
             raise HolderAlive(_still_held(storage, adopt, waited_seconds=now - started))
         if not told:
@@ -131,6 +133,19 @@ def _still_held(storage: Storage, adopt: Entry, *, waited_seconds: float) -> str
         f"changed. Watch it: dbr status {storage.describe()}; end it: dbr stop {storage.describe()}; or take the run from it: "
         "the same command with --take-over"
     )
+
+
+def _started(process: psutil.Process) -> str:
+    """When `process` began, in the kernel's ticks since boot where there are such.
+
+    Not `create_time()`: it adds the wall clock's idea of the boot, which moves when the clock is set, and a holder that
+    lives would seem to be another process of the same pid.
+    """
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return str(process.create_time())
+    return fields[19]  # proc(5): field 22, starttime, counted after the name, which may hold anything
 
 
 def _boot_id() -> str:

@@ -31,16 +31,19 @@ class Log:
     def __post_init__(self) -> None:
         retired: set[int] = set()
         aside: dict[int, SetAside] = {}
-        line: tuple[int, ...] = ()
-        line_at: dict[int | None, tuple[int, ...]] = {None: ()}
+        tip: int | None = None
+        before: dict[int, int | None] = {}
         for entry in self.entries:
             match entry.body:
                 case Adopt():
-                    line = line_at.get(entry.body.base, ())
+                    tip = entry.body.base
+                    if tip is not None and tip not in before:
+                        # Taken for "no line", it would start the run again at step 0.
+                        raise RefusedToGoOn(f"log entry {entry.number} goes on from {tip}, which is no checkpoint.")
                     aside.update({damaged.number: damaged for damaged in entry.body.set_aside})
                 case Commit():
-                    line = (*line, entry.number)
-                    line_at[entry.number] = line
+                    before[entry.number] = tip
+                    tip = entry.number
                     retired.update(entry.body.retire)
                 case Stopped():
                     retired.update(entry.body.retire)
@@ -48,7 +51,11 @@ class Log:
                     pass
         object.__setattr__(self, "retired", frozenset(retired))
         object.__setattr__(self, "set_aside", aside)
-        object.__setattr__(self, "line", line)
+        newest_first: list[int] = []
+        while tip is not None:
+            newest_first.append(tip)
+            tip = before[tip]
+        object.__setattr__(self, "line", tuple(reversed(newest_first)))
 
     @property
     def last(self) -> Entry | None:
@@ -88,10 +95,11 @@ class Log:
 
     def off_line(self) -> tuple[int, ...]:
         """Usable checkpoints that were gone back over, oldest first."""
+        line = set(self.line)
         return tuple(
             entry.number
             for entry in self.entries
-            if isinstance(entry.body, Commit) and entry.number not in self.line and self.is_usable(entry.number)
+            if isinstance(entry.body, Commit) and entry.number not in line and self.is_usable(entry.number)
         )
 
     def has_request(self, request_id: str) -> bool:
@@ -156,18 +164,22 @@ def put_entry(storage: Storage, entry: Entry) -> Entry:
     The answer is compared by nonce, because a lost response looks like a refusal, and some stores let several writers
     believe that they won. Raises OutcomeUnknown if the entry may still land later.
     """
-    key = log_key(entry.number)
+    key, body = log_key(entry.number), entry.model_dump_json(indent=1).encode()
+    trouble: StorageUnavailable | None = None
     try:
-        storage.put_if_absent(key, entry.model_dump_json(indent=1).encode())
+        storage.put_if_absent(key, body)
     except StorageUnavailable as error:
-        try:
-            return _parse(storage, entry.number, storage.read(key))
-        except (KeyNotFound, StorageUnavailable):
-            raise OutcomeUnknown(f"{storage.describe()}: no answer to the write of {key}: {error}") from error
+        trouble = error
     try:
-        return _parse(storage, entry.number, storage.read(key))
-    except KeyNotFound:
-        raise OutcomeUnknown(f"{storage.describe()}: {key} was written and is not there.") from None
+        stored = _parse(storage, entry.number, storage.read(key))
+        if trouble is not None and stored.nonce == entry.nonce:
+            # Seen is not yet durable: what the entry retires is deleted next, and a power cut must not bring it back.
+            storage.put_if_absent(key, body)
+    except (KeyNotFound, StorageUnavailable) as error:
+        raise OutcomeUnknown(
+            f"{storage.describe()}: it is not known whether {key} was written: {trouble or error!r}"
+        ) from error
+    return stored
 
 
 Builder = Callable[[Log], tuple[EntryBody, RunState]]
@@ -190,7 +202,11 @@ class LogWriter:
         for _ in range(_LATE_PUTS_MAX):
             body, state = build(self.log)
             entry = make_entry(number=self.log.next_number, attempt=self.attempt, body=body, state=state)
-            stored = put_entry(self._storage, entry)
+            try:
+                stored = put_entry(self._storage, entry)
+            except RefusedToGoOn as error:
+                # Somebody wrote it, perhaps a newer release, and it wasn't us.
+                raise Fenced(f"{error} This attempt ({self.attempt}) stops and has overwritten nothing.") from error
             if stored.attempt != self.attempt:
                 raise Fenced(
                     f"attempt {stored.attempt} has taken this run over ({log_key(stored.number)} in "
@@ -203,5 +219,7 @@ class LogWriter:
 
 
 def _says_the_same(stored: EntryBody, wanted: EntryBody) -> bool:
-    """An own late put of the very same checkpoint has done the work."""
-    return isinstance(stored, Commit) and isinstance(wanted, Commit) and stored.folder == wanted.folder
+    """An own late put has done the work: of the very same checkpoint, or of the same last words."""
+    if isinstance(stored, Commit) and isinstance(wanted, Commit):
+        return stored.folder == wanted.folder
+    return stored == wanted

@@ -20,6 +20,9 @@ class Pins(Record):
     """What must not change under a run: the base model's files and the pictures with their captions, as digests."""
 
     base_model: dict[str, str]
+    base_commit: str | None = None
+    """The Hub's commit of the base model; None for a folder."""
+    vae_commit: str | None = None
     dataset: str
 
 

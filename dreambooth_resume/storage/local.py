@@ -9,8 +9,10 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
+from typing import TypeVar
 
 from dreambooth_resume.errors import AccessDenied, KeyNotFound, OutcomeUnknown, StorageUnavailable
 from dreambooth_resume.storage.base import Body, StoredDigest, StoredObject
@@ -23,6 +25,9 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NOBODYS_TEMPORARY_SECONDS = 24 * 3600.0
+_TRIES_MAX = 20
+
+Placed = TypeVar("Placed")
 
 
 class LocalStorage:
@@ -38,49 +43,59 @@ class LocalStorage:
         return str(self.root)
 
     def read(self, key: str) -> bytes:
-        with _translated(f"read {self.root / key}", reading=True):
-            return self._body(key).read_bytes()
+        with _translated(f"read {self.root / key}", reading=True), self._open(key) as stored:
+            return stored.read()
 
     def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:
         target = self.root / key
         with _translated(f"write {target}"):
-            temporary = self._temporary()
-            try:
-                _fill(temporary, parts, durable=durable)
-                self._make_folder(target.parent, durable=durable)
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            _made_again(lambda: self._replace(target, parts, durable=durable))
             if durable:
-                _fsync_folder(target.parent)
+                _fsync_folder_if_there(target.parent)
+
+    def _replace(self, target: Path, parts: Sequence[Body], *, durable: bool) -> None:
+        _make_folder(target.parent, durable=durable)
+        temporary = self._temporary()
+        try:
+            _fill(temporary, parts, durable=durable)
+            os.replace(temporary, _body(target))
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def put_if_absent(self, key: str, body: bytes) -> bool:
         target = self.root / key
         with _translated(f"create {target}"):
-            self._make_folder(target.parent, durable=True)
-            temporary = self._temporary()
-            _fill(temporary, [body], durable=True)
-            try:
-                created = self._link(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
-        if created:
-            try:
-                _fsync_folder(target.parent)
-            except OSError as error:
-                raise OutcomeUnknown(f"{target} was created, but the disk did not confirm it: {error}") from error
+            created = _made_again(lambda: self._create(target, body))
+        try:
+            # Also where the key exists: its writer may not have come so far, and a caller who finds its own earlier
+            # body there takes it for done.
+            _fsync_folder_if_there(target.parent)
+        except OSError as error:
+            raise OutcomeUnknown(f"{target} is there, but the disk did not confirm it: {error}") from error
         return created
 
+    def _create(self, target: Path, body: bytes) -> bool:
+        _make_folder(target.parent, durable=True)
+        temporary = self._temporary()
+        try:
+            _fill(temporary, [body], durable=True)
+            return self._link(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def _link(self, temporary: Path, target: Path) -> bool:
+        if not hasattr(os, "link"):
+            return self._rename_folder(temporary, target)
         try:
             os.link(temporary, target)
         except OSError as error:
+            # A folder in the way may be an emptied one, which is no key: the rename knows.
+            if error.errno in _NO_LINKS or (error.errno in _TAKEN and target.is_dir()):
+                return self._rename_folder(temporary, target)
             if error.errno in _TAKEN:
                 return False
-            if error.errno not in _NO_LINKS:
-                raise
-            return self._rename_folder(temporary, target)
+            raise
         return True
 
     def _rename_folder(self, temporary: Path, target: Path) -> bool:
@@ -105,7 +120,7 @@ class LocalStorage:
         return True
 
     def digest(self, key: str) -> StoredDigest:
-        with _translated(f"read {self.root / key}", reading=True), open(self._body(key), "rb") as stored:
+        with _translated(f"read {self.root / key}", reading=True), self._open(key) as stored:
             sha256 = hashlib.file_digest(stored, "sha256").hexdigest()
             return StoredDigest(size_bytes=stored.tell(), sha256=sha256)
 
@@ -117,23 +132,26 @@ class LocalStorage:
         start = self.root / prefix.rpartition("/")[0]
         for folder, subfolders, files in os.walk(start, onerror=_raise_unless_absent):
             here = Path(folder)
-            subfolders[:] = [name for name in subfolders if not (here == self.root and name == TEMPORARY)]
-            for name in [*files, *(name for name in subfolders if (here / name / BODY_IN_FOLDER).is_file())]:
-                key = (here / name).relative_to(self.root).as_posix()
-                if key.startswith(prefix) and not (name == BODY_IN_FOLDER and here.suffix == ".json"):
+            keys = {name: (here / name).relative_to(self.root).as_posix() for name in [*subfolders, *files]}
+            # Other folders are not ours to look into: a disk's `lost+found` would refuse it.
+            ours = [name for name in subfolders if keys[name] != TEMPORARY and _may_hold(keys[name], prefix)]
+            in_folders = [name for name in ours if (here / name / BODY_IN_FOLDER).is_file()]
+            subfolders[:] = [name for name in ours if name not in in_folders]
+            for name in [*files, *in_folders]:
+                if keys[name].startswith(prefix):
                     # A file may go while we look: it is then simply not there.
                     with contextlib.suppress(FileNotFoundError):
-                        yield StoredObject(key=key, size_bytes=self._body(key).stat().st_size)
+                        yield StoredObject(key=keys[name], size_bytes=_body(here / name).stat().st_size)
 
     def delete(self, key: str) -> None:
         target = self.root / key
         with _translated(f"delete {target}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if target.is_dir():
-                shutil.rmtree(target)
-            else:
-                target.unlink()
-            # An emptied checkpoint folder is only clutter; another writer may be filling it again, so no force.
+            body = _body(target)  # of a folder that is no key but holds keys, this names nothing
+            body.unlink()
+            # An emptied folder is only clutter; another writer may be filling it again, so no force.
             with contextlib.suppress(OSError):
+                if body != target:
+                    target.rmdir()
                 if target.parent != self.root:
                     target.parent.rmdir()
 
@@ -151,22 +169,44 @@ class LocalStorage:
             existing = next(folder for folder in [self.root, *self.root.absolute().parents] if folder.exists())
             return shutil.disk_usage(existing).free
 
-    def _body(self, key: str) -> Path:
+    def _open(self, key: str) -> BufferedReader:
         path = self.root / key
-        return path / BODY_IN_FOLDER if path.is_dir() else path
+        try:
+            return open(path, "rb")
+        except IsADirectoryError:
+            return open(path / BODY_IN_FOLDER, "rb")
 
     def _temporary(self) -> Path:
         folder = self.root / TEMPORARY
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder, durable=True)
         return folder / f"{self._owner}-{uuid.uuid4().hex}"
 
-    def _make_folder(self, folder: Path, *, durable: bool) -> None:
-        """Create `folder`; a new folder's name is durable only once its parent is synced."""
-        missing = [path for path in [folder, *folder.parents] if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        if durable:
-            for path in missing:
-                _fsync_folder(path.parent)
+
+def _body(path: Path) -> Path:
+    """Where the body of the key at `path` lies, or would lie."""
+    return path / BODY_IN_FOLDER if path.is_dir() else path
+
+
+def _may_hold(folder: str, prefix: str) -> bool:
+    """Whether keys that start with `prefix` can lie in `folder`, or under its own name."""
+    return f"{folder}/".startswith(prefix) or prefix.startswith(f"{folder}/")
+
+
+def _made_again(place: Callable[[], Placed]) -> Placed:
+    """Run `place` again if a folder goes from under it: `delete` tidies emptied ones away, in any process."""
+    for _ in range(_TRIES_MAX - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return place()
+    return place()
+
+
+def _make_folder(folder: Path, *, durable: bool) -> None:
+    """Create `folder`; a new folder's name is durable only once its parent is synced."""
+    missing = [path for path in [folder, *folder.parents] if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if durable:
+        for path in missing:
+            _fsync_folder(path.parent)
 
 
 def _fill(path: Path, parts: Sequence[Body], *, durable: bool) -> None:
@@ -186,9 +226,18 @@ def _fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _fsync_folder_if_there(folder: Path) -> None:
+    """A folder that is gone was emptied by whoever deleted what we put there: nothing is left to make durable."""
+    with contextlib.suppress(FileNotFoundError):
+        _fsync_folder(folder)
+
+
 def _is_forgotten(left: os.DirEntry[str]) -> bool:
-    """A temporary of a command that no attempt owns: clutter once it is a day old by the file system's clock."""
-    return time.time() - left.stat().st_mtime > _NOBODYS_TEMPORARY_SECONDS
+    """A temporary of a command that no attempt owns: clutter once it is a day old. Its writer makes it anew if not."""
+    try:
+        return time.time() - left.stat().st_mtime > _NOBODYS_TEMPORARY_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def _remove(path: Path) -> None:

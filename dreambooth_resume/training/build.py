@@ -1,0 +1,235 @@
+"""Wires one attempt together. The only place, beside `workflows/`, where the parts meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.data.batch import BatchBuilder
+from dreambooth_resume.data.cache import Cache
+from dreambooth_resume.data.dataset import PictureSet
+from dreambooth_resume.data.loader import Loader
+from dreambooth_resume.data.plan import Plan
+from dreambooth_resume.data.random import Stream, generator
+from dreambooth_resume.data.samples import LatentSource, PixelSource, SampleSource, latent_variants, prompt_entry
+from dreambooth_resume.data.transforms import CropOptions, FloatArray
+from dreambooth_resume.models.base import Encoders, Family, ModelFacts
+from dreambooth_resume.models.digests import SourceDigests
+from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors
+from dreambooth_resume.models.lora import LoraSpec, add_lora
+from dreambooth_resume.models.source import ModelSource
+from dreambooth_resume.preemption.watcher import Watcher
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.training.optimizer import (
+    AdamWOptions,
+    LearningRateSchedule,
+    build_adamw,
+    scaled_learning_rate,
+)
+from dreambooth_resume.training.progress import Reporter
+from dreambooth_resume.training.state import TrainingState, lora_tensors
+from dreambooth_resume.training.step import StepMetrics, TrainableModel, prompt_table, train_step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What is to be trained, on what: settled before any weight is loaded."""
+
+    options: TrainOptions
+    seed: int
+    max_train_steps: int
+    plan: Plan
+    pictures: PictureSet
+    source: ModelSource
+    family: Family
+    facts: ModelFacts
+    digests: SourceDigests
+
+    @property
+    def lora(self) -> LoraSpec:
+        return LoraSpec(
+            rank=self.options.lora.rank, alpha=self.options.lora.alpha, dropout=self.options.lora.lora_dropout
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the trainer drives."""
+
+    state: TrainingState
+    loader: Loader
+    train_step: Callable[..., StepMetrics]
+    export_weights: Callable[[Mapping[str, torch.Tensor]], tuple[Mapping[str, torch.Tensor], Mapping[str, str]]]
+
+
+def make_accelerator(options: TrainOptions) -> Accelerator:
+    """Device and autocast. Accumulation, clipping and saving are ours: the sums have to be the same on any machine."""
+    return Accelerator(mixed_precision=options.training.precision)
+
+
+def build_parts(
+    assignment: Assignment,
+    storage: Storage,
+    *,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    watcher: Watcher,
+) -> Parts:
+    """Encode what the cache lacks, load the denoiser and put the fresh adapter on it.
+
+    Raises Interrupted or StoppedOnPurpose for a notice between two of these; what was encoded until then is kept.
+    """
+    options = assignment.options
+    device = accelerator.device
+    encoders = assignment.family.encoders(assignment.source, device=device)
+    prompts, samples = _encode(assignment, storage, encoders, reporter=reporter, watcher=watcher)
+    if options.data.cache_latents:
+        encoders.free()
+    watcher.leave_if_asked("encoding")
+    reporter.message("Loading the denoiser.")
+    denoiser = assignment.family.load_denoiser(
+        assignment.source,
+        device=device,
+        weight_dtype=torch.bfloat16 if options.training.precision == "bf16" else torch.float32,
+        gradient_checkpointing=options.training.gradient_checkpointing,
+    )
+    parameters = add_lora(denoiser, assignment.lora, normal_draw=partial(_init_draw, assignment.seed))
+    state = TrainingState(parameters, _adamw(options, parameters), lr_scheduler=options.optimization.lr_scheduler)
+    watcher.leave_if_asked("loading the denoiser")
+    model = TrainableModel(
+        denoiser=denoiser,
+        parameters=parameters,
+        prompts=prompt_table(prompts, denoiser=denoiser, device=device),
+        accelerator=accelerator,
+        encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
+    )
+    return Parts(
+        state=state,
+        loader=_loader(assignment, samples),
+        train_step=partial(
+            train_step,
+            model,
+            optimizer=state.optimizer,
+            schedule=_schedule(assignment),
+            max_grad_norm=options.optimization.max_grad_norm,
+        ),
+        export_weights=partial(_export, assignment.lora, denoiser.export_prefix, denoiser.lora_target_modules),
+    )
+
+
+def _init_draw(seed: int, number: int, shape: tuple[int, int]) -> FloatArray:
+    return generator(seed, Stream.INIT, step=number).standard_normal(shape, dtype=np.float32)
+
+
+def _encode(
+    assignment: Assignment,
+    storage: Storage,
+    encoders: Encoders,
+    *,
+    reporter: Reporter,
+    watcher: Watcher,
+) -> tuple[list[tuple[FloatArray, FloatArray]], SampleSource]:
+    """Every prompt's embeddings, and where samples come from. Loads an encoder only for what the home lacks."""
+    cache = Cache(storage)
+    prompt_key = assignment.family.prompt_key(assignment.digests)
+    entries = [
+        prompt_entry(prompt, encoder=prompt_key, encode=encoders.encode_prompt)
+        for prompt in assignment.pictures.prompts
+    ]
+    filled = cache.fill(
+        entries, should_stop=watcher.should_stop, on_progress=partial(reporter.phase, "encoding prompts")
+    )
+    samples = _sample_source(assignment, cache, encoders)
+    if filled and isinstance(samples, LatentSource):
+        on_progress = partial(reporter.phase, "encoding pictures")
+        filled = cache.fill(samples.entries, should_stop=watcher.should_stop, on_progress=on_progress)
+    if not filled:
+        watcher.leave_if_asked("encoding")
+    arrays = [cache.arrays(entry) for entry in entries]
+    return [(one["prompt_embeds"], one["pooled"]) for one in arrays], samples
+
+
+def _sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> SampleSource:
+    data = assignment.options.data
+    crops = CropOptions(resolution=data.resolution, center_crop=data.center_crop, random_flip=data.random_flip)
+    pictures = assignment.pictures.pictures
+    if not data.cache_latents:
+        return PixelSource(pictures, seed=assignment.seed, crops=crops, interpolation=data.image_interpolation_mode)
+
+    def encode(pixels_CHW: FloatArray) -> tuple[FloatArray, FloatArray]:
+        mean, logvar = encoders.encode_pixels(pixels_CHW)
+        return mean.cpu().numpy(), logvar.cpu().numpy()
+
+    variants = latent_variants(
+        pictures,
+        assignment.plan.variants_used(range(assignment.max_train_steps)),
+        seed=assignment.seed,
+        crops=crops,
+        interpolation=data.image_interpolation_mode,
+        encoder=assignment.family.latents_key(assignment.digests),
+        encode=encode,
+    )
+    return LatentSource(pictures, variants, cache=cache, resolution=data.resolution)
+
+
+def _adamw(options: TrainOptions, parameters: Mapping[str, torch.nn.Parameter]) -> torch.optim.AdamW:
+    chosen = options.optimization
+    return build_adamw(
+        parameters,
+        AdamWOptions(
+            beta1=chosen.adam_beta1,
+            beta2=chosen.adam_beta2,
+            weight_decay=chosen.adam_weight_decay,
+            epsilon=chosen.adam_epsilon,
+        ),
+    )
+
+
+def _schedule(assignment: Assignment) -> LearningRateSchedule:
+    chosen, training = assignment.options.optimization, assignment.options.training
+    return LearningRateSchedule(
+        name=chosen.lr_scheduler,
+        peak=scaled_learning_rate(
+            chosen.learning_rate,
+            scale_lr=chosen.scale_lr,
+            train_batch_size=training.train_batch_size,
+            gradient_accumulation_steps=training.gradient_accumulation_steps,
+        ),
+        warmup_steps=chosen.lr_warmup_steps,
+        total_steps=assignment.max_train_steps,
+        num_cycles=chosen.lr_num_cycles,
+        power=chosen.lr_power,
+    )
+
+
+def _loader(assignment: Assignment, samples: SampleSource) -> Loader:
+    options, facts = assignment.options, assignment.facts
+    side = options.data.resolution // facts.pixels_per_latent
+    builder = BatchBuilder(
+        assignment.plan,
+        assignment.pictures,
+        samples,
+        micro_batch_size=options.training.train_batch_size,
+        latent_shape=(facts.latent_channels, side, side),
+        train_timesteps=facts.num_train_timesteps,
+    )
+    return Loader(
+        builder,
+        end_step=assignment.max_train_steps,
+        workers=options.machine.dataloader_num_workers,
+        prefetch_factor=options.machine.prefetch_factor,
+    )
+
+
+def _export(
+    spec: LoraSpec, prefix: str, target_modules: tuple[str, ...], tensors: Mapping[str, torch.Tensor]
+) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str]]:
+    """A state's tensors as the LoRA file that Diffusers loads."""
+    weights = diffusers_tensors(lora_tensors(tensors), prefix=prefix)
+    return weights, diffusers_metadata(spec, prefix=prefix, target_modules=target_modules)

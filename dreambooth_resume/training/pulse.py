@@ -1,0 +1,90 @@
+"""What a running attempt tells the world, once a beat: its status, its curve so far, and what it heard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from dreambooth_resume.preemption.requests import RequestSource
+from dreambooth_resume.runs.entries import Process
+from dreambooth_resume.runs.home import status_key
+from dreambooth_resume.runs.status import Heartbeat, Phase, Status
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.training.metrics import MetricsSink
+
+
+@dataclass(slots=True, kw_only=True)
+class Situation:
+    """What there is to tell. The training thread sets the values; the heartbeat's thread reads them."""
+
+    step: int
+    max_train_steps: int
+    phase: Phase = "starting"
+    loss: float | None = None
+    learning_rate: float | None = None
+    samples_per_second: float | None = None
+    durable_step: int | None = None
+    alarm: str | None = None
+    exit_code: int | None = None
+
+
+class Pulse:
+    """The heartbeat of one attempt. Everything it writes is a hint under the attempt's own keys."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        situation: Situation,
+        *,
+        attempt: int,
+        process: Process,
+        requests: RequestSource,
+        sink: MetricsSink,
+    ) -> None:
+        self.situation = situation
+        self._storage = storage
+        self._attempt = attempt
+        self._process = process
+        self._requests = requests
+        self._sink = sink
+        self._heartbeat = Heartbeat(self._beat, interval_seconds=storage.hint_interval_seconds)
+
+    def start(self) -> None:
+        self._heartbeat.beat_now()
+        self._heartbeat.start()
+
+    def enter(self, phase: Phase) -> None:
+        """Begin a phase, and say so at the next beat."""
+        self.situation.phase = phase
+
+    def close(self, *, exit_code: int) -> None:
+        """The last words: what the attempt ended with."""
+        self._heartbeat.close()
+        self.situation.phase, self.situation.exit_code = "ended", exit_code
+        self._heartbeat.beat_now()
+
+    def _beat(self, counter: int) -> None:
+        # The status first: whether we live matters more to others than our curve.
+        self._storage.write(status_key(self._attempt), [self._status(counter)], durable=False)
+        self._requests.look(self._storage.hint_interval_seconds)
+        self._sink.flush(durable=False)
+
+    def _status(self, counter: int) -> bytes:
+        now = self.situation
+        status = Status(
+            attempt=self._attempt,
+            counter=counter,
+            updated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            phase=now.phase,
+            step=now.step,
+            max_train_steps=now.max_train_steps,
+            loss=now.loss,
+            learning_rate=now.learning_rate,
+            samples_per_second=now.samples_per_second,
+            durable_step=now.durable_step,
+            alarm=now.alarm or self._heartbeat.trouble,
+            process=self._process,
+            exit_code=now.exit_code,
+            answered=self._requests.answered,
+        )
+        return status.model_dump_json(indent=1).encode()

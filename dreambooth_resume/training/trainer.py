@@ -1,0 +1,146 @@
+"""The training loop, with every effect in sight. There are no callbacks: what happens in a step is written here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dreambooth_resume.checkpoint.manager import CheckpointManager
+from dreambooth_resume.data.batch import Batch
+from dreambooth_resume.data.loader import Loader
+from dreambooth_resume.errors import Interrupted, RefusedToGoOn
+from dreambooth_resume.preemption.requests import RequestSource
+from dreambooth_resume.preemption.watcher import Watcher, ending
+from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.training.metrics import MetricsSink
+from dreambooth_resume.training.progress import Reporter, StepUpdate
+from dreambooth_resume.training.pulse import Pulse
+from dreambooth_resume.training.state import TrainingState
+from dreambooth_resume.training.step import StepMetrics
+
+FINAL_SAVE_PATIENCE_SECONDS = 600.0
+"""How long a final or a notice's save waits for storage that does not answer, where no deadline is nearer."""
+_RATE_SMOOTHING = 0.1
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """One attempt's training, from the state's step to `max_train_steps`."""
+
+    state: TrainingState
+    train_step: Callable[[Batch], StepMetrics]
+    loader: Loader
+    manager: CheckpointManager
+    sink: MetricsSink
+    watcher: Watcher
+    requests: RequestSource
+    pulse: Pulse
+    reporter: Reporter
+    max_train_steps: int
+    effective_batch: int
+
+    def run(self) -> None:
+        """Train to the end and commit the last step. Raises Interrupted or StoppedOnPurpose after a notice's save."""
+        self.pulse.enter("training")
+        for step in range(self.state.global_step, self.max_train_steps):
+            started = time.monotonic()
+            metrics = self.train_step(self.loader[step])  # a pure function of the step and the state
+            self.state.last = metrics
+            self.state.global_step = step + 1  # the only line that does so
+            self._tell(metrics, seconds=time.monotonic() - started)
+            self.manager.check()
+            if notice := self.watcher.notice():
+                self._leave(notice)
+            if self.manager.due(self.state.global_step) and self.state.global_step < self.max_train_steps:
+                self.manager.save_in_background(self.state)
+            self._answer()
+        self._finish()
+
+    def _tell(self, metrics: StepMetrics, *, seconds: float) -> None:
+        """Log, show, and refuse to go on with a state that no later step can repair."""
+        step = self.state.global_step
+        if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
+            raise RefusedToGoOn(
+                f"Step {step}: the loss is {metrics.loss}, the gradient's norm {metrics.grad_norm}. Nothing of this "
+                f"step was saved; the last good checkpoint is step {self.manager.durable_step or 0}. "
+                "Try a lower --learning_rate, or look at the pictures."
+            )
+        self.sink.log(
+            step,
+            {
+                "loss": metrics.loss,
+                "learning_rate": metrics.learning_rate,
+                "grad_norm": metrics.grad_norm,
+                "seconds": round(seconds, 4),
+            },
+        )
+        now = self.pulse.situation
+        rate = self.effective_batch / max(seconds, 1e-9)
+        before = now.samples_per_second
+        now.samples_per_second = rate if before is None else before + _RATE_SMOOTHING * (rate - before)
+        now.step, now.loss, now.learning_rate = step, metrics.loss, metrics.learning_rate
+        now.durable_step, now.alarm = self.manager.durable_step, self.manager.alarm
+        self.reporter.step(
+            StepUpdate(
+                step=step,
+                max_train_steps=self.max_train_steps,
+                loss=metrics.loss,
+                learning_rate=metrics.learning_rate,
+                samples_per_second=now.samples_per_second,
+                durable_step=now.durable_step,
+                alarm=now.alarm,
+            )
+        )
+
+    def _answer(self) -> None:
+        """Carry out what was asked in `control/`."""
+        if saves := self.requests.open("save"):
+            self.manager.save_now(self.state, reason="asked for", give_up=self._must_go)
+            self.requests.done(saves)
+        # A step that is committed already has no entry to come that could retire anything: the next step has.
+        if (retires := self.requests.open("retire")) and self.manager.durable_step != self.state.global_step:
+            self.manager.retire_with_next({one.checkpoint for one in retires if one.checkpoint is not None})
+            self.manager.save_now(self.state, reason="asked to retire one", give_up=self._must_go)
+            self.requests.done(retires)
+
+    def _finish(self) -> None:
+        """Commit the last step. A notice that comes meanwhile does not make it shorter: nothing is left to train."""
+        self.pulse.enter("saving")
+        self.reporter.message("Saving the last step.")
+        if not self.manager.save_now(self.state, reason="final", give_up=self._patience()):
+            raise Interrupted(f"The last step could not be committed. {self.manager.alarm or ''} {_COME_BACK}")
+
+    def _leave(self, notice: Notice) -> None:
+        """Save for `notice` and end the attempt. Never returns."""
+        self.pulse.enter("saving")
+        step = self.state.global_step
+        self.reporter.message(f"{notice.source}: saving step {step}, then leaving.")
+        saved = self.manager.save_now(self.state, reason=notice.source, give_up=self._patience(notice))
+        durable = self.manager.durable_step or 0
+        if not saved:
+            message = f"{notice.source}: left without saving step {step}; the last durable step is {durable}."
+            raise ending(notice, f"{message} {_COME_BACK}")
+        # Said twice: the entry only saves the next attempt some waiting, and somebody is in a hurry.
+        if self._insistence() < 2:
+            self.manager.write_stopped(reason=notice.source, exit_code=notice.exit_code)
+        self.requests.done(self.requests.open("stop"))
+        raise ending(notice, f"{notice.source}: step {durable} of {self.max_train_steps} is saved. {_COME_BACK}")
+
+    def _insistence(self) -> int:
+        notice = self.watcher.notice()
+        return notice.insistence if notice else 0
+
+    def _must_go(self) -> bool:
+        """Somebody asked three times: go now, whatever is not yet written."""
+        return self._insistence() >= 3
+
+    def _patience(self, notice: Notice | None = None) -> Callable[[], bool]:
+        deadline = time.monotonic() + FINAL_SAVE_PATIENCE_SECONDS
+        if notice is not None and notice.deadline_monotonic_s is not None:
+            deadline = min(deadline, notice.deadline_monotonic_s)
+        return lambda: self._must_go() or time.monotonic() >= deadline
+
+
+_COME_BACK = "The same command goes on from there."

@@ -1,0 +1,1 @@
+"""What needs training, launching or insight together: the programs behind the commands."""

@@ -1,0 +1,174 @@
+"""One attempt, from its durable `adopt` to the entry that ends it, with a heartbeat all the while."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+
+from dreambooth_resume.checkpoint.commit import Committer, collect
+from dreambooth_resume.checkpoint.format import SavedState
+from dreambooth_resume.checkpoint.manager import CheckpointManager
+from dreambooth_resume.checkpoint.reader import load_staged
+from dreambooth_resume.config.change_policy import OptionChange
+from dreambooth_resume.data.inputs import store_inputs
+from dreambooth_resume.errors import DbrError
+from dreambooth_resume.preemption.requests import RequestSource
+from dreambooth_resume.preemption.signals import SignalSource
+from dreambooth_resume.preemption.watcher import Watcher
+from dreambooth_resume.runs.adoption import Adoption
+from dreambooth_resume.runs.entries import Process
+from dreambooth_resume.runs.log import Log
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.training.build import Assignment, Parts, build_parts
+from dreambooth_resume.training.metrics import MetricsSink
+from dreambooth_resume.training.progress import Reporter
+from dreambooth_resume.training.pulse import Pulse, Situation
+from dreambooth_resume.training.trainer import Trainer
+from dreambooth_resume.workflows import wording
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What one process life needs to train the run that it holds."""
+
+    storage: Storage
+    assignment: Assignment
+    accelerator: Accelerator
+    adopted: Adoption[SavedState]
+    process: Process
+    signals: SignalSource
+    reporter: Reporter
+    exactness: str
+    changes: tuple[OptionChange, ...]
+
+    @property
+    def number(self) -> int:
+        return self.adopted.writer.attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Life:
+    """The threads and channels of one attempt."""
+
+    pulse: Pulse
+    requests: RequestSource
+    watcher: Watcher
+    sink: MetricsSink
+
+
+def run_attempt(attempt: Attempt) -> Log:
+    """Train to the end; the finished log. Raises the error that ended the attempt earlier."""
+    attempt.storage.claim(attempt.number)
+    life = _begin_life(attempt)
+    life.pulse.start()
+    exit_code = DbrError.exit_code
+    try:
+        log = _train(attempt, life)
+        exit_code = 0
+    except DbrError as error:
+        exit_code = error.exit_code
+        raise
+    finally:
+        life.pulse.close(exit_code=exit_code)
+    return log
+
+
+def _begin_life(attempt: Attempt) -> _Life:
+    base = attempt.adopted.base
+    requests = RequestSource(attempt.storage, monotonic=time.monotonic)
+    sink = MetricsSink(attempt.storage, attempt=attempt.number)
+    situation = Situation(
+        step=base.step if base else 0,
+        max_train_steps=attempt.assignment.max_train_steps,
+        durable_step=base.step if base else None,
+    )
+    pulse = Pulse(
+        attempt.storage, situation, attempt=attempt.number, process=attempt.process, requests=requests, sink=sink
+    )
+    return _Life(pulse=pulse, requests=requests, watcher=Watcher([attempt.signals, requests]), sink=sink)
+
+
+def _train(attempt: Attempt, life: _Life) -> Log:
+    storage, adopted, options = attempt.storage, attempt.adopted, attempt.assignment.options
+    life.pulse.enter("preparing")
+    if options.data.store_inputs and not store_inputs(
+        storage, attempt.assignment.pictures, should_stop=life.watcher.should_stop
+    ):
+        life.watcher.leave_if_asked("copying the pictures")
+    staged = _staged(attempt)
+    parts = build_parts(
+        attempt.assignment,
+        storage,
+        accelerator=attempt.accelerator,
+        reporter=attempt.reporter,
+        watcher=life.watcher,
+    )
+    if (saved := staged or adopted.loaded) is not None:
+        parts.state.load(saved)
+    attempt.reporter.message(_how_it_begins(attempt, parts, staged))
+    # Only now: what was staged has been read, and since the adopt nobody of a lower attempt can commit any more.
+    collect(storage, adopted.writer.log, attempt=attempt.number)
+    manager = CheckpointManager(
+        Committer(
+            storage,
+            adopted.writer,
+            export_weights=parts.export_weights,
+            flush_metrics=lambda _step: life.sink.flush(durable=True),
+            total_limit=options.checkpoints.checkpoints_total_limit,
+            max_train_steps=attempt.assignment.max_train_steps,
+        ),
+        interval_steps=options.checkpoints.checkpointing_steps,
+        base=adopted.base,
+    )
+    manager.start()
+    try:
+        if staged is not None:
+            manager.save_in_background(parts.state, reason=f"staged by attempt {attempt.number - 1}")
+        _trainer(attempt, life, parts, manager).run()
+        manager.write_finished()
+    finally:
+        manager.close()
+        parts.loader.close()
+    return adopted.writer.log
+
+
+def _staged(attempt: Attempt) -> SavedState | None:
+    """What the attempt just before wrote and could not commit: loaded in place of training those steps again."""
+    adopted = attempt.adopted
+    if not adopted.may_use_staged:
+        return None
+    base_step = adopted.base.step if adopted.base else 0
+    return load_staged(attempt.storage, attempt=attempt.number - 1, above_step=base_step)
+
+
+def _trainer(attempt: Attempt, life: _Life, parts: Parts, manager: CheckpointManager) -> Trainer:
+    return Trainer(
+        state=parts.state,
+        train_step=parts.train_step,
+        loader=parts.loader,
+        manager=manager,
+        sink=life.sink,
+        watcher=life.watcher,
+        requests=life.requests,
+        pulse=life.pulse,
+        reporter=attempt.reporter,
+        max_train_steps=attempt.assignment.max_train_steps,
+        effective_batch=attempt.assignment.plan.batch_size,
+    )
+
+
+def _how_it_begins(attempt: Attempt, parts: Parts, staged: SavedState | None) -> str:
+    adopted, assignment = attempt.adopted, attempt.assignment
+    if adopted.base is None and staged is None:
+        return wording.fresh_start(attempt.number, assignment.max_train_steps, adopted.writer.log, attempt.exactness)
+    return wording.resumed(
+        adopted,
+        step=parts.state.global_step,
+        staged=staged is not None,
+        assignment=assignment,
+        last=parts.state.last,
+        exactness=attempt.exactness,
+        changes=attempt.changes,
+    )

@@ -1,0 +1,272 @@
+"""Everything that can be wrong is found here, before a model is loaded or a byte of the run is written."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from dreambooth_resume.config.change_policy import OptionChange, compare, refuse_if_refused
+from dreambooth_resume.config.load import GivenOptions, record, resolve, with_values
+from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.data.dataset import PictureSet, scan_pictures
+from dreambooth_resume.data.fingerprint import dataset_fingerprint
+from dreambooth_resume.data.inputs import load_inputs
+from dreambooth_resume.data.plan import Plan
+from dreambooth_resume.errors import BadInput, RefusedToGoOn
+from dreambooth_resume.models.base import Family, ModelFacts
+from dreambooth_resume.models.digests import SourceDigests, default_cache_file, digest_files
+from dreambooth_resume.models.families import family_named
+from dreambooth_resume.models.hub import HuggingFaceHub
+from dreambooth_resume.models.source import ModelSource, resolve_source
+from dreambooth_resume.runs.adoption import LATEST
+from dreambooth_resume.runs.home import CHECKPOINT_PREFIX, LOG_PREFIX, WEIGHTS_NAME
+from dreambooth_resume.runs.log import Log, read_log
+from dreambooth_resume.runs.record import RunRecord, read_record
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.local import LocalStorage
+
+# The LoRA file, the float32 masters and AdamW's two moments: four times four bytes a parameter.
+_CHECKPOINT_BYTES_PER_PARAMETER = 16
+_SPARE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """A run's home as this start found it. `record` is None where there is no run yet."""
+
+    storage: Storage
+    stage: Path
+    record: RunRecord | None
+    log: Log
+
+    @property
+    def recorded(self) -> dict[str, JsonValue] | None:
+        """The run's options with the changes that were made since; None where there is no run yet."""
+        if self.record is None:
+            return None
+        changed = self.log.last.state.changed_options if self.log.last else {}
+        return {**self.record.options, **changed}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of this attempt, and those that were given otherwise than the run has them."""
+
+    train: TrainOptions
+    changes: tuple[OptionChange, ...]
+
+    @property
+    def changed(self) -> dict[str, JsonValue]:
+        """What later attempts are to take over."""
+        now = as_json(record(self.train))
+        return {change.name: now[change.name] for change in self.changes}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What the run is trained on and with, all of it at hand on this machine."""
+
+    source: ModelSource
+    family: Family
+    facts: ModelFacts
+    digests: SourceDigests
+    pictures: PictureSet
+    fingerprint: str
+
+
+def open_home(storage: Storage, output_dir: str) -> Home:
+    """Read what lies in the home. Raises BadInput for a folder that can't be one, RefusedToGoOn for half a run."""
+    if isinstance(storage, LocalStorage):
+        _check_folder(Path(output_dir))
+    run_record = read_record(storage)
+    if run_record is not None:
+        return Home(storage=storage, stage=Path(output_dir), record=run_record, log=read_log(storage))
+    if storage.list(LOG_PREFIX):
+        raise RefusedToGoOn(
+            f"{storage.describe()} has a commit log but no run.json. Put run.json back from a copy, or begin a new run "
+            "in another folder."
+        )
+    foreign = [found.key for found in storage.list(CHECKPOINT_PREFIX)] + [
+        found.key for found in storage.list(WEIGHTS_NAME)
+    ]
+    if foreign:
+        raise BadInput(
+            f"the folder holds {foreign[0]}, which another program made, and no run of dbr",
+            where=f"--output_dir {output_dir}",
+            fix="name a new folder, so that nothing of it is overwritten",
+        )
+    return Home(storage=storage, stage=Path(output_dir), record=None, log=Log())
+
+
+def choose_options(home: Home, given: GivenOptions) -> Options:
+    """The options to train with. Raises BadInput for a run that nobody asked to resume, and for refused changes."""
+    if home.record is None:
+        return Options(train=_with_a_seed(resolve(given, recorded=None)), changes=())
+    recorded = home.recorded
+    assert recorded is not None
+    options = resolve(given, recorded=recorded)
+    if options.checkpoints.resume_from_checkpoint is None:
+        raise BadInput(
+            f"the folder holds a run already ({_progress(home)})",
+            where=f"--output_dir {home.storage.describe()}",
+            fix="--resume latest to go on with it, or another --output_dir for a new run",
+        )
+    changes = compare(recorded, given)
+    refuse_if_refused(changes)
+    return Options(train=options, changes=changes)
+
+
+def gather_inputs(home: Home, options: TrainOptions) -> Inputs:
+    """Find the base model and the pictures, and compare both with what the run was begun with.
+
+    Raises BadInput for what is missing or unreadable, RefusedToGoOn for what is not what the run was begun with.
+    """
+    pictures = _pictures(home, options)
+    fingerprint = dataset_fingerprint(pictures.pictures)
+    if home.record is not None and home.record.pins.dataset != fingerprint:
+        raise RefusedToGoOn(_other_pictures(home, options))
+    pins = home.record.pins if home.record else None
+    source = resolve_source(
+        options.model.pretrained_model_name_or_path,
+        vae_name=options.model.pretrained_vae_model_name_or_path,
+        revision=(pins.base_commit if pins else None) or options.model.revision,
+        vae_revision=pins.vae_commit if pins else None,
+        variant=options.model.variant,
+        hub=HuggingFaceHub(cache_dir=options.model.cache_dir),
+    )
+    family = family_named(source.family)
+    facts = family.check(source)
+    digests = digest_files(source.files, cache_file=default_cache_file())
+    if pins is not None and pins.base_model != dict(digests.files):
+        raise RefusedToGoOn(_other_model(pins.base_model, digests.files, options))
+    return Inputs(
+        source=source, family=family, facts=facts, digests=digests, pictures=pictures, fingerprint=fingerprint
+    )
+
+
+def total_steps(options: TrainOptions, plan: Plan) -> int:
+    """Optimizer updates of the whole run."""
+    return options.training.max_train_steps or plan.steps_for_epochs(options.training.num_train_epochs)
+
+
+def check_length(home: Home, options: TrainOptions, *, max_train_steps: int) -> None:
+    """Raises BadInput if the run has come further than it is to go."""
+    last = home.log.last
+    resume = options.checkpoints.resume_from_checkpoint
+    if last is not None and resume == LATEST and last.state.step > max_train_steps:
+        raise BadInput(
+            f"the run has made {last.state.step} steps already",
+            where=f"--max_train_steps {max_train_steps}",
+            fix=f"give more steps, or go back to a checkpoint: --resume {max_train_steps}",
+        )
+
+
+def check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_steps: int) -> None:
+    """Raises BadInput if the home's disk has less room than the run will fill."""
+    free = home.storage.free_bytes()
+    if free is None:
+        return
+    parameters = inputs.family.adapter_parameters(inputs.source, rank=options.lora.rank)
+    checkpoint = parameters * _CHECKPOINT_BYTES_PER_PARAMETER
+    kept = -(-max_train_steps // options.checkpoints.checkpointing_steps)
+    limit = options.checkpoints.checkpoints_total_limit
+    # The old checkpoint goes only when the new one is durable, so there is one more than the limit for a moment.
+    at_once = min(kept, limit + 1) if limit else kept
+    already = len(home.log.last.state.live) if home.log.last else 0
+    needed = max(0, at_once - already) * checkpoint + inputs.pictures.size_bytes + _SPARE_BYTES
+    if free < needed:
+        raise BadInput(
+            f"{_megabytes(needed)} will be needed ({at_once} checkpoints of {_megabytes(checkpoint)}, pictures, log), "
+            f"and {_megabytes(free)} are free",
+            where=f"--output_dir {home.storage.describe()}",
+            fix="make room, name another folder, or keep fewer: --checkpoints_total_limit 2",
+        )
+
+
+def as_json(values: Mapping[str, object]) -> dict[str, JsonValue]:
+    """What `record` returns, which is JSON-able by its promise, as that type."""
+    return {name: value for name, value in values.items() if isinstance(value, str | int | float | bool | None)}
+
+
+def _with_a_seed(options: TrainOptions) -> TrainOptions:
+    """Without --seed one is drawn at the first start and kept: an unseeded run resumes as exactly as any."""
+    if options.training.seed is not None:
+        return options
+    return with_values(options, {"seed": secrets.randbelow(2**32)})
+
+
+def _check_folder(folder: Path) -> None:
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    problem = None
+    if not existing.is_dir():
+        problem = f"{existing} is a file"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = f"you may not write to {existing}"
+    if problem is not None:
+        raise BadInput(problem, where=f"--output_dir {folder}", fix="name a folder that you can write to")
+
+
+def _pictures(home: Home, options: TrainOptions) -> PictureSet:
+    """The home's own copy on a resume, which no edit of the folder reaches; else the folder.
+
+    Where both are there and the folder has changed, the user has to hear of it, not find out by the result.
+    """
+    folder = Path(options.data.instance_data_dir)
+    prompt, skip_bad = options.data.instance_prompt, options.data.skip_bad_images
+    stored = load_inputs(home.storage, home.stage, prompt=prompt) if home.record is not None else None
+    if stored is None:
+        return scan_pictures(folder, prompt=prompt, skip_bad=skip_bad)
+    if folder.is_dir():
+        now = scan_pictures(folder, prompt=prompt, skip_bad=True)
+        if now.pictures and dataset_fingerprint(now.pictures) != dataset_fingerprint(stored.pictures):
+            raise RefusedToGoOn(_changed_folder(folder, stored, now))
+    return stored
+
+
+def _changed_folder(folder: Path, stored: PictureSet, now: PictureSet) -> str:
+    before = {picture.name: picture.sha256 for picture in stored.pictures}
+    after = {picture.name: picture.sha256 for picture in now.pictures}
+    groups = {
+        "added": sorted(after.keys() - before.keys()),
+        "removed": sorted(before.keys() - after.keys()),
+        "edited": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
+    }
+    listed = "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in groups.items() if names)
+    return (
+        f"The pictures in {folder} have changed since the run began ({listed}). Put them back as they were, or begin a "
+        "new run with another --output_dir. The run's own copy is safe in its home: rename the folder to go on with it."
+    )
+
+
+def _other_pictures(home: Home, options: TrainOptions) -> str:
+    return (
+        f"The pictures in {options.data.instance_data_dir} are not those that the run in {home.storage.describe()} was "
+        "begun with, and the home has no copy of them. Put the first ones back, or begin a new run with another "
+        "--output_dir."
+    )
+
+
+def _other_model(then: Mapping[str, str], now: Mapping[str, str], options: TrainOptions) -> str:
+    differing = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+    return (
+        f"The base model {options.model.pretrained_model_name_or_path} is not the one that the run was begun with: "
+        f"{', '.join(differing[:3])} differ{'s' if len(differing) == 1 else ''}. Point "
+        "--pretrained_model_name_or_path to the first one, or begin a new run with another --output_dir."
+    )
+
+
+def _progress(home: Home) -> str:
+    state = home.log.last.state if home.log.last else None
+    if state is None:
+        return "not yet trained"
+    done = "finished, " if home.log.finished else ""
+    return f"{done}step {state.step} of {state.max_train_steps}"
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.0f} MB"

@@ -1,0 +1,101 @@
+"""What `dbr train` says at its turns: what was found, what happens, what to type. Read at three in the morning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dreambooth_resume.checkpoint.format import SavedState
+from dreambooth_resume.config.change_policy import OptionChange
+from dreambooth_resume.data.plan import Plan
+from dreambooth_resume.runs.adoption import Adoption
+from dreambooth_resume.runs.entries import CheckpointRef
+from dreambooth_resume.runs.home import WEIGHTS_NAME
+from dreambooth_resume.runs.log import Log
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.training.build import Assignment
+from dreambooth_resume.training.numerics import compare_fingerprints
+from dreambooth_resume.training.step import StepMetrics
+from dreambooth_resume.workflows.preflight import Inputs
+
+_EXACT = "exact: same device, libraries and threads as at the run's start, so the result has the same bytes"
+
+
+def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str) -> str:
+    """The run in two lines, before anything is loaded."""
+    pictures = inputs.pictures
+    skipped = f" ({len(pictures.skipped)} unreadable ones left out)" if pictures.skipped else ""
+    epochs = steps * plan.batch_size / plan.epoch_length
+    return (
+        f"{len(pictures.pictures)} pictures{skipped}, {steps} steps of {plan.batch_size} samples "
+        f"({epochs:.1f} epochs), base model {inputs.source.name}\n"
+        f"Home {storage.describe()}: {fencing}"
+    )
+
+
+def exactness(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """`exact`, or `equivalent` and why."""
+    differing = compare_fingerprints(then, now)
+    if not differing:
+        return _EXACT
+    listed = "; ".join(f"{name} {before} -> {after}" for name, before, after in differing)
+    return f"equivalent: same samples and noise, but not the same last bits, because of {listed}"
+
+
+def fresh_start(attempt: int, max_train_steps: int, log: Log, exact: str) -> str:
+    """Where a run begins, or begins again because no attempt came to its first checkpoint."""
+    before = f" No checkpoint was committed by the {attempt - 1} before it." if attempt > 1 else ""
+    seed_note = "Interrupt it whenever you like; the same command with --resume latest goes on."
+    return f"Attempt {attempt} begins at step 0 of {max_train_steps}.{before} {seed_note}" + (
+        f"\n{exact.capitalize()}." if len(log.entries) > 1 else ""
+    )
+
+
+def resumed(
+    adopted: Adoption[SavedState],
+    *,
+    step: int,
+    staged: bool,
+    assignment: Assignment,
+    last: StepMetrics | None,
+    exactness: str,
+    changes: Sequence[OptionChange],
+) -> str:
+    """A resume in three lines, and a line for everything that is otherwise than it was."""
+    plan = assignment.plan
+    samples = step * plan.batch_size
+    found = _found(adopted, staged=staged)
+    rate = f"learning rate {last.learning_rate:.3g}, loss {last.loss:.4f} at step {step}; " if last else ""
+    lines = [
+        *(f"Set aside: {aside.folder}: {aside.reason}." for aside in adopted.set_aside),
+        f"Resuming from {found} as attempt {adopted.writer.attempt}: step {step} of {assignment.max_train_steps}.",
+        f"Restored: {rate}optimizer moments; data position {samples % plan.epoch_length} of {plan.epoch_length} in "
+        f"epoch {samples // plan.epoch_length + 1}.",
+        f"{exactness[0].upper()}{exactness[1:]}.",
+        *(f"Changed: {change.line}" for change in changes),
+    ]
+    return "\n".join(lines)
+
+
+def finished(storage: Storage, log: Log, ref: CheckpointRef) -> str:
+    """Where everything is, and what to type next."""
+    assert log.last is not None
+    state = log.last.state
+    weights = next(file for file in ref.files if file.key.endswith(WEIGHTS_NAME))
+    home = storage.describe()
+    attempts = len({entry.attempt for entry in log.entries})
+    totals = state.totals
+    return (
+        f"Finished: step {state.step} of {state.max_train_steps}, {attempts} attempt{'s' if attempts > 1 else ''}, "
+        f"{totals.redone_steps} steps made twice, {totals.training_seconds:.0f} s of training.\n"
+        f"LoRA: {home}/{WEIGHTS_NAME}\n"
+        f"SHA-256: {weights.sha256}\n"
+        f"Use it: pipe.load_lora_weights({home!r}); look at the run: dbr status {home}"
+    )
+
+
+def _found(adopted: Adoption[SavedState], *, staged: bool) -> str:
+    base = adopted.base
+    if staged:
+        return f"what attempt {adopted.writer.attempt - 1} had written and not yet committed (verified)"
+    assert base is not None
+    return f"{base.folder} (attempt {base.attempt}, {len(base.files)} files verified)"
