@@ -41,7 +41,7 @@ def found(word: str) -> str:
     by_name = [option for option in OPTIONS.values() if any(wanted in name for name in (option.name, *option.aliases))]
     by_help = [option for option in OPTIONS.values() if option not in by_name and in_text.search(_spaced(option.help))]
     named = OTHER_TRAINERS.get(wanted)
-    if named in OPTIONS and OPTIONS[named] not in by_name:
+    if named is not None and named in OPTIONS and OPTIONS[named] not in by_name:
         by_name.insert(0, OPTIONS[named])
     lines += [option_help(option) for option in (*by_name, *by_help)]
     lines += [

@@ -14,10 +14,10 @@ def format_error(error: DbrError) -> str:
     """
     if not isinstance(error, BadInput):
         return f"dbr: {error}"
-    place = f"{error.where}: " if error.where else ""
-    lines = [f"dbr: {place}{error.what}"]
+    place = f"{_printable(error.where)}: " if error.where else ""
+    lines = [f"dbr: {place}{_printable(error.what)}"]
     if error.fix:
-        lines.append(f"  fix: {error.fix}")
+        lines.append(f"  fix: {_printable(error.fix)}")
     return "\n".join(lines)
 
 
@@ -33,7 +33,7 @@ def shown(value: object) -> str:
         return "a group of keys"
     if isinstance(value, str):
         text = value if len(value) <= LONGEST_SHOWN_VALUE else value[: LONGEST_SHOWN_VALUE - 1] + "…"
-        return '"' + text.replace("\n", "\\n") + '"'
+        return f'"{text}"'
     return str(value)[:LONGEST_SHOWN_VALUE]
 
 
@@ -50,3 +50,8 @@ def assignment(name: str, value: object, *, where: str) -> str:
 def plain(value: object) -> str:
     """A value without quotes, for lists and defaults."""
     return value if isinstance(value, str) else shown(value)
+
+
+def _printable(text: str) -> str:
+    """Control characters, which a mistyped word can hold, as escapes: a terminal would obey them."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -28,8 +28,8 @@ def read_yaml(path: Path) -> tuple[YamlValue, ...]:
     Raises BadInput if the file can't be read, isn't YAML, isn't a flat mapping, or has a key twice.
     """
     text = _read(path)
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return ()
@@ -40,8 +40,6 @@ def read_yaml(path: Path) -> tuple[YamlValue, ...]:
         return _pairs(path, loader, node)
     except yaml.YAMLError as error:
         raise _not_yaml(path, error) from None
-    finally:
-        loader.dispose()
 
 
 def _read(path: Path) -> str:
@@ -86,7 +84,8 @@ def _pairs(path: Path, loader: yaml.SafeLoader, node: yaml.MappingNode) -> tuple
             )
         try:
             value = loader.construct_object(value_node, deep=True)
-        except ValueError:  # a date such as 2026-13-41
+        except (ValueError, AttributeError, KeyError, IndexError, TypeError):
+            # PyYAML's constructors raise these for text that doesn't fit its type: the date 2026-13-41, `!!bool x`.
             raise BadInput("the value can't be read", where=where, fix="put it in quotes") from None
         found[name] = YamlValue(name=name, value=value, where=where)
     return tuple(found.values())
