@@ -80,7 +80,7 @@ def _unet() -> Any:
         block_out_channels=(32, 64),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         transformer_layers_per_block=(1, 2),
         attention_head_dim=(2, 4),
         cross_attention_dim=2 * _TEXT_WIDTH,
