@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from dreambooth_resume import errors
+from dreambooth_resume.data.cache import CACHE_PREFIX
+from dreambooth_resume.data.inputs import INPUTS_LIST, INPUTS_PREFIX
+from dreambooth_resume.runs import home
 
 SCRIPT_FLAGS = """
 pretrained_model_name_or_path pretrained_vae_model_name_or_path revision variant dataset_name dataset_config_name
@@ -105,3 +108,12 @@ def test_make_targets_in_documents_exist(documents: list[Path], root: Path) -> N
         named = set(re.findall(r"`make ((?:[A-Z_]+=\S* )*)([a-z-]+)`", text))
         named |= {("", line.split()[1]) for line in _shell_commands(text) if line.startswith("make ")}
         assert {target for _, target in named} <= targets, document
+
+
+def test_the_home_format_names_every_kind_of_key(root: Path) -> None:
+    text = (root / "docs" / "home-format.md").read_text()
+    names = [home.RUN, *home.CHECKPOINT_FILES]
+    prefixes = [value for name, value in vars(home).items() if name.endswith("_PREFIX")]
+    assert len(prefixes) >= 5
+    for key in [*names, *prefixes, CACHE_PREFIX, INPUTS_PREFIX, INPUTS_LIST]:
+        assert f"`{key}" in text, key
