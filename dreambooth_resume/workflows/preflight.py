@@ -59,6 +59,8 @@ class Options:
 
     train: TrainOptions
     changes: tuple[OptionChange, ...]
+    sources: Mapping[str, str]
+    """Where each given option was given."""
 
     @property
     def changed(self) -> dict[str, JsonValue]:
@@ -106,7 +108,7 @@ def open_home(storage: Storage, output_dir: str) -> Home:
 def choose_options(home: Home, given: GivenOptions) -> Options:
     """The options to train with. Raises BadInput for a run that nobody asked to resume, and for refused changes."""
     if home.record is None:
-        return Options(train=_with_a_seed(resolve(given, recorded=None)), changes=())
+        return Options(train=_with_a_seed(resolve(given, recorded=None)), changes=(), sources=given.sources)
     recorded = home.recorded
     assert recorded is not None
     options = resolve(given, recorded=recorded)
@@ -118,7 +120,7 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
         )
     changes = compare(recorded, given)
     refuse_if_refused(changes)
-    return Options(train=options, changes=changes)
+    return Options(train=options, changes=changes, sources=given.sources)
 
 
 def gather_inputs(home: Home, options: TrainOptions) -> Inputs:

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from dreambooth_resume.checkpoint.format import SavedState
 from dreambooth_resume.checkpoint.publish import publish
 from dreambooth_resume.checkpoint.reader import load_checkpoint
+from dreambooth_resume.config.contradictions import refuse_endless_warmup, remarks
 from dreambooth_resume.config.load import GivenOptions, record
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.plan import Plan
@@ -124,10 +125,13 @@ def _get_ready(home: Home, options: Options, reporter: Reporter) -> _Ready:
         repeats=chosen.data.repeats,
     )
     steps = total_steps(chosen, plan)
+    refuse_endless_warmup(chosen, options.sources, max_train_steps=steps)
     check_length(home, chosen, max_train_steps=steps)
     check_room(home, chosen, inputs, max_train_steps=steps)
     fencing = probe(home.storage, allow_unfenced=chosen.checkpoints.unfenced)
     reporter.message(wording.plan(home.storage, inputs, plan, steps, fencing))
+    for remark in remarks(chosen, options.sources):
+        reporter.message(remark)
     accelerator = make_accelerator(chosen)
     return _Ready(
         assignment=Assignment(

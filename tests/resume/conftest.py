@@ -1,0 +1,51 @@
+"""One fork server a test worker; undisturbed runs are made once for each set of options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dreambooth_resume.models.tiny_pictures import draw_pictures
+from tests.resume.harness import Bench, ForkServer, result_digests
+
+Undisturbed = Callable[..., dict[str, str]]
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("resume")
+    server = ForkServer()
+    # Built in a child: this process and the server have to stay free of tensor operations.
+    answer = server.ask({"build_model": str(folder / "model"), "log": str(folder / "model.log")})
+    pictures = folder / "pictures"
+    for extra in draw_pictures(pictures)[3:]:
+        extra.unlink()
+    while (code := server.ask({"poll": answer["pid"]})["code"]) is None:
+        pass
+    assert code == 0, (folder / "model.log").read_text()
+    yield Bench(server=server, model=folder / "model", pictures=pictures, folder=folder)
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(bench: Bench) -> Undisturbed:
+    """Digests of what an undisturbed run with these options leaves; each set of options is trained once."""
+    known: dict[str, dict[str, str]] = {}
+
+    def digests(**changed: object) -> dict[str, str]:
+        key = json.dumps(changed, sort_keys=True, default=str)
+        if key not in known:
+            home = bench.folder / f"undisturbed-{len(known)}"
+            bench.run(home, **changed)
+            known[key] = result_digests(home)
+        return known[key]
+
+    return digests
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
