@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
 from pydantic import BaseModel
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-_WIDTH_OF_A_PIPE = 200
+_GAP = "  "
 _STATE_STYLES = {
     "running": "green",
     "starting": "green",
@@ -34,17 +34,20 @@ def print_json(value: object) -> None:
 
 
 def print_columns(rows: Sequence[Sequence[str]], *, head: Sequence[str] | None = None) -> None:
-    """Aligned columns. Words for states are coloured on a terminal; in a pipe there is nothing but text."""
+    """Aligned columns, each row on one line: a terminal may fold it, but what is copied or searched stays whole.
+
+    Words for states are coloured on a terminal; in a pipe there is nothing but text.
+    """
     console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=head is not None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in head or [""] * max(map(len, rows), default=0):
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell, style=_STATE_STYLES.get(cell, "")) for cell in row))
-    width = console.width if console.is_terminal else _WIDTH_OF_A_PIPE
-    with console.capture() as captured:
-        console.print(table, width=width, soft_wrap=False)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    table = [head, *rows] if head else rows
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        line = Text()
+        for cell, width in zip(row, widths, strict=True):
+            style = "dim" if row is head else _STATE_STYLES.get(cell, "")
+            line.append(cell, style=style).append(" " * (width - cell_len(cell)) + _GAP)
+        line.rstrip()
+        console.print(line, soft_wrap=True)
 
 
 def _plain(value: object) -> object:

@@ -62,14 +62,18 @@ def find_checkpoint(log: Log, name: str, *, where: str) -> CheckpointRef:
 
     Of several with the same step the one on the run's line is. Raises BadInput that names what there is.
     """
+    named = [info for info in list_checkpoints(log) if name in (str(info.step), info.folder)]
+    gone = [info for info in named if info.state == "retired"]
     there = [info for info in list_checkpoints(log) if info.state != "retired"]
-    named = [info for info in there if name in (str(info.step), info.folder)]
+    named = [info for info in named if info.state != "retired"]
     on_line = [info for info in named if info.state == "live"]
     if len(chosen := on_line or named) == 1:
         return ref_of(log, chosen[0].number)
     if chosen:
         folders = " or ".join(info.folder for info in chosen)
         raise BadInput(f"{len(chosen)} checkpoints are of step {name}", where=where, fix=f"name one: {folders}")
+    if gone:
+        raise BadInput(f"{gone[-1].folder} was retired, its files are gone", where=where, fix=_what_there_is(there))
     raise BadInput(f"{name} is no checkpoint of this run", where=where, fix=_what_there_is(there))
 
 

@@ -44,11 +44,21 @@ class Interruption:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """The steps that one attempt trained: those above `base_step`, up to `reached_step`."""
+
+    attempt: int
+    base_step: int
+    reached_step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
     """`points` belong to the run as it is, one a step; `lost` is what was trained and does not count."""
 
     points: tuple[CurvePoint, ...]
     lost: tuple[tuple[CurvePoint, ...], ...]
+    spans: tuple[Span, ...]
     interruptions: tuple[Interruption, ...]
     max_train_steps: int
 
@@ -74,13 +84,22 @@ def stitch(log: Log, values: Mapping[int, Sequence[CurvePoint]], history: Sequen
     last = max(by_step, default=0)
     for _, measured in sorted(values.items(), reverse=True):
         by_step |= {point.step: point for point in measured if point.step <= last and point.step not in by_step}
+    trained = [attempt for attempt in history if attempt.ending not in ("command", "retried")]
+    spans = tuple(_span(attempt, values.get(attempt.number, ())) for attempt in trained)
     lost = (tuple(point for point in values[attempt] if by_step.get(point.step) != point) for attempt in sorted(values))
     return Curve(
         points=tuple(by_step[step] for step in sorted(by_step)),
         lost=tuple(part for part in lost if part),
+        spans=spans,
         interruptions=tuple(
-            _interruption(attempt, following, values.get(attempt.number, ()))
-            for attempt, following in pairwise(history)
+            Interruption(
+                attempt=attempt.number,
+                reached_step=span.reached_step,
+                resumed_step=following.base_step,
+                exit_code=attempt.exit_code,
+                reason=attempt.reason,
+            )
+            for (attempt, following), span in zip(pairwise(trained), spans, strict=False)
             if attempt.ending in ("stopped", "lost")
         ),
         max_train_steps=log.last.state.max_train_steps if log.last else 0,
@@ -102,14 +121,9 @@ def _kept_steps(log: Log) -> dict[int, tuple[int, int]]:
     return kept
 
 
-def _interruption(attempt: Attempt, following: Attempt, measured: Sequence[CurvePoint]) -> Interruption:
-    return Interruption(
-        attempt=attempt.number,
-        reached_step=max([attempt.reached_step, *(point.step for point in measured)]),
-        resumed_step=following.base_step,
-        exit_code=attempt.exit_code,
-        reason=attempt.reason,
-    )
+def _span(attempt: Attempt, measured: Sequence[CurvePoint]) -> Span:
+    reached_step = max([attempt.reached_step, *(point.step for point in measured)])
+    return Span(attempt=attempt.number, base_step=attempt.base_step, reached_step=reached_step)
 
 
 def _values_of(storage: Storage, attempt: Attempt, listed: set[str]) -> tuple[CurvePoint, ...]:

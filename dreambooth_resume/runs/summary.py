@@ -36,7 +36,7 @@ class RunSummary:
     is_certain: bool
     """Read from the log or seen in this machine's process table, and not judged by the age of a heartbeat."""
     attempt: int | None
-    """The newest attempt; None before the first."""
+    """The newest attempt that trained; None before the first."""
     process: Process | None
     phase: Phase | None
     step: int
@@ -77,7 +77,7 @@ def summarise(storage: Storage, *, now: datetime | None = None) -> RunSummary | 
         state=verdict.state,
         because=verdict.because,
         is_certain=verdict.is_certain,
-        attempt=newest.attempt,
+        attempt=verdict.attempt,
         process=process,
         phase=status.phase if status else None,
         step=max(before.step, status.step if status else 0),
@@ -109,6 +109,7 @@ def _newest_entry(storage: Storage) -> Entry | None:
 class _Verdict:
     """The state, and what it was judged by."""
 
+    attempt: int
     state: State
     because: str
     is_certain: bool = True
@@ -116,29 +117,32 @@ class _Verdict:
 
 
 def _judge(storage: Storage, newest: Entry, status: Status | None, *, now: datetime) -> _Verdict:
-    body = newest.body
+    body, attempt = newest.body, newest.attempt
     if isinstance(body, Stopped) and body.exit_code == COMMAND_EXIT_CODE:
         trained = before_commands(read_log(storage))
-        if trained is None:
-            return _Verdict(state="stopped", because=body.reason)
-        if isinstance(trained.body, Adopt | Commit):
+        if trained is not None:
+            body, attempt = trained.body, trained.attempt
+        if isinstance(body, Adopt | Commit):
             # The command could adopt, so whoever held the run before it was gone.
-            return _Verdict(state="vanished", because=f"attempt {trained.attempt} left without a word")
-        body = trained.body
+            return _Verdict(attempt=attempt, state="vanished", because="left without a word")
     if isinstance(body, Finished):
-        return _Verdict(state="finished", because="all steps are trained")
+        return _Verdict(attempt=attempt, state="finished", because="all steps are trained")
     if isinstance(body, Stopped):
-        return _Verdict(state=_after_exit(body.exit_code), because=body.reason)
+        return _Verdict(attempt=attempt, state=_after_exit(body.exit_code), because=body.reason)
     if status is not None and status.phase == "ended" and status.exit_code is not None:
         because = f"ended with exit code {status.exit_code}, and could not write that to the log"
-        return _Verdict(state=_after_exit(status.exit_code), because=because)
+        return _Verdict(attempt=attempt, state=_after_exit(status.exit_code), because=because)
     process = body.process if isinstance(body, Adopt) else status.process if status else None
     life = look_for_life(process, last_sign=max(newest.written_at, status.updated_at if status else ""), now=now)
     state: State = "vanished"
     if life.is_live:
         state = "running" if status is not None and status.phase in ("training", "saving") else "starting"
     return _Verdict(
-        state=state, because=life.because, is_certain=life.is_certain, beat_age_seconds=life.beat_age_seconds
+        attempt=attempt,
+        state=state,
+        because=life.because,
+        is_certain=life.is_certain,
+        beat_age_seconds=life.beat_age_seconds,
     )
 
 
