@@ -15,6 +15,7 @@ from dreambooth_resume.training.progress import Reporter, StepUpdate
 
 _RATE_WINDOW_STEPS = 50
 _REFRESHES_PER_SECOND = 5.0
+_TRAINING = "training"
 
 
 def make_reporter(progress_seconds: float) -> Reporter:
@@ -62,10 +63,13 @@ class LineReporter:
         self._time_left = TimeLeft(monotonic)
         self._next_line = monotonic()
         self._phase: str | None = None
-        self._unshown: str | None = None
+        self._unshown: StepUpdate | None = None
+        self._seconds_left: float | None = None
         self._alarm: str | None = None
 
     def message(self, text: str) -> None:
+        # How far the training came is what everybody asks who reads "saving, then leaving".
+        self._show_step()
         self._write(text)
 
     def phase(self, name: str, done: int, total: int) -> None:
@@ -76,18 +80,19 @@ class LineReporter:
     def step(self, update: StepUpdate) -> None:
         if update.alarm != self._alarm:
             self._alarm = update.alarm
-            self._write(f"NOT SAVED since step {update.durable_step or 0}: {update.alarm}" if update.alarm else "Saved again.")
-        self._unshown = describe_step(update, seconds_left=self._time_left.after(update))
-        is_first = self._phase != "step"
+            self._write(_describe_alarm(update))
+        self._unshown, self._seconds_left = update, self._time_left.after(update)
+        is_first = self._phase != _TRAINING
+        self._phase = _TRAINING
         if is_first or update.step >= update.max_train_steps or self._monotonic() >= self._next_line:
-            self._phase = "step"
-            self._line(self._unshown)
-            self._unshown = None
+            self._show_step()
 
     def close(self) -> None:
-        # How far an interrupted training came is the line that everybody looks for.
+        self._show_step()
+
+    def _show_step(self) -> None:
         if self._unshown is not None:
-            self._line(self._unshown)
+            self._line(describe_step(self._unshown, seconds_left=self._seconds_left))
             self._unshown = None
 
     def _line(self, text: str) -> None:
@@ -121,10 +126,10 @@ class BarReporter:
     def step(self, update: StepUpdate) -> None:
         if update.alarm != self._alarm:
             self._alarm = update.alarm
-            self.message(f"Not saved since step {update.durable_step or 0}: {update.alarm}" if update.alarm else "Saved again.")
+            self.message(_describe_alarm(update))
         left = clock(self._time_left.after(update))
         warning = "[bold red]NOT SAVED[/]  " if update.alarm else ""
-        self._show("training", update.step, update.max_train_steps, f"{warning}{_values(update)}  left {left}")
+        self._show(_TRAINING, update.step, update.max_train_steps, f"{warning}{_values(update)}  left {left}")
 
     def close(self) -> None:
         self._progress.stop()
@@ -145,6 +150,12 @@ def _values(update: StepUpdate) -> str:
         f"loss {update.loss:.4f}  lr {update.learning_rate:.1e}  {update.samples_per_second:.1f} samples/s  "
         f"durable {durable}"
     )
+
+
+def _describe_alarm(update: StepUpdate) -> str:
+    if update.alarm is None:
+        return "Saved again."
+    return f"NOT SAVED since step {update.durable_step or 0}: {update.alarm}"
 
 
 def _print_now(text: str) -> None:

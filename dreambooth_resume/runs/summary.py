@@ -38,6 +38,7 @@ class RunSummary:
     attempt: int | None
     """The newest attempt that trained; None before the first."""
     process: Process | None
+    """Who holds the run, or held it to the last; None once it ended with a word."""
     phase: Phase | None
     step: int
     """As far as the newest attempt is known to have come; what of it is durable says the next field."""
@@ -70,7 +71,6 @@ def summarise(storage: Storage, *, now: datetime | None = None) -> RunSummary | 
         return _never_adopted(storage, now=now)
     status = read_status(storage, newest.attempt)
     verdict = _judge(storage, newest, status, now=now)
-    process = newest.body.process if isinstance(newest.body, Adopt) else status.process if status else None
     before = newest.state
     return RunSummary(
         home=storage.describe(),
@@ -78,7 +78,7 @@ def summarise(storage: Storage, *, now: datetime | None = None) -> RunSummary | 
         because=verdict.because,
         is_certain=verdict.is_certain,
         attempt=verdict.attempt,
-        process=process,
+        process=verdict.process,
         phase=status.phase if status else None,
         step=max(before.step, status.step if status else 0),
         durable_step=before.step or None,
@@ -113,6 +113,7 @@ class _Verdict:
     state: State
     because: str
     is_certain: bool = True
+    process: Process | None = None
     beat_age_seconds: float | None = None
 
 
@@ -132,7 +133,7 @@ def _judge(storage: Storage, newest: Entry, status: Status | None, *, now: datet
     if status is not None and status.phase == "ended" and status.exit_code is not None:
         because = f"ended with exit code {status.exit_code}, and could not write that to the log"
         return _Verdict(attempt=attempt, state=_after_exit(status.exit_code), because=because)
-    process = body.process if isinstance(body, Adopt) else status.process if status else None
+    process = body.process if isinstance(body, Adopt) else status.process if status else _holder(storage)
     life = look_for_life(process, last_sign=max(newest.written_at, status.updated_at if status else ""), now=now)
     state: State = "vanished"
     if life.is_live:
@@ -142,8 +143,15 @@ def _judge(storage: Storage, newest: Entry, status: Status | None, *, now: datet
         state=state,
         because=life.because,
         is_certain=life.is_certain,
+        process=process,
         beat_age_seconds=life.beat_age_seconds,
     )
+
+
+def _holder(storage: Storage) -> Process | None:
+    """Who holds the run by the log alone: the heartbeat is a hint and may be missing."""
+    adopt = read_log(storage).adopt
+    return adopt.body.process if adopt is not None and isinstance(adopt.body, Adopt) else None
 
 
 def _after_exit(exit_code: int) -> State:
