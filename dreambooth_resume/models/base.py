@@ -10,7 +10,6 @@ S tokens, D width of an embedding, P width of the pooled one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -150,7 +149,3 @@ class Family(Protocol):
     def load_denoiser(
         self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
     ) -> Denoiser: ...
-
-
-Parameters = Mapping[str, "torch.nn.Parameter"]
-"""The adapter's parameters in the order of their names: "….to_q.lora_A.weight" -> float32 parameter."""

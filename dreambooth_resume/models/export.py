@@ -32,12 +32,12 @@ def diffusers_metadata(spec: LoraSpec, *, prefix: str, target_modules: tuple[str
     """The file's header: what `load_lora_weights` of Diffusers >= 0.34 builds its adapter from.
 
     Only what a reader needs: it passes every key to peft's LoraConfig, and a key that its peft doesn't know is an
-    error.
+    error. Not the dropout: Diffusers would build it in and leave it switched on, so that pictures came out different
+    every time.
     """
     config = {
         f"{prefix}.r": spec.rank,
         f"{prefix}.lora_alpha": int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha,
-        f"{prefix}.lora_dropout": spec.dropout,
         f"{prefix}.target_modules": sorted(target_modules),
     }
     return {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}

@@ -57,6 +57,7 @@ class HuggingFaceHub:
             _raise_ours(error, repo=repo, revision=revision, flag=flag)
         if info.sha is None or info.siblings is None:
             raise HubUnreachable(f"the Hub's answer about {repo} names no commit or no files; try again later")
+        self._remember(repo, revision=revision, commit=info.sha)
         return info.sha, tuple(sorted(sibling.rfilename for sibling in info.siblings))
 
     def download(self, repo: str, *, commit: str, names: Sequence[str]) -> Path:
@@ -84,10 +85,7 @@ class HuggingFaceHub:
         return Path(folder)
 
     def cached_folder(self, repo: str, *, revision: str | None) -> tuple[str, Path] | None:
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        cache = Path(self._cache_dir).expanduser() if self._cache_dir is not None else Path(HF_HUB_CACHE)
-        folder = cache / ("models--" + repo.replace("/", "--"))
+        folder = self._cache_of(repo)
         commit = revision or "main"
         if not is_full_commit(commit):
             try:
@@ -96,6 +94,23 @@ class HuggingFaceHub:
                 return None  # never looked up on this machine
         snapshot = folder / "snapshots" / commit
         return (commit, snapshot) if snapshot.is_dir() else None
+
+    def _cache_of(self, repo: str) -> Path:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        cache = Path(self._cache_dir).expanduser() if self._cache_dir is not None else Path(HF_HUB_CACHE)
+        return cache / ("models--" + repo.replace("/", "--"))
+
+    def _remember(self, repo: str, *, revision: str | None, commit: str) -> None:
+        """Note what a branch stands for, where the client library does: it can't, since it is only told commits."""
+        if is_full_commit(revision):
+            return
+        reference = self._cache_of(repo) / "refs" / (revision or "main")
+        try:
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(commit, encoding="utf-8")
+        except OSError as error:
+            logger.debug("can't note the commit of %s in %s: %s", repo, reference, error)  # a shared, read-only cache
 
 
 def is_full_commit(revision: str | None) -> bool:

@@ -1,7 +1,7 @@
 """A random SDXL of 1.7 million parameters: a real StableDiffusionXLPipeline folder for demonstrations and tests.
 
-Seven megabytes, built in half a second, the same bytes every time. Its pictures are noise, but everything that SDXL has is
-there: both text encoders and tokenizers, a VAE with eight pixels to a latent, a UNet with SDXL's extra inputs.
+Seven megabytes, built in half a second, the same bytes every time. Its pictures are noise, but everything that SDXL has
+is there: both text encoders and tokenizers, a VAE with eight pixels to a latent, a UNet with SDXL's extra inputs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,23 @@ from dreambooth_resume.models.base import PredictionType
 from dreambooth_resume.models.quiet import quiet_loading
 
 _SEED = 20230726
-_WORDS = ("a", "photo", "of", "sks", "robot", "the", "in", "on", "with", "dog", "picture", "red", "blue", "small", "toy")
+_WORDS = (
+    "a",
+    "photo",
+    "of",
+    "sks",
+    "robot",
+    "the",
+    "in",
+    "on",
+    "with",
+    "dog",
+    "picture",
+    "red",
+    "blue",
+    "small",
+    "toy",
+)
 _TEXT_WIDTH = 32
 _TIME_WIDTH = 8
 _TOKENS = 77
@@ -34,7 +50,7 @@ def build_tiny_sdxl(folder: Path, *, prediction_type: PredictionType = "epsilon"
             torch.manual_seed(_SEED)
             _save_pipeline(work / "model", prediction_type=prediction_type)
         # rename goes through only if the target is empty or absent, so a second builder can't mix its files in.
-        os.rename(work / "model", folder)  # noqa: PTH104  Path.replace would be the same call under another name
+        os.rename(work / "model", folder)
     finally:
         shutil.rmtree(work)
 
@@ -106,8 +122,8 @@ def _vae() -> Any:
         scaling_factor=0.13025,
     )
     with torch.no_grad():
-        # As in a trained VAE, latents come out near unit variance once scaled, and are nearly certain. Fresh weights would
-        # give almost the same latents for every picture, drowned in noise of the size of one.
+        # As in a trained VAE, latents come out near unit variance once scaled, and are nearly certain. Fresh weights
+        # would give almost the same latents for every picture, drowned in noise of the size of one.
         vae.quant_conv.weight[:4] *= 32.0
         vae.quant_conv.weight[4:] = 0.0
         vae.quant_conv.bias[4:] = -4.0
@@ -161,7 +177,7 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _byte_letters() -> list[str]:
-    """A printable letter for each byte, as GPT-2 and CLIP have it: its own where that is visible, else one from 256 on."""
+    """A printable letter for each byte, as GPT-2 and CLIP have it: its own if that is visible, else one from 256 on."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return [chr(byte) for byte in visible] + [chr(256 + number) for number in range(len(hidden))]

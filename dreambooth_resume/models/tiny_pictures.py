@@ -25,7 +25,7 @@ _SCENES: tuple[tuple[tuple[int, int], Colour, Colour, float, float, float], ...]
 
 
 def draw_pictures(folder: Path) -> tuple[Path, ...]:
-    """Write robot-1.png to robot-8.png to `folder`, made if need be; the same pixels every time. Returns their paths."""
+    """Write robot-1.png to robot-8.png to `folder`, always with the same pixels, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, (size, background, floor, place, scale, lean) in enumerate(_SCENES, start=1):

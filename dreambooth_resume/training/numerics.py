@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import distribution
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -58,14 +58,14 @@ def numerics_fingerprint(
         "device": device.type,
         "micro_batch_size": str(micro_batch_size),
         "mixed_precision": mixed_precision,
-        **{package: distribution(package).version for package in _PACKAGES},
+        **{package: version(package) for package in _PACKAGES},
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts["device_name"] = properties.name
         facts["compute_capability"] = f"{properties.major}.{properties.minor}"
         facts["cuda"] = str(torch.version.cuda)
-        facts["cudnn"] = str(torch.backends.cudnn.version())
+        facts["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     else:
         facts["device_name"] = platform.machine()
         facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()

@@ -61,6 +61,8 @@ class SdxlEncoders:
 
     def free(self) -> None:
         """Drop whatever was loaded; the next call loads it again."""
+        if self._text is None and self._vae is None:
+            return
         self._text = None
         self._vae = None
         gc.collect()  # the modules hold cycles, so their memory would stay until some later collection

@@ -167,7 +167,10 @@ def _tensor_shapes(path: Path) -> list[tuple[str, list[int]]]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _MAX_HEADER_BYTES:
                 raise ValueError(f"its header claims {length} bytes")
-            header = json.loads(file.read(length))
+            text = file.read(length)
+        if len(text) < length:
+            raise ValueError(f"it ends inside its header of {length} bytes")
+        header = json.loads(text)
         return [(name, entry["shape"]) for name, entry in header.items() if name != "__metadata__"]
     except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path.name} is not a safetensors file: {error}", where=str(path), fix=fix) from error

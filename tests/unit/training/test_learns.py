@@ -50,9 +50,7 @@ def fixed_draws(model: TrainableModel) -> MicroBatch:
 
 def test_loss_on_fixed_draws_falls_by_the_stated_factor(tiny_source: ModelSource) -> None:
     family = family_named(tiny_source.family)
-    denoiser = family.load_denoiser(
-        tiny_source, device=CPU, weight_dtype=torch.float32, gradient_checkpointing=False
-    )
+    denoiser = family.load_denoiser(tiny_source, device=CPU, weight_dtype=torch.float32, gradient_checkpointing=False)
     encoders = family.encoders(tiny_source, device=CPU)
     model = TrainableModel(
         denoiser=denoiser,
@@ -71,9 +69,7 @@ def test_loss_on_fixed_draws_falls_by_the_stated_factor(tiny_source: ModelSource
     losses = []
     for step in range(MAX_STEPS):
         batch = Batch(step=step, micro_batches=(draws,), picture_names=())
-        losses.append(
-            train_step(model, batch, optimizer=optimizer, schedule=schedule, max_grad_norm=1.0).loss
-        )
+        losses.append(train_step(model, batch, optimizer=optimizer, schedule=schedule, max_grad_norm=1.0).loss)
         if losses[-1] < losses[0] / FACTOR:
             return
     pytest.fail(f"after {MAX_STEPS} steps the loss went from {losses[0]:.3f} to {losses[-1]:.3f}")

@@ -73,9 +73,7 @@ def test_polynomial_needs_a_rate_above_its_end() -> None:
 
 @pytest.mark.parametrize(("scale_lr", "expected"), [(False, 1e-4), (True, 1e-4 * 2 * 4 * 3)])
 def test_scale_lr_multiplies_by_the_pictures_of_an_update(scale_lr: bool, expected: float) -> None:
-    rate = scaled_learning_rate(
-        1e-4, scale_lr=scale_lr, train_batch_size=4, gradient_accumulation_steps=2, processes=3
-    )
+    rate = scaled_learning_rate(1e-4, scale_lr=scale_lr, train_batch_size=4, gradient_accumulation_steps=2, processes=3)
     assert rate == pytest.approx(expected)
 
 

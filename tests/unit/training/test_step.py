@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 
 from dreambooth_resume.data.batch import Batch, MicroBatch
+from dreambooth_resume.data.dataset import Picture
+from dreambooth_resume.data.transforms import Crop, time_ids
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.lora import LoraSpec, add_lora
+from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.training.optimizer import AdamWOptions, LearningRateSchedule, build_adamw
 from dreambooth_resume.training.step import PromptTable, TrainableModel, micro_batch_loss, prompt_table, train_step
@@ -37,12 +41,12 @@ def normal_draw(number: int, shape: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(number).standard_normal(shape, dtype=np.float32)
 
 
-def build_model(source: ModelSource, spec: LoraSpec, *, precision: str = "no", checkpointing: bool = False) -> TrainableModel:
+def build_model(
+    source: ModelSource, spec: LoraSpec, *, precision: str = "no", checkpointing: bool = False
+) -> TrainableModel:
     family = family_named(source.family)
     weight_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    denoiser = family.load_denoiser(
-        source, device=CPU, weight_dtype=weight_dtype, gradient_checkpointing=checkpointing
-    )
+    denoiser = family.load_denoiser(source, device=CPU, weight_dtype=weight_dtype, gradient_checkpointing=checkpointing)
     encoders = family.encoders(source, device=CPU)
     return TrainableModel(
         denoiser=denoiser,
@@ -94,13 +98,9 @@ class Recipe:
     max_grad_norm: float = 1.0
 
 
-def scripts_loop(source: ModelSource, recipe: Recipe, batches: list[Batch]) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Diffusers' train_dreambooth_lora_sdxl.py, its main loop and set-up, with the random draws taken from the batches."""
+def scripts_unet(source: ModelSource, recipe: Recipe) -> tuple[Any, dict[str, torch.nn.Parameter]]:
+    """The UNet with the adapter of Diffusers' train_dreambooth_lora_sdxl.py, started from our draws."""
     unet = UNet2DConditionModel.from_pretrained(source.folder, subfolder="unet")
-    vae = AutoencoderKL.from_pretrained(source.folder, subfolder="vae")
-    noise_scheduler = DDPMScheduler.from_pretrained(
-        source.folder, subfolder="scheduler", prediction_type=recipe.prediction_type
-    )
     unet.requires_grad_(False)
     unet.add_adapter(
         LoraConfig(
@@ -111,12 +111,22 @@ def scripts_loop(source: ModelSource, recipe: Recipe, batches: list[Batch]) -> t
         )
     )
     trained = {name: parameter for name, parameter in sorted(unet.named_parameters()) if parameter.requires_grad}
-    number = 0
-    for name, parameter in trained.items():
-        if "lora_A" in name:
-            values = normal_draw(number, (parameter.shape[0], parameter.shape[1])) / recipe.rank
-            parameter.data.copy_(torch.from_numpy(values))
-            number += 1
+    for number, parameter in enumerate(parameter for name, parameter in trained.items() if "lora_A" in name):
+        values = normal_draw(number, (parameter.shape[0], parameter.shape[1])) / recipe.rank
+        parameter.data.copy_(torch.from_numpy(values))
+    unet.train()
+    return unet, trained
+
+
+def scripts_loop(
+    source: ModelSource, recipe: Recipe, batches: list[Batch]
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The script's main loop, with the random draws taken from the batches: losses, and the adapter at the end."""
+    unet, trained = scripts_unet(source, recipe)
+    vae = AutoencoderKL.from_pretrained(source.folder, subfolder="vae")
+    noise_scheduler = DDPMScheduler.from_pretrained(
+        source.folder, subfolder="scheduler", prediction_type=recipe.prediction_type
+    )
     optimizer = torch.optim.AdamW(
         [{"params": list(trained.values()), "lr": 1e-4}], lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-4, eps=1e-8
     )
@@ -131,34 +141,11 @@ def scripts_loop(source: ModelSource, recipe: Recipe, batches: list[Batch]) -> t
     encoders = family_named(source.family).encoders(source, device=CPU)
     embeddings = [[torch.from_numpy(array) for array in encoders.encode_prompt(prompt)] for prompt in PROMPTS]
     losses = []
-    unet.train()
     for batch in batches:
         step_loss = 0.0
         for part in batch.micro_batches:
-            if part.pixels is not None:
-                distribution = vae.encode(part.pixels).latent_dist
-                mean, std = distribution.mean.detach(), distribution.std.detach()
-            else:
-                assert part.mean is not None
-                assert part.logvar is not None
-                mean, std = part.mean, torch.exp(0.5 * part.logvar)
-            model_input = (mean + std * part.vae_noise) * vae.config.scaling_factor
-            noisy_model_input = noise_scheduler.add_noise(model_input, part.noise, part.timesteps)
-            model_pred = unet(
-                noisy_model_input,
-                part.timesteps,
-                torch.stack([embeddings[index][0] for index in part.prompt_index.tolist()]),
-                added_cond_kwargs={
-                    "time_ids": part.time_ids,
-                    "text_embeds": torch.stack([embeddings[index][1] for index in part.prompt_index.tolist()]),
-                },
-                return_dict=False,
-            )[0]
-            if noise_scheduler.config.prediction_type == "epsilon":
-                target = part.noise
-            else:
-                target = noise_scheduler.get_velocity(model_input, part.noise, part.timesteps)
-            loss = torch.nn.functional.mse_loss(model_pred.float(), target.float(), reduction="mean")
+            prompts = [embeddings[index] for index in part.prompt_index.tolist()]
+            loss = scripts_loss(unet, vae, noise_scheduler, part, prompts)
             (loss / len(batch.micro_batches)).backward()
             step_loss += loss.item() / len(batch.micro_batches)
         torch.nn.utils.clip_grad_norm_(list(trained.values()), recipe.max_grad_norm)
@@ -167,6 +154,31 @@ def scripts_loop(source: ModelSource, recipe: Recipe, batches: list[Batch]) -> t
         optimizer.zero_grad()
         losses.append(step_loss)
     return losses, {name.replace(".default.", "."): parameter.detach() for name, parameter in trained.items()}
+
+
+def scripts_loss(
+    unet: Any, vae: Any, noise_scheduler: Any, part: MicroBatch, prompts: list[list[torch.Tensor]]
+) -> torch.Tensor:
+    if part.pixels is not None:
+        distribution = vae.encode(part.pixels).latent_dist
+        mean, std = distribution.mean.detach(), distribution.std.detach()
+    else:
+        assert part.mean is not None
+        assert part.logvar is not None
+        mean, std = part.mean, torch.exp(0.5 * part.logvar)
+    model_input = (mean + std * part.vae_noise) * vae.config.scaling_factor
+    model_pred = unet(
+        noise_scheduler.add_noise(model_input, part.noise, part.timesteps),
+        part.timesteps,
+        torch.stack([embeds for embeds, _ in prompts]),
+        added_cond_kwargs={"time_ids": part.time_ids, "text_embeds": torch.stack([pooled for _, pooled in prompts])},
+        return_dict=False,
+    )[0]
+    if noise_scheduler.config.prediction_type == "epsilon":
+        target = part.noise
+    else:
+        target = noise_scheduler.get_velocity(model_input, part.noise, part.timesteps)
+    return torch.nn.functional.mse_loss(model_pred.float(), target.float(), reduction="mean")
 
 
 def our_loop(model: TrainableModel, recipe: Recipe, batches: list[Batch]) -> list[float]:
@@ -178,9 +190,7 @@ def our_loop(model: TrainableModel, recipe: Recipe, batches: list[Batch]) -> lis
         total_steps=len(batches),
     )
     return [
-        train_step(
-            model, batch, optimizer=optimizer, schedule=schedule, max_grad_norm=recipe.max_grad_norm
-        ).loss
+        train_step(model, batch, optimizer=optimizer, schedule=schedule, max_grad_norm=recipe.max_grad_norm).loss
         for batch in batches
     ]
 
@@ -263,7 +273,9 @@ def test_gradient_checkpointing_gives_the_same_gradients_with_dropout_too(tiny_s
     batch = make_micro_batch(7, 2)
     plain = gradients(build_model(tiny_source, spec), batch)
     checkpointed_model = build_model(tiny_source, spec, checkpointing=True)
-    assert any(getattr(module, "gradient_checkpointing", False) for module in checkpointed_model.denoiser.module.modules())
+    assert any(
+        getattr(module, "gradient_checkpointing", False) for module in checkpointed_model.denoiser.module.modules()
+    )
     checkpointed = gradients(checkpointed_model, batch)
     for name, gradient in plain.items():
         torch.testing.assert_close(gradient, checkpointed[name], rtol=1e-5, atol=1e-7)
@@ -342,6 +354,20 @@ def test_prompt_index_names_the_row_of_the_table(tiny_source: ModelSource) -> No
     other = micro_batch_loss(replace(model, prompts=swapped), replace(batch, prompt_index=torch.tensor([0, 1])))
     assert torch.equal(loss, other)
     assert not torch.equal(loss, micro_batch_loss(model, replace(batch, prompt_index=torch.tensor([0, 1]))))
+
+
+def test_time_ids_of_the_loader_are_those_of_diffusers_pipeline(tiny_source: ModelSource) -> None:
+    """Original size, crop and target size, height first in each: as the UNet is told when it draws pictures."""
+    with quiet_loading():
+        from diffusers import StableDiffusionXLPipeline
+
+        pipe = StableDiffusionXLPipeline.from_pretrained(tiny_source.folder)
+    theirs = pipe._get_add_time_ids((160, 192), (3, 5), (64, 64), torch.float32, text_encoder_projection_dim=32)
+    picture = Picture(
+        name="a.png", path=Path("a.png"), sha256="0" * 64, size_bytes=1, width=192, height=160, prompt=PROMPTS[0]
+    )
+    crop = Crop(resized_height=80, resized_width=96, top=3, left=5, flip=True)
+    assert np.array_equal(time_ids(picture, crop, resolution=64), theirs[0].numpy())
 
 
 def test_pixels_without_an_encoder_are_an_error(tiny_source: ModelSource) -> None:
