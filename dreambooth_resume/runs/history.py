@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import zip_longest
 from typing import Literal
 
 from dreambooth_resume.runs.entries import Adopt, Commit, Entry, Finished, Process, SetAside, Stopped
@@ -66,7 +65,7 @@ def history_of(log: Log, statuses: Mapping[int, Status], *, now: datetime) -> tu
     lives = _lives(log)
     return tuple(
         _attempt(log, life, following, statuses.get(life[0].attempt), now=now)
-        for life, following in zip_longest(lives, lives[1:], fillvalue=())
+        for life, following in zip(lives, [*lives[1:], ()], strict=False)
     )
 
 
