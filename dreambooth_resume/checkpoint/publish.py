@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dreambooth_resume.checkpoint.reader import read_checked
 from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.runs.adoption import ref_of
 from dreambooth_resume.runs.entries import CheckpointRef, StoredFile
@@ -21,6 +20,8 @@ def publish(storage: Storage, log: Log) -> CheckpointRef:
     ref = ref_of(log, log.finished.checkpoint)
     weights = next(file for file in ref.files if file.key.endswith(WEIGHTS_NAME))
     if not _is_there(storage, weights):
+        from dreambooth_resume.checkpoint.reader import read_checked  # imports torch, which is seldom needed here
+
         storage.write(WEIGHTS_NAME, [read_checked(storage, weights)])
     return ref
 

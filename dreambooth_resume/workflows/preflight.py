@@ -81,6 +81,28 @@ class Inputs:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A start in which everything was found that could be found wrong without torch."""
+
+    home: Home
+    options: Options
+    inputs: Inputs
+    plan: Plan
+    max_train_steps: int
+
+
+def refuse_several_processes() -> None:
+    """Raises BadInput under torchrun or `accelerate launch` with more than one process."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "1"):
+        raise BadInput(
+            f"training with {processes} processes is not available yet",
+            where="WORLD_SIZE",
+            fix="start one process; --gradient_accumulation_steps makes up for the batch",
+        )
+
+
 def open_home(storage: Storage, output_dir: str) -> Home:
     """Read what lies in the home. Raises BadInput for a folder that can't be one, RefusedToGoOn for half a run."""
     if isinstance(storage, LocalStorage):
@@ -123,7 +145,30 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
     return Options(train=options, changes=changes, sources=given.sources)
 
 
-def gather_inputs(home: Home, options: TrainOptions) -> Inputs:
+def check_start(home: Home, options: Options) -> Checked:
+    """Look at everything that this start needs. Raises BadInput or RefusedToGoOn for what is missing or doesn't fit."""
+    chosen = options.train
+    inputs = _gather_inputs(home, chosen)
+    seed = chosen.training.seed
+    assert seed is not None, "choose_options draws one where none was given"
+    plan = Plan(
+        seed=seed,
+        picture_count=len(inputs.pictures.pictures),
+        batch_size=chosen.training.train_batch_size * chosen.training.gradient_accumulation_steps,
+        repeats=chosen.data.repeats,
+    )
+    steps = chosen.training.max_train_steps or plan.steps_for_epochs(chosen.training.num_train_epochs)
+    _check_length(home, chosen, max_train_steps=steps)
+    _check_room(home, chosen, inputs, max_train_steps=steps)
+    return Checked(home=home, options=options, inputs=inputs, plan=plan, max_train_steps=steps)
+
+
+def as_json(values: Mapping[str, object]) -> dict[str, JsonValue]:
+    """What `record` returns, which is JSON-able by its promise, as that type."""
+    return {name: value for name, value in values.items() if isinstance(value, str | int | float | bool | None)}
+
+
+def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
     """Find the base model and the pictures, and compare both with what the run was begun with.
 
     Raises BadInput for what is missing or unreadable, RefusedToGoOn for what is not what the run was begun with.
@@ -151,12 +196,7 @@ def gather_inputs(home: Home, options: TrainOptions) -> Inputs:
     )
 
 
-def total_steps(options: TrainOptions, plan: Plan) -> int:
-    """Optimizer updates of the whole run."""
-    return options.training.max_train_steps or plan.steps_for_epochs(options.training.num_train_epochs)
-
-
-def check_length(home: Home, options: TrainOptions, *, max_train_steps: int) -> None:
+def _check_length(home: Home, options: TrainOptions, *, max_train_steps: int) -> None:
     """Raises BadInput if the run has come further than it is to go."""
     last = home.log.last
     resume = options.checkpoints.resume_from_checkpoint
@@ -168,7 +208,7 @@ def check_length(home: Home, options: TrainOptions, *, max_train_steps: int) -> 
         )
 
 
-def check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_steps: int) -> None:
+def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_steps: int) -> None:
     """Raises BadInput if the home's disk has less room than the run will fill."""
     free = home.storage.free_bytes()
     if free is None:
@@ -188,11 +228,6 @@ def check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_s
             where=f"--output_dir {home.storage.describe()}",
             fix="make room, name another folder, or keep fewer: --checkpoints_total_limit 2",
         )
-
-
-def as_json(values: Mapping[str, object]) -> dict[str, JsonValue]:
-    """What `record` returns, which is JSON-able by its promise, as that type."""
-    return {name: value for name, value in values.items() if isinstance(value, str | int | float | bool | None)}
 
 
 def _with_a_seed(options: TrainOptions) -> TrainOptions:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dreambooth_resume.checkpoint.format import SavedState
 from dreambooth_resume.config.change_policy import OptionChange
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.runs.adoption import Adoption
@@ -12,12 +12,14 @@ from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage
-from dreambooth_resume.training.build import Assignment
-from dreambooth_resume.training.numerics import compare_fingerprints
-from dreambooth_resume.training.step import StepMetrics
 from dreambooth_resume.workflows.preflight import Inputs
 
-_EXACT = "exact: same device, libraries and threads as at the run's start, so the result has the same bytes"
+if TYPE_CHECKING:  # these need torch, and what a finished run says does not
+    from dreambooth_resume.checkpoint.format import SavedState
+    from dreambooth_resume.training.build import Assignment
+    from dreambooth_resume.training.step import StepMetrics
+
+_EXACT = "Exact: same device, libraries and threads as at the run's start, so the result has the same bytes."
 
 
 def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str) -> str:
@@ -32,22 +34,19 @@ def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str)
     )
 
 
-def exactness(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """`exact`, or `equivalent` and why."""
-    differing = compare_fingerprints(then, now)
-    if not differing:
+def exactness(not_exact_because: Sequence[str]) -> str:
+    """`Exact`, or `Equivalent` and why."""
+    if not not_exact_because:
         return _EXACT
-    listed = "; ".join(f"{name} {before} -> {after}" for name, before, after in differing)
-    return f"equivalent: same samples and noise, but not the same last bits, because of {listed}"
+    return f"Equivalent: same samples and noise, but not the same last bits ({'; '.join(not_exact_because)})."
 
 
-def fresh_start(attempt: int, max_train_steps: int, log: Log, exact: str) -> str:
+def fresh_start(attempt: int, max_train_steps: int, not_exact_because: Sequence[str]) -> str:
     """Where a run begins, or begins again because no attempt came to its first checkpoint."""
-    before = f" No checkpoint was committed by the {attempt - 1} before it." if attempt > 1 else ""
-    seed_note = "Interrupt it whenever you like; the same command with --resume latest goes on."
-    return f"Attempt {attempt} begins at step 0 of {max_train_steps}.{before} {seed_note}" + (
-        f"\n{exact.capitalize()}." if len(log.entries) > 1 else ""
-    )
+    begins = f"Attempt {attempt} begins at step 0 of {max_train_steps}."
+    if attempt == 1:
+        return f"{begins} Interrupt it whenever you like; the same command with --resume latest goes on."
+    return f"{begins} No checkpoint was committed by the {attempt - 1} before it.\n{exactness(not_exact_because)}"
 
 
 def resumed(
@@ -57,7 +56,7 @@ def resumed(
     staged: bool,
     assignment: Assignment,
     last: StepMetrics | None,
-    exactness: str,
+    not_exact_because: Sequence[str],
     changes: Sequence[OptionChange],
 ) -> str:
     """A resume in three lines, and a line for everything that is otherwise than it was."""
@@ -70,7 +69,7 @@ def resumed(
         f"Resuming from {found} as attempt {adopted.writer.attempt}: step {step} of {assignment.max_train_steps}.",
         f"Restored: {rate}optimizer moments; data position {samples % plan.epoch_length} of {plan.epoch_length} in "
         f"epoch {samples // plan.epoch_length + 1}.",
-        f"{exactness[0].upper()}{exactness[1:]}.",
+        exactness(not_exact_because),
         *(f"Changed: {change.line}" for change in changes),
     ]
     return "\n".join(lines)

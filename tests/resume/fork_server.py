@@ -31,6 +31,7 @@ HEAVY = (
     "dreambooth_resume.models.sdxl.denoiser",
     "dreambooth_resume.models.sdxl.encoders",
     "dreambooth_resume.models.sdxl.family",
+    "dreambooth_resume.workflows.start",
     "dreambooth_resume.workflows.train",
     "peft",
     "transformers.models.clip.modeling_clip",

@@ -1,0 +1,156 @@
+"""From a checked start to the finished log. Everything here needs torch, so `train` imports it only when it must."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from accelerate import Accelerator
+
+from dreambooth_resume.checkpoint.format import SavedState
+from dreambooth_resume.checkpoint.reader import load_checkpoint
+from dreambooth_resume.config.load import record
+from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.errors import BadInput
+from dreambooth_resume.preemption.signals import SignalSource
+from dreambooth_resume.preemption.watcher import Watcher
+from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, take_over
+from dreambooth_resume.runs.entries import Process
+from dreambooth_resume.runs.holder import Patience, this_process
+from dreambooth_resume.runs.log import Log
+from dreambooth_resume.runs.record import Pins, RunRecord, new_record, write_record
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.patience import patiently
+from dreambooth_resume.training.build import Assignment, make_accelerator
+from dreambooth_resume.training.numerics import compare_fingerprints, make_deterministic, numerics_fingerprint
+from dreambooth_resume.training.progress import Reporter
+from dreambooth_resume.workflows.attempt import Attempt, run_attempt
+from dreambooth_resume.workflows.preflight import Checked, Home, Options, as_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ready:
+    """All that is settled before the run's first byte is written."""
+
+    assignment: Assignment
+    pins: Pins
+    accelerator: Accelerator
+    numerics: dict[str, str]
+
+
+def start(checked: Checked, signals: SignalSource, reporter: Reporter) -> Log:
+    """Begin the run or go on with it, to the finished log. Raises the error that ended the attempt earlier."""
+    home, options = checked.home, checked.options
+    watcher = Watcher([signals])
+    process = this_process()
+    ready = _get_ready(checked)
+    run_record = home.record or _begin(home, ready)
+    watcher.leave_if_asked("getting ready")
+    differing = compare_fingerprints(run_record.numerics, ready.numerics)
+    because = tuple(f"{name} {then} -> {now}" for name, then, now in differing)
+    wish = _wish(home, options, ready.assignment, not_exact_because=because)
+    adopted = _take_over(home.storage, options, wish, process, watcher, reporter)
+    if isinstance(adopted, Log):
+        return adopted
+    attempt = Attempt(
+        storage=home.storage,
+        assignment=replace(ready.assignment, seed=run_record.seed),
+        accelerator=ready.accelerator,
+        adopted=adopted,
+        process=process,
+        signals=signals,
+        reporter=reporter,
+        not_exact_because=because,
+        changes=options.changes,
+    )
+    return run_attempt(attempt)
+
+
+def _get_ready(checked: Checked) -> _Ready:
+    chosen, inputs = checked.options.train, checked.inputs
+    make_deterministic(allow_tf32=chosen.training.allow_tf32, torch_threads=_torch_threads(checked.home, chosen))
+    accelerator = make_accelerator(chosen)
+    return _Ready(
+        assignment=Assignment(
+            options=chosen,
+            seed=checked.plan.seed,
+            max_train_steps=checked.max_train_steps,
+            plan=checked.plan,
+            pictures=inputs.pictures,
+            source=inputs.source,
+            family=inputs.family,
+            facts=inputs.facts,
+            digests=inputs.digests,
+        ),
+        pins=Pins(
+            base_model=dict(inputs.digests.files),
+            base_commit=inputs.source.commit,
+            vae_commit=inputs.source.vae_commit,
+            dataset=inputs.fingerprint,
+        ),
+        accelerator=accelerator,
+        numerics=numerics_fingerprint(
+            device=accelerator.device,
+            micro_batch_size=chosen.training.train_batch_size,
+            mixed_precision=chosen.training.precision,
+            allow_tf32=chosen.training.allow_tf32,
+        ),
+    )
+
+
+def _torch_threads(home: Home, options: TrainOptions) -> int | None:
+    """The user's number, else the run's, else torch's own."""
+    if options.machine.torch_threads is not None or home.record is None:
+        return options.machine.torch_threads
+    recorded = home.record.numerics.get("torch_threads", "")
+    return int(recorded) if recorded.isdigit() else None
+
+
+def _begin(home: Home, ready: _Ready) -> RunRecord:
+    """Write the new run's record. Raises BadInput if somebody else began a run here at this moment."""
+    assignment = ready.assignment
+    mine = new_record(
+        options={**as_json(record(assignment.options)), "max_train_steps": assignment.max_train_steps},
+        seed=assignment.seed,
+        effective_batch=assignment.plan.batch_size,
+        pins=ready.pins,
+        numerics=ready.numerics,
+    )
+    stored = write_record(home.storage, mine)
+    if stored.run_id != mine.run_id:
+        raise BadInput(
+            "another process began a run here at the same moment",
+            where=f"--output_dir {home.storage.describe()}",
+            fix="--resume latest to wait for it and go on with it, or another --output_dir",
+        )
+    return stored
+
+
+def _wish(home: Home, options: Options, assignment: Assignment, *, not_exact_because: tuple[str, ...]) -> Wish:
+    chosen = options.train.checkpoints
+    return Wish(
+        max_train_steps=assignment.max_train_steps,
+        resume=chosen.resume_from_checkpoint or LATEST,
+        request_id=chosen.resume_request_id,
+        reopen=home.log.finished is not None,
+        changed_options=options.changed,
+        not_exact_because=not_exact_because,
+    )
+
+
+def _take_over(
+    storage: Storage, options: Options, wish: Wish, process: Process, watcher: Watcher, reporter: Reporter
+) -> Adoption[SavedState] | Log:
+    chosen = options.train.checkpoints
+    patience = Patience(
+        wait_seconds=chosen.wait_for_holder,
+        take_over=chosen.take_over,
+        should_stop=watcher.should_stop,
+        tell=reporter.message,
+    )
+    return patiently(
+        lambda: take_over(
+            storage, wish, load=lambda ref: load_checkpoint(storage, ref), process=process, patience=patience
+        ),
+        tell=reporter.message,
+        should_stop=watcher.should_stop,
+    )
