@@ -57,8 +57,8 @@ class Committer:
         return entry
 
     def also_retire(self, numbers: set[int]) -> None:
-        """Have the next commit retire these checkpoints as well, because somebody asked for it."""
-        self._asked_to_retire |= numbers
+        """Have the next commit retire these checkpoints as well, because somebody asked for it. From any thread."""
+        self._asked_to_retire = self._asked_to_retire | numbers
 
     def append(self, body: EntryBody) -> Entry:
         """Add an entry that changes nothing about the checkpoints."""

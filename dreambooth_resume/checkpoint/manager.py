@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 from dreambooth_resume.checkpoint.commit import Committer
 from dreambooth_resume.checkpoint.snapshot import Snapshotable, take_snapshot
 from dreambooth_resume.checkpoint.writer import Job, SaveThread
-from dreambooth_resume.errors import StorageUnavailable
+from dreambooth_resume.errors import AccessDenied, StorageUnavailable
 from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, Finished, Stopped
+
+logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
 
@@ -62,13 +65,21 @@ class CheckpointManager:
 
     def retire_with_next(self, numbers: set[int]) -> None:
         """Have the next commit retire these checkpoints too (rule 7: only checkpoint entries retire)."""
-        with self._log_lock:
-            self._committer.also_retire(numbers)
+        self._committer.also_retire(numbers)
 
-    def write_stopped(self, *, reason: str, exit_code: int) -> None:
-        """Tell the next attempt that it need not wait. Without this entry nothing is lost but that waiting."""
-        with self._log_lock:
-            self._committer.append(Stopped(reason=reason, exit_code=exit_code))
+    def write_stopped(self, *, reason: str, exit_code: int) -> bool:
+        """Tell the next attempt that it need not wait; False if the storage did not take it. Raises Fenced.
+
+        Without this entry nothing is lost but that waiting, so it must not turn the user's stop (76, restarted by
+        nobody) into storage trouble (75, restarted).
+        """
+        try:
+            with self._log_lock:
+                self._committer.append(Stopped(reason=reason, exit_code=exit_code))
+        except (StorageUnavailable, AccessDenied) as error:
+            logger.warning("The next start has to wait for a sign of life: %s", error)
+            return False
+        return True
 
     def write_finished(self) -> Entry:
         """End the log: the newest checkpoint is the result. Raises Fenced, OutcomeUnknown."""

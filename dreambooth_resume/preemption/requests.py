@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
+from dreambooth_resume.errors import AccessDenied, StorageUnavailable
 from dreambooth_resume.preemption.signals import ON_PURPOSE
 from dreambooth_resume.runs.control import POLL_SECONDS, Request, open_requests
 from dreambooth_resume.runs.notice import Notice
@@ -21,6 +23,7 @@ class RequestSource:
         self._lock = threading.Lock()
         self._open: dict[str, tuple[str, Request]] = {}
         self._answered: list[str] = []
+        self._to_remove: set[str] = set()
 
     @property
     def answered(self) -> tuple[str, ...]:
@@ -34,6 +37,7 @@ class RequestSource:
         if self._next_look is not None and now < self._next_look:
             return
         self._next_look = now + min(interval_seconds, POLL_SECONDS)
+        self._remove_answered()
         found = open_requests(self._storage)
         with self._lock:
             for key, request in found:
@@ -57,7 +61,16 @@ class RequestSource:
         once more than asked; nothing is lost by that.
         """
         with self._lock:
-            keys = [self._open.pop(request.nonce)[0] for request in requests if request.nonce in self._open]
+            self._to_remove |= {self._open.pop(request.nonce)[0] for request in requests if request.nonce in self._open}
             self._answered.extend(request.nonce for request in requests)
+        # This is the training thread: storage trouble must not end it, nor change what it ends with. Removed later.
+        with contextlib.suppress(StorageUnavailable, AccessDenied):
+            self._remove_answered()
+
+    def _remove_answered(self) -> None:
+        with self._lock:
+            keys = sorted(self._to_remove)
         for key in keys:
             self._storage.delete(key)
+            with self._lock:
+                self._to_remove.discard(key)

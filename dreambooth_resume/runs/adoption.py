@@ -39,7 +39,7 @@ class Wish:
 
     `resume` is `latest`, a step, or a checkpoint's full name; `request_id` makes a return to it happen once, however
     often the same command is started. `reopen` lets a finished run go on to `max_train_steps`. `changed_options`
-    are those that hold in place of what `run.json` says.
+    are those that hold in place of what `run.json` says; `not_exact_because` what differs of the numerics.
     """
 
     max_train_steps: int
@@ -47,6 +47,7 @@ class Wish:
     request_id: str | None = None
     reopen: bool = False
     changed_options: Mapping[str, JsonValue] = field(default_factory=dict)
+    not_exact_because: tuple[str, ...] = ()
 
     @property
     def going_back(self) -> str | None:
@@ -66,7 +67,7 @@ class Adoption(Generic[Loaded]):
     reason: str
     """Why the run was free."""
     may_use_staged: bool
-    """The attempt just before stood on the same line, and nothing was gone back over: what it left uncommitted counts."""
+    """The attempt just before stood on the same line and nobody went back: what it left uncommitted counts."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -216,6 +217,7 @@ def _adopt_entry(
         set_aside=tuple(search.damaged.values()),
         going_back=going_back,
         reopened=log.finished is not None,
+        not_exact_because=wish.not_exact_because,
     )
     before = log.last.state if log.last else RunState(step=0, max_train_steps=0, live=(), lineage=(), totals=Totals())
     link = AttemptRef(attempt=attempt, base=body.base, base_step=base_step)

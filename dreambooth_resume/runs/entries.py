@@ -88,6 +88,8 @@ class Adopt(Record):
     """The request id of a return to an earlier checkpoint: the same request is carried out once."""
     reopened: bool = False
     """The run was finished, and `max_train_steps` was raised."""
+    not_exact_because: tuple[str, ...] = ()
+    """What of the numerics is not as at the run's start; empty: this attempt computes the very same bits."""
 
 
 class Commit(Record):

@@ -123,15 +123,16 @@ def _where(adopt: Entry) -> str:
 def _waiting(adopt: Entry, wait_seconds: float) -> str:
     return (
         f"{_where(adopt)} trains this run. Waiting up to {wait_seconds:.0f} s for it to end, or "
-        f"{SILENCE_SECONDS:.0f} s without a sign of life from it. Ctrl-C leaves it alone; --take-over takes the run from it."
+        f"{SILENCE_SECONDS:.0f} s without a sign of life from it. Ctrl-C leaves it alone; --take-over takes the run from "
+        "it."
     )
 
 
 def _still_held(storage: Storage, adopt: Entry, *, waited_seconds: float) -> str:
     return (
         f"{_where(adopt)} still trains the run in {storage.describe()} after {waited_seconds:.0f} s. Nothing was "
-        f"changed. Watch it: dbr status {storage.describe()}; end it: dbr stop {storage.describe()}; or take the run from it: "
-        "the same command with --take-over"
+        f"changed. Watch it: dbr status {storage.describe()}; end it: dbr stop {storage.describe()}; or take the run "
+        "from it: the same command with --take-over"
     )
 
 

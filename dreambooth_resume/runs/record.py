@@ -75,7 +75,7 @@ def read_record(storage: Storage) -> RunRecord | None:
     if record.format > FORMAT:
         raise RefusedToGoOn(
             f"{storage.describe()}: this run has format {record.format}, and this dbr reads up to {FORMAT}. "
-            "Update dbr: pip install --upgrade dreambooth-resume"
+            "Update dbr."
         )
     return record
 

@@ -89,8 +89,7 @@ def build_parts(
     device = accelerator.device
     encoders = assignment.family.encoders(assignment.source, device=device)
     prompts, samples = _encode(assignment, storage, encoders, reporter=reporter, watcher=watcher)
-    if options.data.cache_latents:
-        encoders.free()
+    encoders.free()
     watcher.leave_if_asked("encoding")
     reporter.message("Loading the denoiser.")
     denoiser = assignment.family.load_denoiser(

@@ -13,6 +13,7 @@ from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.errors import Interrupted, RefusedToGoOn
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import Watcher, ending
+from dreambooth_resume.runs.control import Request
 from dreambooth_resume.runs.notice import Notice
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.progress import Reporter, StepUpdate
@@ -23,6 +24,14 @@ from dreambooth_resume.training.step import StepMetrics
 FINAL_SAVE_PATIENCE_SECONDS = 600.0
 """How long a final or a notice's save waits for storage that does not answer, where no deadline is nearer."""
 _RATE_SMOOTHING = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AskedSave:
+    """Requests that are carried out once a checkpoint of `step` or later is durable."""
+
+    step: int
+    requests: list[Request]
 
 
 @dataclass(kw_only=True)
@@ -40,6 +49,7 @@ class Trainer:
     reporter: Reporter
     max_train_steps: int
     effective_batch: int
+    _saving: _AskedSave | None = None
 
     def run(self) -> None:
         """Train to the end and commit the last step. Raises Interrupted or StoppedOnPurpose after a notice's save."""
@@ -81,7 +91,7 @@ class Trainer:
         before = now.samples_per_second
         now.samples_per_second = rate if before is None else before + _RATE_SMOOTHING * (rate - before)
         now.step, now.loss, now.learning_rate = step, metrics.loss, metrics.learning_rate
-        now.durable_step, now.alarm = self.manager.durable_step, self.manager.alarm
+        self._look_at_saves()
         self.reporter.step(
             StepUpdate(
                 step=step,
@@ -94,22 +104,32 @@ class Trainer:
             )
         )
 
+    def _look_at_saves(self) -> None:
+        now = self.pulse.situation
+        now.durable_step, now.alarm = self.manager.durable_step, self.manager.alarm
+
     def _answer(self) -> None:
-        """Carry out what was asked in `control/`."""
-        if saves := self.requests.open("save"):
-            self.manager.save_now(self.state, reason="asked for", give_up=self._must_go)
-            self.requests.done(saves)
+        """Carry out what was asked in `control/`, without waiting for the storage: the answer comes with the commit."""
+        durable = self.manager.durable_step
+        if self._saving is not None and durable is not None and durable >= self._saving.step:
+            self.requests.done(self._saving.requests)
+            self._saving = None
         # A step that is committed already has no entry to come that could retire anything: the next step has.
-        if (retires := self.requests.open("retire")) and self.manager.durable_step != self.state.global_step:
+        if self._saving is not None or durable == self.state.global_step:
+            return
+        retires = self.requests.open("retire")
+        if asked := self.requests.open("save") + retires:
             self.manager.retire_with_next({one.checkpoint for one in retires if one.checkpoint is not None})
-            self.manager.save_now(self.state, reason="asked to retire one", give_up=self._must_go)
-            self.requests.done(retires)
+            self.manager.save_in_background(self.state, reason="asked for")
+            self._saving = _AskedSave(step=self.state.global_step, requests=asked)
 
     def _finish(self) -> None:
         """Commit the last step. A notice that comes meanwhile does not make it shorter: nothing is left to train."""
         self.pulse.enter("saving")
         self.reporter.message("Saving the last step.")
-        if not self.manager.save_now(self.state, reason="final", give_up=self._patience()):
+        saved = self.manager.save_now(self.state, reason="final", give_up=self._patience())
+        self._look_at_saves()
+        if not saved:
             raise Interrupted(f"The last step could not be committed. {self.manager.alarm or ''} {_COME_BACK}")
 
     def _leave(self, notice: Notice) -> None:
@@ -118,6 +138,7 @@ class Trainer:
         step = self.state.global_step
         self.reporter.message(f"{notice.source}: saving step {step}, then leaving.")
         saved = self.manager.save_now(self.state, reason=notice.source, give_up=self._patience(notice))
+        self._look_at_saves()
         durable = self.manager.durable_step or 0
         if not saved:
             message = f"{notice.source}: left without saving step {step}; the last durable step is {durable}."

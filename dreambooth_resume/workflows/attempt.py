@@ -40,7 +40,7 @@ class Attempt:
     process: Process
     signals: SignalSource
     reporter: Reporter
-    exactness: str
+    not_exact_because: tuple[str, ...]
     changes: tuple[OptionChange, ...]
 
     @property
@@ -162,13 +162,13 @@ def _trainer(attempt: Attempt, life: _Life, parts: Parts, manager: CheckpointMan
 def _how_it_begins(attempt: Attempt, parts: Parts, staged: SavedState | None) -> str:
     adopted, assignment = attempt.adopted, attempt.assignment
     if adopted.base is None and staged is None:
-        return wording.fresh_start(attempt.number, assignment.max_train_steps, adopted.writer.log, attempt.exactness)
+        return wording.fresh_start(attempt.number, assignment.max_train_steps, attempt.not_exact_because)
     return wording.resumed(
         adopted,
         step=parts.state.global_step,
         staged=staged is not None,
         assignment=assignment,
         last=parts.state.last,
-        exactness=attempt.exactness,
+        not_exact_because=attempt.not_exact_because,
         changes=attempt.changes,
     )

@@ -89,9 +89,7 @@ def test_nothing_valid_stops_with_the_reasons_and_never_begins_again(
     assert bench.start(home).wait() == 78
 
 
-def test_stray_files_disturb_nothing(
-    bench: Bench, killed_at_four: Path, undisturbed: Undisturbed, home: Path
-) -> None:
+def test_stray_files_disturb_nothing(bench: Bench, killed_at_four: Path, undisturbed: Undisturbed, home: Path) -> None:
     shutil.copytree(killed_at_four, home)
     strays = [".DS_Store", "notes.txt", "checkpoint-6.tmp", "log/.DS_Store", "log/00000099.json.bak", "checkpoint-4/x"]
     for stray in strays:

@@ -29,7 +29,7 @@ def first_start(bench: Bench) -> list[CrashPoint]:
 
 @pytest.fixture(scope="session")
 def interrupted(bench: Bench) -> Path:
-    """A home whose attempt was killed with a checkpoint's data written and not committed, and one retired, not deleted."""
+    """A home whose attempt was killed while it deleted what its second commit had retired."""
     home = bench.folder / "interrupted"
     crash = CrashPoint(call="unlink", path="checkpoint-2/trainer_state.json")
     process = bench.start(home, crash=crash, **LIMITED)
