@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from dreambooth_resume.checkpoint.commit import Committer
 from dreambooth_resume.checkpoint.snapshot import Snapshotable, take_snapshot
-from dreambooth_resume.checkpoint.writer import Job, SaveThread
+from dreambooth_resume.checkpoint.writer import RETRY_SECONDS, Job, SaveThread
 from dreambooth_resume.errors import AccessDenied, StorageUnavailable
 from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, Finished, Stopped
 
@@ -20,12 +20,19 @@ _CLOSE_SECONDS = 5.0
 class CheckpointManager:
     """The training loop's view of saving. All methods are called on the training thread."""
 
-    def __init__(self, committer: Committer, *, interval_steps: int, base: CheckpointRef | None) -> None:
+    def __init__(
+        self,
+        committer: Committer,
+        *,
+        interval_steps: int,
+        base: CheckpointRef | None,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
         self._committer = committer
         self._interval_steps = interval_steps
         self._log_lock = threading.Lock()
         self._newest: CheckpointRef | None = base
-        self._thread = SaveThread(self._commit)
+        self._thread = SaveThread(self._commit, retry_seconds=retry_seconds)
         self._thread.durable_step = base.step if base else None
 
     @property

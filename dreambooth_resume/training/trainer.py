@@ -105,17 +105,17 @@ class Trainer:
         )
 
     def _look_at_saves(self) -> None:
-        now = self.pulse.situation
-        now.durable_step, now.alarm = self.manager.durable_step, self.manager.alarm
-
-    def _answer(self) -> None:
-        """Carry out what was asked in `control/`, without waiting for the storage: the answer comes with the commit."""
-        durable = self.manager.durable_step
+        """Tell how far the commits are, and answer who asked for one."""
+        now, durable = self.pulse.situation, self.manager.durable_step
+        now.durable_step, now.alarm = durable, self.manager.alarm
         if self._saving is not None and durable is not None and durable >= self._saving.step:
             self.requests.done(self._saving.requests)
             self._saving = None
+
+    def _answer(self) -> None:
+        """Carry out what was asked in `control/`, without waiting for the storage: the answer comes with the commit."""
         # A step that is committed already has no entry to come that could retire anything: the next step has.
-        if self._saving is not None or durable == self.state.global_step:
+        if self._saving is not None or self.manager.durable_step == self.state.global_step:
             return
         retires = self.requests.open("retire")
         if asked := self.requests.open("save") + retires:

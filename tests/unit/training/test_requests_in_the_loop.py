@@ -1,0 +1,202 @@
+"""What people ask of a running attempt, as the loop answers it: on a toy state and a real home."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import pytest
+
+from dreambooth_resume.checkpoint.manager import CheckpointManager
+from dreambooth_resume.data.batch import Batch
+from dreambooth_resume.data.loader import Loader
+from dreambooth_resume.errors import Interrupted, StoppedOnPurpose, StorageUnavailable
+from dreambooth_resume.preemption.requests import RequestSource
+from dreambooth_resume.preemption.watcher import Watcher
+from dreambooth_resume.runs.control import open_requests, post_request
+from dreambooth_resume.runs.entries import Commit, Stopped
+from dreambooth_resume.runs.home import log_key
+from dreambooth_resume.runs.log import read_log
+from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.training.metrics import MetricsSink
+from dreambooth_resume.training.progress import Reporter, StepUpdate
+from dreambooth_resume.training.pulse import Pulse, Situation
+from dreambooth_resume.training.state import TrainingState
+from dreambooth_resume.training.step import StepMetrics
+from dreambooth_resume.training.trainer import Trainer
+from tests.fakes.memory_storage import MemoryStorage
+from tests.fakes.toy_run import ToyState, begin, check_home, machine
+
+pytestmark = pytest.mark.quick
+
+STEPS = 6
+
+
+class EveryStep:
+    """A loader whose batch of step s is s."""
+
+    def __getitem__(self, step: int) -> Batch:
+        return cast(Batch, step)
+
+
+class Silent:
+    def message(self, text: str) -> None: ...
+
+    def phase(self, name: str, done: int, total: int) -> None: ...
+
+    def step(self, update: StepUpdate) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NoSink:
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+
+class Once:
+    """A source whose notice comes at a step."""
+
+    def __init__(self) -> None:
+        self.said: Notice | None = None
+
+    def notice(self) -> Notice | None:
+        return self.said
+
+
+def trainer_on(
+    home: MemoryStorage,
+    *,
+    at_step: Callable[[int], None],
+    requests: RequestSource,
+    source: Once | None = None,
+    limit: int | None = None,
+    interval_steps: int = 2,
+) -> Trainer:
+    attempt = begin(home, limit=limit, steps=STEPS)
+    manager = CheckpointManager(attempt.committer, interval_steps=interval_steps, base=None, retry_seconds=0.05)
+    manager.start()
+    state = ToyState()
+
+    def train_step(batch: Batch) -> StepMetrics:
+        step = cast(int, batch) + 1
+        state.train_to(step)
+        at_step(step)
+        requests.look(0.0)
+        return StepMetrics(loss=1.0, grad_norm=1.0, learning_rate=1e-4)
+
+    sink = cast(MetricsSink, NoSink())
+    pulse = Pulse(
+        home, Situation(step=0, max_train_steps=STEPS), attempt=1, process=machine("A"), requests=requests, sink=sink
+    )
+    return Trainer(
+        state=cast(TrainingState, state),
+        train_step=train_step,
+        loader=cast(Loader, EveryStep()),
+        manager=manager,
+        sink=sink,
+        watcher=Watcher([source or Once(), requests]),
+        requests=requests,
+        pulse=pulse,
+        reporter=cast(Reporter, Silent()),
+        max_train_steps=STEPS,
+        effective_batch=1,
+    )
+
+
+@pytest.fixture
+def home() -> MemoryStorage:
+    return MemoryStorage()
+
+
+@pytest.fixture
+def requests(home: MemoryStorage) -> RequestSource:
+    ticks = iter(range(10_000))
+    return RequestSource(home, monotonic=lambda: float(next(ticks)) * 100)
+
+
+def committed_steps(home: MemoryStorage) -> list[int]:
+    return [entry.body.step for entry in read_log(home).entries if isinstance(entry.body, Commit)]
+
+
+def storage_down(call: str, key: str) -> None:
+    if not key.startswith("control/"):
+        raise StorageUnavailable("503")
+
+
+@pytest.mark.parametrize("asked_at", [1, 2, 3, 4])
+def test_a_save_that_is_asked_for_is_made_at_that_step_or_later_and_the_request_goes(
+    home: MemoryStorage, requests: RequestSource, asked_at: int
+) -> None:
+    """At steps 2 and 4 the interval's own save is in flight: a second entry would retire the first, files and all."""
+
+    def at_step(step: int) -> None:
+        if step == asked_at:
+            post_request(home, "save")
+
+    trainer = trainer_on(home, at_step=at_step, requests=requests, limit=1)
+    trainer.run()
+    trainer.manager.close()
+    steps = committed_steps(home)
+    assert sorted(set(steps)) == steps, "none twice"
+    assert any(step >= asked_at for step in steps)
+    assert steps[-1] == STEPS
+    assert open_requests(home) == []
+    check_home(home)
+
+
+def test_a_save_that_is_asked_for_while_storage_is_down_stops_no_training(
+    home: MemoryStorage, requests: RequestSource
+) -> None:
+    def at_step(step: int) -> None:
+        if step == 1:
+            post_request(home, "save")
+            home.before = storage_down
+        if step == STEPS:
+            home.before = None
+
+    trainer = trainer_on(home, at_step=at_step, requests=requests)
+    trainer.run()
+    trainer.manager.close()
+    assert committed_steps(home) == [STEPS]
+    check_home(home)
+
+
+def test_a_stop_that_is_asked_for_saves_says_goodbye_and_takes_the_request_away(
+    home: MemoryStorage, requests: RequestSource
+) -> None:
+    def at_step(step: int) -> None:
+        if step == 3:
+            post_request(home, "stop")
+
+    trainer = trainer_on(home, at_step=at_step, requests=requests)
+    with pytest.raises(StoppedOnPurpose, match="step 3 of 6 is saved"):
+        trainer.run()
+    trainer.manager.close()
+    last = read_log(home).last
+    assert last is not None
+    assert isinstance(last.body, Stopped)
+    assert last.body.exit_code == 76
+    assert open_requests(home) == []
+
+
+@pytest.mark.parametrize(("exit_code", "error"), [(75, Interrupted), (76, StoppedOnPurpose)])
+def test_a_goodbye_that_cannot_be_written_does_not_change_the_exit_code(
+    home: MemoryStorage, requests: RequestSource, exit_code: int, error: type[Exception]
+) -> None:
+    source = Once()
+
+    def no_goodbye(call: str, key: str) -> None:
+        if call == "put_if_absent" and key == log_key(3):  # 1: adopt, 2: the notice's save
+            raise StorageUnavailable("503")
+
+    def at_step(step: int) -> None:
+        if step == 3:
+            source.said = Notice(source="SIGINT", exit_code=exit_code)
+            home.before = no_goodbye
+
+    trainer = trainer_on(home, at_step=at_step, source=source, requests=requests, interval_steps=100)
+    with pytest.raises(error):
+        trainer.run()
+    trainer.manager.close()
+    home.before = None
+    assert committed_steps(home) == [3]
