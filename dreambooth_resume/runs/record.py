@@ -74,8 +74,7 @@ def read_record(storage: Storage) -> RunRecord | None:
         ) from error
     if record.format > FORMAT:
         raise RefusedToGoOn(
-            f"{storage.describe()}: this run has format {record.format}, and this dbr reads up to {FORMAT}. "
-            "Update dbr."
+            f"{storage.describe()}: this run has format {record.format}, and this dbr reads up to {FORMAT}. Update dbr."
         )
     return record
 

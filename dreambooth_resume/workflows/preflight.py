@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from dreambooth_resume.config.change_policy import OptionChange, compare, refuse_if_refused
+from dreambooth_resume.config.contradictions import refuse_endless_warmup
 from dreambooth_resume.config.load import GivenOptions, record, resolve, with_values
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
@@ -158,6 +159,7 @@ def check_start(home: Home, options: Options) -> Checked:
         repeats=chosen.data.repeats,
     )
     steps = chosen.training.max_train_steps or plan.steps_for_epochs(chosen.training.num_train_epochs)
+    refuse_endless_warmup(chosen, options.sources, max_train_steps=steps)
     _check_length(home, chosen, max_train_steps=steps)
     _check_room(home, chosen, inputs, max_train_steps=steps)
     return Checked(home=home, options=options, inputs=inputs, plan=plan, max_train_steps=steps)

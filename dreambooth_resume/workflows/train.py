@@ -6,6 +6,7 @@ Nothing imported here needs torch: a finished run, and a start that can't succee
 from __future__ import annotations
 
 from dreambooth_resume.checkpoint.publish import publish
+from dreambooth_resume.config.contradictions import remarks
 from dreambooth_resume.config.load import GivenOptions
 from dreambooth_resume.errors import HolderAlive, StorageUnavailable
 from dreambooth_resume.preemption.signals import SignalSource
@@ -37,7 +38,7 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
         storage = open_storage(output_dir)
         home = patiently(lambda: open_home(storage, output_dir), tell=reporter.message, should_stop=watcher.should_stop)
         options = choose_options(home, given)
-        finished = home.log if _is_done(home, given) else _train(home, options, signals, reporter)
+        finished = home.log if _is_done(home, given) else _train(home, options, signals, watcher, reporter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
         reporter.message(wording.finished(storage, finished, publish(storage, finished)))
         return 0
@@ -58,9 +59,14 @@ def _is_done(home: Home, given: GivenOptions) -> bool:
     return not (isinstance(asked, int) and asked > last.state.step)
 
 
-def _train(home: Home, options: Options, signals: SignalSource, reporter: Reporter) -> Log:
+def _train(home: Home, options: Options, signals: SignalSource, watcher: Watcher, reporter: Reporter) -> Log:
     checked = check_start(home, options)
-    fencing = probe(home.storage, allow_unfenced=options.train.checkpoints.unfenced)
+    for remark in remarks(options.train, options.sources):
+        reporter.message(remark)
+    unfenced = options.train.checkpoints.unfenced
+    fencing = patiently(
+        lambda: probe(home.storage, allow_unfenced=unfenced), tell=reporter.message, should_stop=watcher.should_stop
+    )
     reporter.message(wording.plan(home.storage, checked.inputs, checked.plan, checked.max_train_steps, fencing))
     # torch, Diffusers and their like take seconds to import: whoever mistyped a folder has been told by now.
     from dreambooth_resume.workflows.start import start

@@ -143,10 +143,14 @@ class Bench:
     def start(
         self, home: Path, *, crash: CrashPoint | None = None, record: Path | None = None, **changed: object
     ) -> Process:
-        words = ["train"]
+        return self.command(home, ["train", *self.words(home, **changed)], crash=crash, record=record)
+
+    def words(self, home: Path, **changed: object) -> list[str]:
+        """The options as they are typed."""
+        words: list[str] = []
         for name, value in self.options(home, **changed).items():
             words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
-        return self.command(home, words, crash=crash, record=record)
+        return words
 
     def command(
         self, home: Path, words: list[str], *, crash: CrashPoint | None = None, record: Path | None = None
