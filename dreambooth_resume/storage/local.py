@@ -195,7 +195,8 @@ def _may_hold(folder: str, prefix: str) -> bool:
 def _made_again(place: Callable[[], Placed]) -> Placed:
     """Run `place` again if a folder goes from under it: `delete` tidies emptied ones away, in any process."""
     for _ in range(_TRIES_MAX - 1):
-        with contextlib.suppress(FileNotFoundError):
+        # FileExistsError: `mkdir` found the folder there, and gone when it looked whether it is one.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
             return place()
     return place()
 

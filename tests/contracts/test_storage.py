@@ -214,7 +214,7 @@ def test_folders_that_come_and_go_stop_no_writer(open_again: Callable[[], Storag
 
     def come_and_go(name: int) -> None:
         storage = open_again()
-        for number in range(25):
+        for number in range(30):
             key = f"control/{name}-{number}.json"
             assert storage.put_if_absent(key, b"x")
             storage.delete(key)
