@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import sys
 from pathlib import Path
 
 from dreambooth_resume.cli.arguments import CommandParser
@@ -56,7 +59,7 @@ def run(words: list[str]) -> int:
             ("LoRA", str(result.weights)),
             ("loss curve", str(result.chart)),
             ("took", f"{result.seconds:.0f} s"),
-            ("next", f"dbr status {home}"),
+            ("next", f"{_program()} status {home}"),
             ("", _interrupt_it_yourself(arguments.dir)),
         ]
     )
@@ -67,4 +70,12 @@ def _interrupt_it_yourself(folder: Path) -> str:
     """A longer run of the same, to press Ctrl-C in."""
     is_shipped = folder == DEFAULT_FOLDER and Path("configs/demo.yaml").is_file()
     which = "--config configs/demo.yaml" if is_shipped else f"--output_dir {folder / 'home'}"
-    return f"dbr train {which} --max_train_steps 400 --resume latest   (press Ctrl-C, then type it again)"
+    return f"{_program()} train {which} --max_train_steps 400 --resume latest   (press Ctrl-C, then type it again)"
+
+
+def _program() -> str:
+    """How to type `dbr` here: after `make demo` it isn't on the PATH."""
+    if shutil.which("dbr") is not None:
+        return "dbr"
+    own = Path(sys.argv[0])
+    return os.path.relpath(own) if own.name == "dbr" else f"{sys.executable} -m dreambooth_resume"

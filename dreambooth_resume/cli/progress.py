@@ -112,6 +112,7 @@ class BarReporter:
             TextColumn("{task.fields[values]}"),
             console=console,
             refresh_per_second=_REFRESHES_PER_SECOND,
+            transient=True,  # what stays on the screen at the end are the messages: where everything is
         )
         self._task: TaskID | None = None
         self._name: str | None = None

@@ -142,10 +142,17 @@ def start_afresh(folder: Path) -> None:
         )
     for home in (folder / UNDISTURBED, folder / HOME):
         summary = summarise(LocalStorage(home)) if home.is_dir() else None
-        if summary is not None and summary.is_live:
+        if summary is not None and summary.is_live and summary.attempt is not None:
             raise BadInput("a run of the demo is being trained", where=str(home), fix=f"dbr stop {home}")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).write_text("`dbr demo` made this folder, and removes what it made here when it is run again.\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).write_text(
+            "`dbr demo` made this folder, and removes what it made in it when it is run again.\n"
+        )
+    except OSError as error:
+        raise BadInput(
+            f"can't be written: {error.strerror}", where=f"--dir {folder}", fix="name a folder that you can write to"
+        ) from None
     for path in (folder / name for name in _OURS):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

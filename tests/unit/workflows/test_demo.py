@@ -94,6 +94,12 @@ def test_a_demo_whose_run_is_being_trained_is_left_alone(tmp_path: Path) -> None
     assert raised.value.fix == f"dbr stop {tmp_path / 'home'}"
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="can't be written"):
+        start_afresh(tmp_path / "file" / "demo")
+
+
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="is a file"):
@@ -119,6 +125,19 @@ def test_differing_bytes_are_loud_and_end_with_1(
     assert ("THE BYTES DIFFER" in page) is not same
     assert page.count("a" * 64) == (2 if same else 1)
     assert "1        0          9        SIGKILL   -9    4" in page
+
+
+def test_the_next_command_can_be_typed_where_dbr_is_not_on_the_path(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(demo, "run_demo", lambda *_words, **_options: result(same=True))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(tmp_path / ".venv" / "bin" / "dbr"), "demo"])
+    assert command.run([]) == 0
+    page = capsys.readouterr().out
+    assert "next        .venv/bin/dbr status runs/demo/home" in page
+    assert ".venv/bin/dbr train --output_dir runs/demo/home --max_train_steps 400 --resume latest" in page
 
 
 def test_a_folder_of_others_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
