@@ -123,8 +123,8 @@ def _where(adopt: Entry) -> str:
 def _waiting(adopt: Entry, wait_seconds: float) -> str:
     return (
         f"{_where(adopt)} trains this run. Waiting up to {wait_seconds:.0f} s for it to end, or "
-        f"{SILENCE_SECONDS:.0f} s without a sign of life from it. Ctrl-C leaves it alone; --take-over takes the run from "
-        "it."
+        f"{SILENCE_SECONDS:.0f} s without a sign of life from it. Ctrl-C leaves it alone; --take-over takes the run "
+        "from it."
     )
 
 
