@@ -20,7 +20,7 @@ INK, PALE, GRID, LOST = "#1a202c", "#718096", "#e2e8f0", "#c53030"
 ATTEMPT_COLOURS = ("#2b6cb0", "#2f855a", "#b7791f", "#6b46c1", "#0987a0", "#97266d")
 _ROW_INCHES, _ROWS_MAX_INCHES, _LOSS_INCHES, _WIDTH_INCHES, _DPI = 0.3, 3.0, 3.6, 10.0, 130
 _LABELLED_ROWS_MAX = 12
-_LEGEND = "dashed: an interruption    shaded: trained again    broad and faint: what was lost"
+_LEGEND, _LEGEND_OF_LOST = "dashed: an interruption    shaded: trained again", "    broad and faint: what was lost"
 
 
 def draw_loss_curve(curve: Curve, *, title: str) -> bytes:
@@ -118,7 +118,8 @@ def _draw_loss(axes: Axes, curve: Curve) -> None:
     axes.set_xlabel("step (optimizer updates)", color=INK)
     axes.set_ylabel("loss, and its running mean", color=INK)
     if curve.interruptions:
-        axes.set_title(_LEGEND, loc="right", fontsize=8.5, color=PALE, pad=4)
+        legend = _LEGEND + (_LEGEND_OF_LOST if curve.lost else "")
+        axes.set_title(legend, loc="right", fontsize=8.5, color=PALE, pad=4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
