@@ -1,13 +1,31 @@
-"""Libraries that talk while they load, kept quiet. Errors still come through."""
+"""Libraries that talk and dawdle while they load, kept quiet and made quicker. Errors still come through."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _CHATTY = ("transformers", "diffusers", "huggingface_hub", "accelerate", "peft")
+# Objects made since the last look for garbage before Python looks again; its own number is 700.
+_OBJECTS_BETWEEN_COLLECTIONS = 50_000
+
+
+@contextmanager
+def few_collections() -> Iterator[None]:
+    """Import inside this: Python looks for garbage seldom.
+
+    torch and its like make a million objects, which all stay; looking through them a thousand times costs half a
+    second of a start.
+    """
+    usual = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 @contextmanager
@@ -17,8 +35,9 @@ def quiet_loading() -> Iterator[None]:
     Raised errors and what the libraries log as errors are untouched, and everything is as before afterwards.
     """
     # The libraries set their own levels when they are first imported, so importing comes before quieting.
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
+    with few_collections():
+        import diffusers.utils.logging as diffusers_logging
+        import transformers.utils.logging as transformers_logging
 
     bars = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
     levels = {name: logging.getLogger(name).level for name in _CHATTY}
@@ -27,7 +46,7 @@ def quiet_loading() -> Iterator[None]:
     for library in bars:
         library.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), few_collections():
             warnings.simplefilter("ignore")
             yield
     finally:
