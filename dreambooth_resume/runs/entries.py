@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -134,3 +136,27 @@ class Entry(Record):
     """ISO 8601, UTC. For people; nothing is ever decided by it."""
     body: EntryBody
     state: RunState
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The entry as it lies on disk: JSON, sealed with the SHA-256 of the rest."""
+    return sealed(json.loads(entry.model_dump_json()))
+
+
+def sealed(facts: dict[str, JsonValue]) -> bytes:
+    """JSON that holds its own digest, over all names, those of a later release included."""
+    return json.dumps({**facts, "sha256": _seal(facts)}, indent=1).encode()
+
+
+def decode_entry(body: bytes) -> Entry:
+    """The entry that `encode_entry` wrote. Raises ValueError for anything else, be it one flipped digit."""
+    facts = json.loads(body)
+    if not isinstance(facts, dict):
+        raise ValueError("not an entry")
+    if facts.pop("sha256", None) != _seal(facts):
+        raise ValueError("changed after it was written")
+    return Entry.model_validate(facts)
+
+
+def _seal(facts: dict[str, JsonValue]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -10,7 +10,18 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from dreambooth_resume.errors import Fenced, KeyNotFound, OutcomeUnknown, RefusedToGoOn, StorageUnavailable
-from dreambooth_resume.runs.entries import Adopt, Commit, Entry, EntryBody, Finished, RunState, SetAside, Stopped
+from dreambooth_resume.runs.entries import (
+    Adopt,
+    Commit,
+    Entry,
+    EntryBody,
+    Finished,
+    RunState,
+    SetAside,
+    Stopped,
+    decode_entry,
+    encode_entry,
+)
 from dreambooth_resume.runs.home import LOG_PREFIX, log_key, log_number
 from dreambooth_resume.storage.base import Storage
 
@@ -133,10 +144,11 @@ def read_log(storage: Storage) -> Log:
 
 def _parse(storage: Storage, number: int, body: bytes) -> Entry:
     try:
-        entry = Entry.model_validate_json(body)
-    except ValidationError as error:
+        entry = decode_entry(body)
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise RefusedToGoOn(
-            f"{storage.describe()}: {log_key(number)} can't be read ({error.errors()[0]['msg']}). Put it back from a "
+            f"{storage.describe()}: {log_key(number)} can't be read ({reason}). Put it back from a "
             "copy, update dbr if a newer release wrote it, or begin a new run in another folder."
         ) from error
     if entry.number != number:
@@ -164,7 +176,7 @@ def put_entry(storage: Storage, entry: Entry) -> Entry:
     The answer is compared by nonce, because a lost response looks like a refusal, and some stores let several writers
     believe that they won. Raises OutcomeUnknown if the entry may still land later.
     """
-    key, body = log_key(entry.number), entry.model_dump_json(indent=1).encode()
+    key, body = log_key(entry.number), encode_entry(entry)
     trouble: StorageUnavailable | None = None
     try:
         storage.put_if_absent(key, body)

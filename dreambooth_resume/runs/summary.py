@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import ValidationError
-
 from dreambooth_resume.errors import KeyNotFound
-from dreambooth_resume.runs.entries import Adopt, Commit, Entry, Finished, Process, Stopped
+from dreambooth_resume.runs.entries import Adopt, Commit, Entry, Finished, Process, Stopped, decode_entry
 from dreambooth_resume.runs.history import COMMAND_EXIT_CODE, before_commands
 from dreambooth_resume.runs.home import LOG_PREFIX, log_key, log_number
 from dreambooth_resume.runs.liveness import age_seconds, look_for_life
@@ -100,8 +98,8 @@ def _newest_entry(storage: Storage) -> Entry | None:
     if not listed:
         return None
     try:
-        return Entry.model_validate_json(storage.read(log_key(max(listed))))
-    except (KeyNotFound, ValidationError):
+        return decode_entry(storage.read(log_key(max(listed))))
+    except (KeyNotFound, ValueError):
         return read_log(storage).last  # says what is wrong with the log, and what to do
 
 
@@ -164,8 +162,8 @@ def _durable_age(storage: Storage, newest: Entry, *, now: datetime) -> float | N
         return age_seconds(newest.written_at, now=now)
     numbers = [ref.number for ref in newest.state.live if ref.step == newest.state.step]
     try:
-        entry = Entry.model_validate_json(storage.read(log_key(max(numbers)))) if numbers else None
-    except (KeyNotFound, ValidationError):
+        entry = decode_entry(storage.read(log_key(max(numbers)))) if numbers else None
+    except (KeyNotFound, ValueError):
         return None
     return age_seconds(entry.written_at, now=now) if entry else None
 

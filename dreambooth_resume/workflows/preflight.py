@@ -146,6 +146,18 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
     return Options(train=options, changes=changes, sources=given.sources)
 
 
+def refuse_going_back_behind_the_end(home: Home, options: Options) -> None:
+    """Raises BadInput if a finished run is asked to go back, unless that was done before it finished (rules 10, 11)."""
+    chosen = options.train.checkpoints
+    resume = chosen.resume_from_checkpoint or LATEST
+    if resume != LATEST and not home.log.has_request(chosen.resume_request_id or resume):
+        raise BadInput(
+            "the run is finished, and nobody goes back behind its end",
+            where=f"--resume {resume}",
+            fix="--resume latest --max_train_steps MORE to train on, or another --output_dir for a new run",
+        )
+
+
 def check_start(home: Home, options: Options) -> Checked:
     """Look at everything that this start needs. Raises BadInput or RefusedToGoOn for what is missing or doesn't fit."""
     chosen = options.train

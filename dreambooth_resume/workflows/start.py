@@ -14,7 +14,7 @@ from dreambooth_resume.errors import BadInput
 from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, take_over
-from dreambooth_resume.runs.entries import Process
+from dreambooth_resume.runs.entries import Adopt, Process
 from dreambooth_resume.runs.holder import Patience, this_process
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.record import Pins, RunRecord, new_record, write_record
@@ -23,6 +23,7 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, make_accelerator
 from dreambooth_resume.training.numerics import compare_fingerprints, make_deterministic, numerics_fingerprint
 from dreambooth_resume.training.progress import Reporter
+from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.attempt import Attempt, run_attempt
 from dreambooth_resume.workflows.preflight import Checked, Home, Options, as_json
 
@@ -51,6 +52,8 @@ def start(checked: Checked, signals: SignalSource, reporter: Reporter) -> Log:
     adopted = _take_over(home.storage, options, wish, process, watcher, reporter)
     if isinstance(adopted, Log):
         return adopted
+    if (request := wish.going_back) is not None and not _went_back(adopted):
+        reporter.message(wording.went_back_before(adopted.writer.log, request, wish.resume))
     attempt = Attempt(
         storage=home.storage,
         assignment=replace(ready.assignment, seed=run_record.seed),
@@ -63,6 +66,11 @@ def start(checked: Checked, signals: SignalSource, reporter: Reporter) -> Log:
         changes=options.changes,
     )
     return run_attempt(attempt)
+
+
+def _went_back(adopted: Adoption[SavedState]) -> bool:
+    body = adopted.writer.log.entries[-1].body
+    return isinstance(body, Adopt) and body.going_back is not None
 
 
 def _get_ready(checked: Checked) -> _Ready:

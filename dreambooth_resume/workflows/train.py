@@ -9,6 +9,7 @@ from dreambooth_resume.checkpoint.publish import publish
 from dreambooth_resume.config.contradictions import remarks
 from dreambooth_resume.config.load import GivenOptions
 from dreambooth_resume.errors import HolderAlive, StorageUnavailable
+from dreambooth_resume.models.quiet import few_collections
 from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.watcher import Watcher, ending
 from dreambooth_resume.runs.log import Log
@@ -23,6 +24,7 @@ from dreambooth_resume.workflows.preflight import (
     check_start,
     choose_options,
     open_home,
+    refuse_going_back_behind_the_end,
     refuse_several_processes,
 )
 
@@ -38,7 +40,7 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
         storage = open_storage(output_dir)
         home = patiently(lambda: open_home(storage, output_dir), tell=reporter.message, should_stop=watcher.should_stop)
         options = choose_options(home, given)
-        finished = home.log if _is_done(home, given) else _train(home, options, signals, watcher, reporter)
+        finished = home.log if _is_done(home, options, given) else _train(home, options, signals, watcher, reporter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
         reporter.message(wording.finished(storage, finished, publish(storage, finished)))
         return 0
@@ -50,13 +52,16 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
         reporter.close()
 
 
-def _is_done(home: Home, given: GivenOptions) -> bool:
+def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
     """Finished, and nobody asks for more steps: nothing is loaded, and an empty machine will do."""
     last = home.log.last
     if home.log.finished is None or last is None:
         return False
     asked = given.values.get("max_train_steps")
-    return not (isinstance(asked, int) and asked > last.state.step)
+    if isinstance(asked, int) and asked > last.state.step:
+        return False
+    refuse_going_back_behind_the_end(home, options)
+    return True
 
 
 def _train(home: Home, options: Options, signals: SignalSource, watcher: Watcher, reporter: Reporter) -> Log:
@@ -69,6 +74,7 @@ def _train(home: Home, options: Options, signals: SignalSource, watcher: Watcher
     )
     reporter.message(wording.plan(home.storage, checked.inputs, checked.plan, checked.max_train_steps, fencing))
     # torch, Diffusers and their like take seconds to import: whoever mistyped a folder has been told by now.
-    from dreambooth_resume.workflows.start import start
+    with few_collections():
+        from dreambooth_resume.workflows.start import start
 
     return start(checked, signals, reporter)

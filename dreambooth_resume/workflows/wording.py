@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dreambooth_resume.config.change_policy import OptionChange
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.runs.adoption import Adoption
-from dreambooth_resume.runs.entries import CheckpointRef
+from dreambooth_resume.runs.entries import Adopt, CheckpointRef
 from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage
@@ -73,6 +73,17 @@ def resumed(
         *(f"Changed: {change.line}" for change in changes),
     ]
     return "\n".join(lines)
+
+
+def went_back_before(log: Log, request: str, resume: str) -> str:
+    """A start-up script that goes back at each start must lose nothing; a person should know how to do it again."""
+    attempt = next(
+        entry.attempt for entry in log.entries if isinstance(entry.body, Adopt) and entry.body.going_back == request
+    )
+    return (
+        f"--resume {resume} was carried out by attempt {attempt} already; going on from the latest. To go back again: "
+        f"--resume {resume} --resume-request-id again-{log.highest_attempt}"
+    )
 
 
 def finished(storage: Storage, log: Log, ref: CheckpointRef) -> str:

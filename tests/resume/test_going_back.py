@@ -61,6 +61,25 @@ def test_the_same_request_goes_back_once_however_often_it_is_started(
     assert returns == [None, "night-shift", None]
 
 
+def test_the_same_step_without_a_name_goes_back_once_and_says_how_to_do_it_again(
+    bench: Bench, killed_at_eight: Path, home: Path
+) -> None:
+    shutil.copytree(killed_at_eight, home)
+    crash = CrashPoint(call="link", path="log/00000008.json")
+    assert bench.start(home, crash=crash, resume=4, max_train_steps=10).wait() == KILLED
+    process = bench.run(home, resume=4, max_train_steps=10)
+    assert "--resume 4 was carried out by attempt 2 already; going on from the latest." in process.output()
+    assert "To go back again: --resume 4 --resume-request-id again-3" in process.output()
+    assert "step 5/10" not in process.output()
+
+
+def test_a_finished_run_is_not_gone_back_behind(bench: Bench, home: Path) -> None:
+    bench.run(home)
+    process = bench.start(home, resume=4)
+    assert process.wait() == 2
+    assert "the run is finished, and nobody goes back behind its end" in process.output()
+
+
 def test_another_request_id_goes_back_again(bench: Bench, killed_at_eight: Path, home: Path) -> None:
     shutil.copytree(killed_at_eight, home)
     for name in ("one", "two"):

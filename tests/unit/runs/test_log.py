@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import JsonValue
 
 from dreambooth_resume.errors import AccessDenied, Fenced, OutcomeUnknown, RefusedToGoOn, StorageUnavailable
+from dreambooth_resume.runs.entries import sealed
 from dreambooth_resume.runs.home import log_key
 from dreambooth_resume.runs.log import Log, LogWriter, make_entry, put_entry, read_log
 from dreambooth_resume.storage.base import StoredObject
@@ -56,13 +58,31 @@ def test_an_adopt_of_step_0_begins_a_new_line() -> None:
     assert log.line == ()
 
 
+def resealed(entry: dict[str, JsonValue]) -> bytes:
+    """A changed entry as its writer would have sealed it."""
+    return sealed({name: value for name, value in entry.items() if name != "sha256"})
+
+
+def test_every_flipped_bit_of_an_entry_is_found() -> None:
+    storage = MemoryStorage()
+    put_log(storage, adopt(), commit(1))
+    whole = storage.objects[log_key(2)]
+    blank = {place for place, byte in enumerate(whole) if byte in b" \n"}  # what JSON doesn't read
+    for place in sorted(set(range(len(whole))) - blank):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 7
+        storage.objects[log_key(2)] = bytes(flipped)
+        with pytest.raises(RefusedToGoOn):
+            read_log(storage)
+
+
 @pytest.mark.parametrize("base", [1, 9])
 def test_an_adopt_of_what_is_no_checkpoint_is_refused_and_never_step_0(base: int) -> None:
     storage = MemoryStorage()
     put_log(storage, adopt(), commit(1), adopt(2))
     entry = json.loads(storage.objects[log_key(3)])
     entry["body"]["base"] = base
-    storage.objects[log_key(3)] = json.dumps(entry).encode()
+    storage.objects[log_key(3)] = resealed(entry)
     with pytest.raises(RefusedToGoOn):
         read_log(storage)
 
@@ -114,7 +134,7 @@ def test_an_entry_of_a_later_release_is_refused_and_says_to_update(change: tuple
     put_log(storage, adopt())
     entry = json.loads(storage.objects[log_key(1)])
     (entry if change[0] in entry else entry["body"])[change[0]] = change[1]
-    storage.objects[log_key(1)] = json.dumps(entry).encode()
+    storage.objects[log_key(1)] = resealed(entry)
     with pytest.raises(RefusedToGoOn, match="update dbr"):
         read_log(storage)
 
@@ -124,7 +144,7 @@ def test_a_name_that_a_later_release_adds_is_passed_over() -> None:
     written = put_log(storage, adopt())
     entry = json.loads(storage.objects[log_key(1)])
     entry["mood"] = entry["body"]["mood"] = "good"
-    storage.objects[log_key(1)] = json.dumps(entry).encode()
+    storage.objects[log_key(1)] = resealed(entry)
     assert read_log(storage) == written
 
 
