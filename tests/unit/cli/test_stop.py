@@ -10,13 +10,15 @@ import pytest
 
 from dreambooth_resume.cli.main import main
 from dreambooth_resume.runs.control import open_requests
-from dreambooth_resume.runs.entries import Finished
+from dreambooth_resume.runs.entries import Finished, encode_entry
 from dreambooth_resume.runs.holder import this_process
+from dreambooth_resume.runs.home import log_key
 from dreambooth_resume.runs.liveness import watch_for_a_beat
+from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.storage.local import LocalStorage
 from tests.fakes.memory_storage import MemoryStorage
 from tests.fakes.toy_run import begin
-from tests.fakes.watched_run import beat, dead_process, hold, record_run
+from tests.fakes.watched_run import beat, dead_process, hold, moment, record_run
 
 
 @pytest.fixture
@@ -71,8 +73,8 @@ def test_a_holder_whose_clock_is_behind_ours_is_seen_by_its_moving_heartbeat(
 ) -> None:
     begin(storage, "gpu-7")
     # Its entry and its heartbeat seem hours old, by our clock.
-    entry = storage.root / "log" / "00000001.json"
-    entry.write_text(entry.read_text().replace('"written_at": "2', '"written_at": "1'))
+    (entry,) = read_log(storage).entries
+    storage.write(log_key(1), [encode_entry(entry.model_copy(update={"written_at": moment(seconds_ago=7200)}))])
     beat(storage, 1, seconds_ago=7200, counter=1)
     ticking = threading.Timer(0.2, lambda: beat(storage, 1, seconds_ago=7200, counter=2))
     ticking.start()
