@@ -28,7 +28,9 @@ class Committer:
         flush_metrics: Callable[[int], None],
         total_limit: int | None,
         max_train_steps: int,
+        begins_at: int | None = None,
     ) -> None:
+        """`begins_at` is the step that training begins at, if that isn't the adopted one but one that was staged."""
         self._storage = storage
         self._writer = writer
         self._export_weights = export_weights
@@ -36,7 +38,11 @@ class Committer:
         self._total_limit = total_limit
         self._max_train_steps = max_train_steps
         adopted = writer.log.entries[-1].state
-        self._base_step, self._base_totals = adopted.step, adopted.totals
+        self._begins_at = adopted.step if begins_at is None else begins_at
+        staged_steps = self._begins_at - adopted.step
+        # The adopt counted them as lost: it is written before anybody looks at the stage.
+        redone_steps = max(0, adopted.totals.redone_steps - staged_steps)
+        self._base_totals = adopted.totals.model_copy(update={"redone_steps": redone_steps})
         self._started = time.monotonic()
         self._asked_to_retire: set[int] = set()
 
@@ -95,7 +101,7 @@ class Committer:
             number=log.next_number, step=step, attempt=self._writer.attempt, folder=folder, files=files
         )
         before = log.entries[-1].state
-        made = step - self._base_step
+        made = step - self._begins_at
         totals = Totals(
             steps=self._base_totals.steps + made,
             redone_steps=self._base_totals.redone_steps,

@@ -106,8 +106,6 @@ class SaveThread:
             self._alarm(job, error)
             return
         with self._changed:
-            if self.alarm is not None:
-                logger.info("Commits work again: step %d is durable", job.snapshot.step)
             self.durable_step, self.alarm, self._in_flight = job.snapshot.step, None, None
             self._changed.notify_all()
         logger.debug("Step %d committed in %.3f s", job.snapshot.step, time.monotonic() - started)
@@ -115,13 +113,6 @@ class SaveThread:
     def _alarm(self, job: Job, error: DbrError) -> None:
         """Keep the snapshot unless a newer one waits, and try again in a while."""
         with self._changed:
-            if self.alarm is None:
-                logger.warning(
-                    "Step %d could not be saved: %s Training goes on; it is tried again every %.0f s.",
-                    job.snapshot.step,
-                    error,
-                    self._retry_seconds,
-                )
             self.alarm = str(error)
             self._waiting = self._waiting or job
             self._in_flight = None

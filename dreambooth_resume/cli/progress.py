@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -24,6 +26,32 @@ def make_reporter(progress_seconds: float) -> Reporter:
     if console.is_terminal and not console.is_dumb_terminal:
         return BarReporter(console)
     return LineReporter(progress_seconds=progress_seconds)
+
+
+class ReporterHandler(logging.Handler):
+    """Log records as messages of a reporter, so that they stand above the bar and not in it."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.INFO)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        self._reporter.message(warning + self.format(record))
+
+
+@contextlib.contextmanager
+def log_shown_by(reporter: Reporter) -> Iterator[None]:
+    """Show what the package logs, from INFO on, through `reporter`."""
+    package, handler = logging.getLogger("dreambooth_resume"), ReporterHandler(reporter)
+    before = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before)
 
 
 def describe_step(update: StepUpdate, *, seconds_left: float | None) -> str:
@@ -156,7 +184,7 @@ def _values(update: StepUpdate) -> str:
 def _describe_alarm(update: StepUpdate) -> str:
     if update.alarm is None:
         return "Saved again."
-    return f"NOT SAVED since step {update.durable_step or 0}: {update.alarm}"
+    return f"NOT SAVED since step {update.durable_step or 0}: {update.alarm} Training goes on; saving is tried again."
 
 
 def _print_now(text: str) -> None:

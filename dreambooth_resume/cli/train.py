@@ -20,10 +20,12 @@ def run(words: list[str]) -> int:
     if "://" not in home and not Path(home).exists():
         # Certainly a first start, so what is missing or contradictory can be said before torch is imported.
         resolve(given, recorded=None)
-    from dreambooth_resume.cli.progress import make_reporter
+    from dreambooth_resume.cli.progress import log_shown_by, make_reporter
     from dreambooth_resume.workflows.train import train
 
-    return train(given, make_reporter(cast(float, given.value("progress_seconds"))))
+    reporter = make_reporter(cast(float, given.value("progress_seconds")))
+    with log_shown_by(reporter):
+        return train(given, reporter)
 
 
 def _help_page(words: list[str]) -> str | None:

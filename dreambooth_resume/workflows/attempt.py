@@ -19,6 +19,7 @@ from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import Adoption
 from dreambooth_resume.runs.entries import Process
+from dreambooth_resume.runs.history import STAGED_REASON
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.training.build import Assignment, Parts, build_parts
@@ -118,6 +119,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
             flush_metrics=lambda _step: life.sink.flush(durable=True),
             total_limit=options.checkpoints.checkpoints_total_limit,
             max_train_steps=attempt.assignment.max_train_steps,
+            begins_at=parts.state.global_step,
         ),
         interval_steps=options.checkpoints.checkpointing_steps,
         base=adopted.base,
@@ -125,7 +127,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
     manager.start()
     try:
         if staged is not None:
-            manager.save_in_background(parts.state, reason=f"staged by attempt {attempt.number - 1}")
+            manager.save_in_background(parts.state, reason=f"{STAGED_REASON} {attempt.number - 1}")
         _trainer(attempt, life, parts, manager).run()
         manager.write_finished()
     finally:

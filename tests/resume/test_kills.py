@@ -54,15 +54,16 @@ def test_killed_at_random_moments_until_it_is_done(
 ) -> None:
     """Kills at any moment of a process's life, imports of the run's parts and the last file's copy included."""
     moments = random.Random(seed)
+    longer = {"max_train_steps": 40, "checkpointing_steps": 3}
     kills = 0
     for _ in range(4):
-        process = bench.start(home)
+        process = bench.start(home, **longer)
         time.sleep(moments.uniform(0.02, 0.9))
         process.send(signal.SIGKILL)
         kills += process.wait() == KILLED
-    bench.run(home)
+    bench.run(home, **longer)
     assert kills > 0
-    assert result_digests(home) == undisturbed()
+    assert result_digests(home) == undisturbed(**longer)
 
 
 def test_killed_after_the_last_checkpoint_and_before_the_final_file(
@@ -131,6 +132,9 @@ def test_what_was_written_and_not_committed_is_taken_in_place_of_training(
     assert "step 4/6" not in resumed.output()
     assert not (home / "checkpoint-4").exists()
     assert (home / "checkpoint-4-a2").exists()
+    last = log_of(home).last
+    assert last is not None
+    assert last.state.totals.redone_steps <= 1, "what was taken from the stage is not made again"
     assert result_digests(home) == undisturbed()
 
 

@@ -86,7 +86,7 @@ def test_an_alarm_is_shouted_once_and_its_end_said_once() -> None:
     for step, alarm in enumerate([None, "disk full", "disk full", None, None], start=1):
         lines.reporter.step(update(step, alarm=alarm))
     loud = [line for line in lines.printed if not line.startswith("step")]
-    assert loud == ["NOT SAVED since step 100: disk full", "Saved again."]
+    assert loud == ["NOT SAVED since step 100: disk full Training goes on; saving is tried again.", "Saved again."]
 
 
 def test_a_phase_shows_its_first_and_last_and_every_so_often_between() -> None:

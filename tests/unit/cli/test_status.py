@@ -95,7 +95,7 @@ def test_json_holds_everything_and_is_strict(storage: LocalStorage, capsys: pyte
         ("dog/log", "name the home: dog"),
         ("dog/run.json", "name the --output_dir"),
         ("empty", "dbr runs FOLDER"),
-        ("s3://bucket/dog", "a folder"),
+        ("gs://bucket/dog", "a folder"),
     ],
 )
 def test_what_is_no_run_is_bad_input_with_the_fix(
