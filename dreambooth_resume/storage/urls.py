@@ -9,13 +9,17 @@ from typing import cast
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.storage.s3_address import S3Settings
 
-# Scheme -> "module:Class", constructed with the whole address. A new store is one file and one line here.
-STORES: dict[str, str] = {}
+# Scheme -> "module:Class", constructed with the whole address and the settings. A new store is one file and one line here.
+STORES: dict[str, str] = {"s3": "dreambooth_resume.storage.s3:S3Storage"}
 
 
-def open_storage(address: str) -> Storage:
-    """The storage behind a folder or an address with a scheme. Raises BadInput for a scheme nobody knows."""
+def open_storage(address: str, s3: S3Settings | None = None) -> Storage:
+    """The storage behind a folder or an address with a scheme; `s3` says how an S3 service is reached.
+
+    Raises BadInput for a scheme nobody knows.
+    """
     scheme, separator, _ = address.partition("://")
     if not separator:
         return LocalStorage(Path(address))
@@ -23,4 +27,4 @@ def open_storage(address: str) -> Storage:
         known = ", ".join(["a folder", *(f"{name}://…" for name in STORES)])
         raise BadInput(f"no storage for {scheme}:// in this version", where=address, fix=f"use {known}")
     module, _, name = STORES[scheme].partition(":")
-    return cast(Storage, getattr(import_module(module), name)(address))
+    return cast(Storage, getattr(import_module(module), name)(address, s3))
