@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.storage.s3 import S3Storage
+from dreambooth_resume.storage.s3_address import S3Settings
+from dreambooth_resume.storage.s3_client import Clock
+from tests.fakes.fault_proxy import FaultProxy, What
 from tests.fakes.memory_storage import MemoryStorage
+from tests.fakes.s3_server import ENVIRONMENT, shared_server
 
-KINDS = ("links", "links refused", "links absent", "memory")
+KINDS = ("links", "links refused", "links absent", "memory", "s3", "s3 with trouble")
 
 
 def refuse_links(source: object, target: object, **_options: object) -> None:
@@ -31,9 +37,36 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return name
 
 
+def trouble(proxy: FaultProxy) -> None:
+    """Much of what is asked goes wrong at first. A conditional PUT is not: what became of it has to be looked up."""
+    proxy.add(What.CUT_DOWNLOAD, verb="GET", every=13)
+    proxy.add(What.DROP_ANSWER, conditional=False, every=11)
+    proxy.add(What.RESET, conditional=False, every=9)
+    proxy.add(What.ANSWER, conditional=False, every=7, status=503, code="SlowDown")
+
+
 @pytest.fixture
-def open_again(kind: str, tmp_path: Path) -> Callable[[], Storage]:
+def s3_settings(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Settings | None]:
+    """How the S3 kinds reach their server; None for the others."""
+    if not kind.startswith("s3"):
+        yield None
+        return
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    server = shared_server()
+    with FaultProxy(server.port) as proxy:
+        trouble(proxy)
+        yield S3Settings(endpoint_url=proxy.url if kind == "s3 with trouble" else server.url)
+
+
+@pytest.fixture
+def open_again(kind: str, tmp_path: Path, s3_settings: S3Settings | None) -> Callable[[], Storage]:
     """The same home, opened by another process each time."""
+    if s3_settings is not None:
+        address = shared_server().new_home()
+        # The waits between two tries are there, but short: trouble comes all the time here.
+        clock = Clock(sleep=lambda seconds: time.sleep(seconds / 50))
+        return lambda: S3Storage(address, s3_settings, clock=clock)
     memory = MemoryStorage()
     return lambda: memory if kind == "memory" else LocalStorage(tmp_path / "home")
 

@@ -1,0 +1,245 @@
+"""A bucket's prefix as a home: S3 and the services that speak its language."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import logging
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dreambooth_resume.errors import AccessDenied, BadInput, OutcomeUnknown, StorageUnavailable
+from dreambooth_resume.storage.base import Body, StoredDigest, StoredObject
+from dreambooth_resume.storage.probe import PROBE_PREFIX
+from dreambooth_resume.storage.s3_address import S3Settings, parse_address
+from dreambooth_resume.storage.s3_client import Clock, S3Requests
+from dreambooth_resume.storage.s3_errors import answer_of, is_transient, was_never_sent
+from dreambooth_resume.storage.s3_transfer import (
+    Collected,
+    InParts,
+    PartsStream,
+    checksum_of,
+    download,
+    upload_in_parts,
+)
+
+_logger = logging.getLogger(__name__)
+
+_IN_PARTS_ABOVE_BYTES = 64 * 2**20
+# Smaller bodies go out with their head in one packet; larger ones first ask the store whether it wants them.
+_IN_ONE_PACKET_BYTES = 64 * 2**10
+_PAGES_MAX = 100_000
+_IN_PARTS_REMEMBERED = 64
+_REFUSES_WRONG_CHECKSUMS = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"}
+# Uploads carry no owner, so it is read off the key; `runs/home.py` names it, and a test holds the two together.
+_ATTEMPTS_KEY = re.compile(r"checkpoint-\d+(?:-a(?P<attempt>\d+))?/[^/]+")
+
+
+class S3Storage:
+    """Keys are objects below `s3://bucket/prefix`; S3 makes each PUT durable and visible as a whole.
+
+    Data PUTs, GETs, LISTs and DELETEs are asked again while trouble passes: none of them does more when it happens
+    twice. A conditional PUT is sent once: only its caller, who knows its nonce, can tell a success of its own from a
+    refusal.
+    """
+
+    # A heartbeat and a look for requests each: about half a cent an hour.
+    hint_interval_seconds = 10.0
+
+    def __init__(self, address: str, settings: S3Settings | None = None, *, clock: Clock | None = None) -> None:
+        self._requests = S3Requests(parse_address(address), settings or S3Settings(), clock or Clock())
+        self._encryption = _encryption(self._requests.settings)
+        self._store_verifies: bool | None = None
+        self._in_parts: dict[str, InParts] = {}
+
+    def describe(self) -> str:
+        return str(self._requests.address)
+
+    def read(self, key: str) -> bytes:
+        return b"".join(download(self._requests, key, Collected, check=True).pieces)
+
+    def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:  # noqa: ARG002
+        body = self._stream(parts)
+        self._in_parts.pop(key, None)
+        if len(body) > _IN_PARTS_ABOVE_BYTES:
+            self._remember(key, upload_in_parts(self._requests, key, body, self._encryption))
+        else:
+            self._put(key, body, {}, repeat=True)
+
+    def put_if_absent(self, key: str, body: bytes) -> bool:
+        try:
+            self._put(key, self._stream([body]), {"IfNoneMatch": "*"}, repeat=False)
+        except StorageUnavailable as error:
+            answer = answer_of(error.__cause__)
+            if answer.status == 412:
+                return False
+            if answer.status == 501:
+                raise BadInput(
+                    "this service has no conditional writes, so two machines could spoil one run",
+                    where=self.describe(),
+                    fix="use a service that knows If-None-Match (AWS, R2, MinIO, Ceph do), or a folder",
+                ) from error.__cause__
+            if was_never_sent(error.__cause__):
+                raise
+            # Also 409, by which S3 tells that another write of this key was under way.
+            raise OutcomeUnknown(f"{error} Whether {key} was created is not known.") from error.__cause__
+        return True
+
+    def digest(self, key: str) -> StoredDigest:
+        head = self._head(key)
+        stored = self._verified_digest(key, head)
+        if stored is not None and self._verifies():
+            return stored
+        hashed = download(self._requests, key, _Hashed, check=False)
+        return StoredDigest(size_bytes=hashed.size_bytes, sha256=hashed.sha256.hexdigest())
+
+    def list(self, prefix: str = "") -> list[StoredObject]:
+        home = self._requests.address.full("")
+        pages = self._pages("list_objects_v2", prefix, {"NextContinuationToken": "ContinuationToken"})
+        found = [
+            StoredObject(key=stored["Key"].removeprefix(home), size_bytes=int(stored["Size"]))
+            for page in pages
+            for stored in page.get("Contents", [])
+            # Consoles and mounts make objects named like folders; no key of ours ends so.
+            if not stored["Key"].endswith("/")
+        ]
+        return sorted(found, key=lambda stored: stored.key)
+
+    def delete(self, key: str) -> None:
+        try:
+            self._requests.ask("delete_object", key, self._requests.name(key))
+        except StorageUnavailable as error:
+            if answer_of(error.__cause__).code != "NoSuchKey":
+                raise
+
+    def claim(self, attempt: int) -> None:
+        try:
+            for key, upload_id in self._unfinished():
+                match = _ATTEMPTS_KEY.fullmatch(key)
+                if match is not None and int(match["attempt"] or 1) < attempt:
+                    self._abort(key, upload_id)
+        except AccessDenied as error:
+            # They show nowhere and spoil nothing, but they are paid for; a bucket's lifecycle rule clears them as well.
+            _logger.warning("Unfinished uploads of earlier attempts, if there are any, stay: %s", error)
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def _stream(self, parts: Sequence[Body]) -> PartsStream:
+        size_bytes = sum(memoryview(part).nbytes for part in parts)
+        return PartsStream(parts, is_late=self._requests.deadline(size_bytes).is_past)
+
+    def _put(self, key: str, body: PartsStream, condition: Mapping[str, str], *, repeat: bool) -> None:
+        sent = body.read() if len(body) <= _IN_ONE_PACKET_BYTES else body
+        self._requests.ask_with_checksum(
+            "put_object",
+            key,
+            {**self._requests.name(key), **self._encryption, **condition, "Body": sent},
+            {"ChecksumSHA256": checksum_of(body.sha256())},
+            deadline=self._requests.deadline(len(body)),
+            repeat=repeat,
+        )
+
+    def _head(self, key: str) -> dict[str, Any]:
+        try:
+            return self._requests.ask("head_object", key, {**self._requests.name(key), "ChecksumMode": "ENABLED"})
+        except (StorageUnavailable, AccessDenied, BadInput) as error:
+            status = answer_of(error.__cause__).status
+            if status is None or status >= 500:
+                raise
+            # A HEAD's answer has no body and so no reason: 404 may be the bucket. The same question as a GET has one.
+            self._requests.ask("get_object", key, self._requests.name(key))["Body"].close()
+            return {}
+
+    def _verified_digest(self, key: str, head: Mapping[str, Any]) -> StoredDigest | None:
+        """What the checksum that the store keeps says about the whole body, provided that it was verified."""
+        checksum = str(head.get("ChecksumSHA256", ""))
+        size_bytes = int(head.get("ContentLength", -1))
+        if not checksum:
+            return None
+        if "-" not in str(head.get("ETag", "-")) and head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
+            return StoredDigest(size_bytes=size_bytes, sha256=base64.b64decode(checksum).hex())
+        # Written in parts, it is the checksum of their checksums. That says what is stored to those alone who know the
+        # parts: we do, if we wrote it.
+        ours = self._in_parts.get(key)
+        if ours is None or (ours.checksum, ours.size_bytes) != (checksum.partition("-")[0], size_bytes):
+            return None
+        return StoredDigest(size_bytes=ours.size_bytes, sha256=ours.sha256)
+
+    def _verifies(self) -> bool:
+        """Whether the store compares a checksum with the body before it takes both (asked once, with a wrong one)."""
+        if self._store_verifies is None:
+            self._store_verifies = self._refuses_a_wrong_checksum()
+        return self._store_verifies is True
+
+    def _refuses_a_wrong_checksum(self) -> bool | None:
+        key = f"{PROBE_PREFIX}{uuid.uuid4().hex}.json"
+        params = {**self._requests.name(key), **self._encryption, "Body": b"{}"}
+        wrong = {"ChecksumSHA256": checksum_of(hashlib.sha256(b"another body").digest())}
+        try:
+            self._requests.ask("put_object", key, {**params, **wrong}, repeat=False)
+        except AccessDenied:
+            return False  # who may not write reads back
+        except StorageUnavailable as error:
+            answer = answer_of(error.__cause__)
+            if answer.status == 400 and answer.code in _REFUSES_WRONG_CHECKSUMS:
+                return True
+            if is_transient(error.__cause__):
+                return None  # to be asked another time
+        with contextlib.suppress(AccessDenied, StorageUnavailable):
+            self.delete(key)
+        return False
+
+    def _remember(self, key: str, written: InParts) -> None:
+        self._in_parts[key] = written
+        while len(self._in_parts) > _IN_PARTS_REMEMBERED:
+            self._in_parts.pop(next(iter(self._in_parts)), None)
+
+    def _unfinished(self) -> Iterator[tuple[str, str]]:
+        home = self._requests.address.full("")
+        tokens = {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"}
+        for page in list(self._pages("list_multipart_uploads", "checkpoint-", tokens)):
+            for upload in page.get("Uploads", []):
+                yield upload["Key"].removeprefix(home), upload["UploadId"]
+
+    def _abort(self, key: str, upload_id: str) -> None:
+        try:
+            self._requests.ask("abort_multipart_upload", key, {**self._requests.name(key), "UploadId": upload_id})
+        except StorageUnavailable as error:
+            if answer_of(error.__cause__).code != "NoSuchUpload":
+                raise
+
+    def _pages(self, operation: str, prefix: str, tokens: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """The pages of a listing; `tokens` says which fields of one are the parameters of the next."""
+        address = self._requests.address
+        following: dict[str, str] = {}
+        for _ in range(_PAGES_MAX):
+            params = {"Bucket": address.bucket, "Prefix": address.full(prefix), **following}
+            page = self._requests.ask(operation, prefix, params)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            before, following = following, {tokens[name]: page[name] for name in tokens if page.get(name)}
+            if following in ({}, before):
+                break
+        raise StorageUnavailable(f"Could not list {address}/{prefix}: the listing does not end.")
+
+
+class _Hashed:
+    """Hashes a body as it arrives."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+        self.size_bytes = 0
+
+    def update(self, piece: bytes, /) -> None:
+        self.sha256.update(piece)
+        self.size_bytes += len(piece)
+
+
+def _encryption(settings: S3Settings) -> dict[str, str]:
+    wanted = {"ServerSideEncryption": settings.sse, "SSEKMSKeyId": settings.kms_key_id}
+    return {name: value for name, value in wanted.items() if value is not None}
