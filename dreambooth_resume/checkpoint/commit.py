@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from dreambooth_resume.checkpoint.format import ExportWeights, SavedState, to_blobs
 from dreambooth_resume.checkpoint.retention import to_retire
+from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.checkpoint.tensors import Blob
-from dreambooth_resume.errors import KeyNotFound, StorageUnavailable
+from dreambooth_resume.errors import AccessDenied, KeyNotFound, StorageUnavailable
 from dreambooth_resume.runs.adoption import ref_of
 from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, EntryBody, RunState, StoredFile, Totals
 from dreambooth_resume.runs.home import CHECKPOINT_FILES, CHECKPOINT_PREFIX, checkpoint_folder, checkpoint_name
@@ -27,8 +28,10 @@ class Committer:
         export_weights: ExportWeights,
         flush_metrics: Callable[[int], None],
         total_limit: int | None,
+        keep_every: int | None = None,
         max_train_steps: int,
         begins_at: int | None = None,
+        stage: Stage | None = None,
     ) -> None:
         """`begins_at` is the step that training begins at, if that isn't the adopted one but one that was staged."""
         self._storage = storage
@@ -36,6 +39,8 @@ class Committer:
         self._export_weights = export_weights
         self._flush_metrics = flush_metrics
         self._total_limit = total_limit
+        self._keep_every = keep_every
+        self._stage = stage
         self._max_train_steps = max_train_steps
         adopted = writer.log.entries[-1].state
         self._begins_at = adopted.step if begins_at is None else begins_at
@@ -48,6 +53,17 @@ class Committer:
 
     def commit(self, state: SavedState, reason: str) -> Entry:
         """Make `state` a checkpoint. Raises Fenced, and StorageUnavailable (nothing is lost: call again)."""
+        try:
+            entry = self._commit(state, reason)
+        except (StorageUnavailable, AccessDenied):
+            if self._stage is not None:
+                self._stage.keep(state, self._export_weights, attempt=self._writer.attempt)
+            raise
+        if self._stage is not None:
+            self._stage.clear()
+        return entry
+
+    def _commit(self, state: SavedState, reason: str) -> Entry:
         folder = checkpoint_folder(state.step, self._writer.attempt)
         if (done := self._committed(folder)) is not None:
             return done
@@ -94,7 +110,7 @@ class Committer:
     ) -> tuple[EntryBody, RunState]:
         committed = {entry.number for entry in log.entries if isinstance(entry.body, Commit)} - log.retired
         asked = self._asked_to_retire & committed
-        retire = tuple(sorted({*to_retire(log, total_limit=self._total_limit), *asked}))
+        retire = tuple(sorted({*to_retire(log, total_limit=self._total_limit, keep_every=self._keep_every), *asked}))
         body = Commit(step=step, folder=folder, files=files, reason=reason, retire=retire)
         kept = sorted({*log.usable_line(), *log.off_line()} - set(retire))
         itself = CheckpointRef(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from dreambooth_resume.checkpoint.commit import Committer
@@ -24,12 +25,18 @@ class CheckpointManager:
         self,
         committer: Committer,
         *,
-        interval_steps: int,
+        interval_steps: int | None,
+        interval_seconds: float | None = None,
         base: CheckpointRef | None,
         retry_seconds: float = RETRY_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Saves are due every `interval_steps` or `interval_seconds`, whichever comes first; None: not by that."""
         self._committer = committer
         self._interval_steps = interval_steps
+        self._interval_seconds = interval_seconds
+        self._monotonic = monotonic
+        self._saved_at = monotonic()
         self._log_lock = threading.Lock()
         self._newest: CheckpointRef | None = base
         self._thread = SaveThread(self._commit, retry_seconds=retry_seconds)
@@ -54,7 +61,10 @@ class CheckpointManager:
         self._thread.start()
 
     def due(self, step: int) -> bool:
-        return step % self._interval_steps == 0
+        """Is it time for a save? When a step is saved changes nothing about what it holds."""
+        if self._interval_steps is not None and step % self._interval_steps == 0:
+            return True
+        return self._interval_seconds is not None and self._monotonic() - self._saved_at >= self._interval_seconds
 
     def check(self) -> None:
         """Raise Fenced, or whatever else ended the save thread."""
@@ -62,6 +72,7 @@ class CheckpointManager:
 
     def save_in_background(self, state: Snapshotable, *, reason: str = "interval") -> None:
         """Take a snapshot and return; it replaces one that still waits."""
+        self._saved_at = self._monotonic()
         self._thread.submit(Job(snapshot=take_snapshot(state), reason=reason))
 
     def save_now(self, state: Snapshotable, *, reason: str, give_up: Callable[[], bool]) -> bool:

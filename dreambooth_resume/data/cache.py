@@ -16,6 +16,7 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ from dreambooth_resume.storage.base import Storage
 
 CACHE_PREFIX = "cache/"
 MEMORY_LIMIT_BYTES = 4 * 2**30
+_READERS = 8
 
 Arrays = Mapping[str, FloatArray]
 
@@ -77,15 +79,20 @@ class Cache:
         total = len(entries)
         encoded = 0
         on_progress(0, total)
-        for done, entry in enumerate(entries, start=1):
-            if should_stop():
-                return False
-            arrays = self._stored(entry)
-            if arrays is None:
-                arrays = self._encode(entry)
-                encoded += 1
-            self._remember(entry.key, arrays)
-            on_progress(done, total)
+        # From a bucket an entry takes a round trip: several at once, while the order of encoding stays.
+        readers = ThreadPoolExecutor(_READERS, thread_name_prefix="cache")
+        try:
+            for done, (entry, stored) in enumerate(zip(entries, readers.map(self._stored, entries), strict=True), 1):
+                if should_stop():
+                    return False
+                arrays = stored
+                if arrays is None:
+                    arrays = self._encode(entry)
+                    encoded += 1
+                self._remember(entry.key, arrays)
+                on_progress(done, total)
+        finally:
+            readers.shutdown(wait=True, cancel_futures=True)
         if encoded:
             _logger.info("Encoded %d of %d entries; the others were in the cache.", encoded, total)
         return True

@@ -26,6 +26,7 @@ from dreambooth_resume.models.lora import LoraSpec, add_lora
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.optimizer import (
     AdamWOptions,
     LearningRateSchedule,
@@ -88,7 +89,11 @@ def build_parts(
     options = assignment.options
     device = accelerator.device
     encoders = assignment.family.encoders(assignment.source, device=device)
-    prompts, samples = _encode(assignment, storage, encoders, reporter=reporter, watcher=watcher)
+    prompts, samples = patiently(
+        lambda: _encode(assignment, storage, encoders, reporter=reporter, watcher=watcher),
+        tell=reporter.message,
+        should_stop=watcher.should_stop,
+    )
     encoders.free()
     watcher.leave_if_asked("encoding")
     reporter.message("Loading the denoiser.")

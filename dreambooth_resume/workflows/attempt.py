@@ -11,6 +11,7 @@ from dreambooth_resume.checkpoint.commit import Committer, collect
 from dreambooth_resume.checkpoint.format import SavedState
 from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.checkpoint.reader import load_staged
+from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.change_policy import OptionChange
 from dreambooth_resume.data.inputs import store_inputs
 from dreambooth_resume.errors import DbrError
@@ -22,12 +23,14 @@ from dreambooth_resume.runs.entries import Process
 from dreambooth_resume.runs.history import STAGED_REASON
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, Parts, build_parts
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.pulse import Pulse, Situation
 from dreambooth_resume.training.trainer import Trainer
 from dreambooth_resume.workflows import wording
+from dreambooth_resume.workflows.preflight import save_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class Attempt:
     """What one process life needs to train the run that it holds."""
 
     storage: Storage
+    stage: Stage | None
+    """What this machine holds of a run whose home is elsewhere."""
     assignment: Assignment
     accelerator: Accelerator
     adopted: Adoption[SavedState]
@@ -94,8 +99,10 @@ def _begin_life(attempt: Attempt) -> _Life:
 def _train(attempt: Attempt, life: _Life) -> Log:
     storage, adopted, options = attempt.storage, attempt.adopted, attempt.assignment.options
     life.pulse.enter("preparing")
-    if options.data.store_inputs and not store_inputs(
-        storage, attempt.assignment.pictures, should_stop=life.watcher.should_stop
+    if options.data.store_inputs and not patiently(
+        lambda: store_inputs(storage, attempt.assignment.pictures, should_stop=life.watcher.should_stop),
+        tell=attempt.reporter.message,
+        should_stop=life.watcher.should_stop,
     ):
         life.watcher.leave_if_asked("copying the pictures")
     staged = _staged(attempt)
@@ -111,6 +118,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
     attempt.reporter.message(_how_it_begins(attempt, parts, staged))
     # Only now: what was staged has been read, and since the adopt nobody of a lower attempt can commit any more.
     collect(storage, adopted.writer.log, attempt=attempt.number)
+    interval_steps, interval_seconds = save_interval(options)
     manager = CheckpointManager(
         Committer(
             storage,
@@ -118,10 +126,13 @@ def _train(attempt: Attempt, life: _Life) -> Log:
             export_weights=parts.export_weights,
             flush_metrics=lambda _step: life.sink.flush(durable=True),
             total_limit=options.checkpoints.checkpoints_total_limit,
+            keep_every=options.checkpoints.keep_every,
+            stage=attempt.stage,
             max_train_steps=attempt.assignment.max_train_steps,
             begins_at=parts.state.global_step,
         ),
-        interval_steps=options.checkpoints.checkpointing_steps,
+        interval_steps=interval_steps,
+        interval_seconds=interval_seconds,
         base=adopted.base,
     )
     manager.start()
@@ -142,7 +153,11 @@ def _staged(attempt: Attempt) -> SavedState | None:
     if not adopted.may_use_staged:
         return None
     base_step = adopted.base.step if adopted.base else 0
-    return load_staged(attempt.storage, attempt=attempt.number - 1, above_step=base_step)
+    before = attempt.number - 1
+    found = [load_staged(attempt.storage, attempt=before, above_step=base_step)]
+    if attempt.stage is not None:
+        found.append(attempt.stage.load(attempt=before, above_step=base_step))
+    return max((state for state in found if state is not None), key=lambda state: state.step, default=None)
 
 
 def _trainer(attempt: Attempt, life: _Life, parts: Parts, manager: CheckpointManager) -> Trainer:

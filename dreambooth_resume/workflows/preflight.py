@@ -1,4 +1,4 @@
-"""Everything that can be wrong is found here, before a model is loaded or a byte of the run is written."""
+"""What can be wrong is found here, before a model is loaded or a byte of the run is written."""
 
 from __future__ import annotations
 
@@ -25,33 +25,13 @@ from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
 from dreambooth_resume.models.source import ModelSource, resolve_source
 from dreambooth_resume.runs.adoption import LATEST
-from dreambooth_resume.runs.home import CHECKPOINT_PREFIX, LOG_PREFIX, WEIGHTS_NAME
-from dreambooth_resume.runs.log import Log, read_log
-from dreambooth_resume.runs.record import RunRecord, read_record
-from dreambooth_resume.storage.base import Storage
-from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.workflows.home import Home
 
 # The LoRA file, the float32 masters and AdamW's two moments: four times four bytes a parameter.
 _CHECKPOINT_BYTES_PER_PARAMETER = 16
 _SPARE_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Home:
-    """A run's home as this start found it. `record` is None where there is no run yet."""
-
-    storage: Storage
-    stage: Path
-    record: RunRecord | None
-    log: Log
-
-    @property
-    def recorded(self) -> dict[str, JsonValue] | None:
-        """The run's options with the changes that were made since; None where there is no run yet."""
-        if self.record is None:
-            return None
-        changed = self.log.last.state.changed_options if self.log.last else {}
-        return {**self.record.options, **changed}
+DEFAULT_INTERVAL_STEPS = 500
+DEFAULT_INTERVAL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,30 +84,6 @@ def refuse_several_processes() -> None:
         )
 
 
-def open_home(storage: Storage, output_dir: str) -> Home:
-    """Read what lies in the home. Raises BadInput for a folder that can't be one, RefusedToGoOn for half a run."""
-    if isinstance(storage, LocalStorage):
-        _check_folder(Path(output_dir))
-    run_record = read_record(storage)
-    if run_record is not None:
-        return Home(storage=storage, stage=Path(output_dir), record=run_record, log=read_log(storage))
-    if storage.list(LOG_PREFIX):
-        raise RefusedToGoOn(
-            f"{storage.describe()} has a commit log but no run.json. Put run.json back from a copy, or begin a new run "
-            "in another folder."
-        )
-    foreign = [found.key for found in storage.list(CHECKPOINT_PREFIX)] + [
-        found.key for found in storage.list(WEIGHTS_NAME)
-    ]
-    if foreign:
-        raise BadInput(
-            f"the folder holds {foreign[0]}, which another program made, and no run of dbr",
-            where=f"--output_dir {output_dir}",
-            fix="name a new folder, so that nothing of it is overwritten",
-        )
-    return Home(storage=storage, stage=Path(output_dir), record=None, log=Log())
-
-
 def choose_options(home: Home, given: GivenOptions) -> Options:
     """The options to train with. Raises BadInput for a run that nobody asked to resume, and for refused changes."""
     if home.record is None:
@@ -138,7 +94,7 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
     if options.checkpoints.resume_from_checkpoint is None:
         raise BadInput(
             f"the folder holds a run already ({_progress(home)})",
-            where=f"--output_dir {home.storage.describe()}",
+            where=home.place.flag,
             fix="--resume latest to go on with it, or another --output_dir for a new run",
         )
     changes = compare(recorded, given)
@@ -175,6 +131,17 @@ def check_start(home: Home, options: Options) -> Checked:
     _check_length(home, chosen, max_train_steps=steps)
     _check_room(home, chosen, inputs, max_train_steps=steps)
     return Checked(home=home, options=options, inputs=inputs, plan=plan, max_train_steps=steps)
+
+
+def save_interval(options: TrainOptions) -> tuple[int | None, float | None]:
+    """Steps and seconds between two saves, whichever comes first; None: not by that.
+
+    Neither given: 500 steps, as in Diffusers' script, or 60 s, so that a kill costs a minute and not an hour.
+    """
+    steps, seconds = options.checkpoints.checkpointing_steps, options.checkpoints.checkpointing_seconds
+    if steps is None and seconds is None:
+        return DEFAULT_INTERVAL_STEPS, DEFAULT_INTERVAL_SECONDS
+    return steps, seconds
 
 
 def as_json(values: Mapping[str, object]) -> dict[str, JsonValue]:
@@ -229,7 +196,9 @@ def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_
         return
     parameters = inputs.family.adapter_parameters(inputs.source, rank=options.lora.rank)
     checkpoint = parameters * _CHECKPOINT_BYTES_PER_PARAMETER
-    kept = -(-max_train_steps // options.checkpoints.checkpointing_steps)
+    steps, _ = save_interval(options)
+    # By seconds alone: at most one a step, which nobody can foretell, so no more than a limit's worth is asked for.
+    kept = -(-max_train_steps // steps) if steps else 1
     limit = options.checkpoints.checkpoints_total_limit
     # The old checkpoint goes only when the new one is durable, so there is one more than the limit for a moment.
     at_once = min(kept, limit + 1) if limit else kept
@@ -239,7 +208,7 @@ def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_
         raise BadInput(
             f"{_megabytes(needed)} will be needed ({at_once} checkpoints of {_megabytes(checkpoint)}, pictures, log), "
             f"and {_megabytes(free)} are free",
-            where=f"--output_dir {home.storage.describe()}",
+            where=home.place.flag,
             fix="make room, name another folder, or keep fewer: --checkpoints_total_limit 2",
         )
 
@@ -251,17 +220,6 @@ def _with_a_seed(options: TrainOptions) -> TrainOptions:
     return with_values(options, {"seed": secrets.randbelow(2**32)})
 
 
-def _check_folder(folder: Path) -> None:
-    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
-    problem = None
-    if not existing.is_dir():
-        problem = f"{existing} is a file"
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        problem = f"you may not write to {existing}"
-    if problem is not None:
-        raise BadInput(problem, where=f"--output_dir {folder}", fix="name a folder that you can write to")
-
-
 def _pictures(home: Home, options: TrainOptions) -> PictureSet:
     """The home's own copy on a resume, which no edit of the folder reaches; else the folder.
 
@@ -269,7 +227,7 @@ def _pictures(home: Home, options: TrainOptions) -> PictureSet:
     """
     folder = Path(options.data.instance_data_dir)
     prompt, skip_bad = options.data.instance_prompt, options.data.skip_bad_images
-    stored = load_inputs(home.storage, home.stage, prompt=prompt) if home.record is not None else None
+    stored = load_inputs(home.storage, home.place.stage, prompt=prompt) if home.record is not None else None
     if stored is None:
         return scan_pictures(folder, prompt=prompt, skip_bad=skip_bad)
     if folder.is_dir():

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from dreambooth_resume.checkpoint.format import SavedState
 from dreambooth_resume.checkpoint.reader import load_checkpoint
+from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.load import record
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.errors import BadInput
@@ -25,7 +26,8 @@ from dreambooth_resume.training.numerics import compare_fingerprints, make_deter
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.attempt import Attempt, run_attempt
-from dreambooth_resume.workflows.preflight import Checked, Home, Options, as_json
+from dreambooth_resume.workflows.home import Home, stage_of
+from dreambooth_resume.workflows.preflight import Checked, Options, as_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ def start(checked: Checked, signals: SignalSource, reporter: Reporter) -> Log:
         reporter.message(wording.went_back_before(adopted.writer.log, request, wish.resume))
     attempt = Attempt(
         storage=home.storage,
+        stage=_stage(home, run_record),
         assignment=replace(ready.assignment, seed=run_record.seed),
         accelerator=ready.accelerator,
         adopted=adopted,
@@ -66,6 +69,11 @@ def start(checked: Checked, signals: SignalSource, reporter: Reporter) -> Log:
         changes=options.changes,
     )
     return run_attempt(attempt)
+
+
+def _stage(home: Home, run_record: RunRecord) -> Stage | None:
+    local = stage_of(home.place, run_record.run_id)
+    return Stage(local) if local is not None else None
 
 
 def _went_back(adopted: Adoption[SavedState]) -> bool:
@@ -127,7 +135,7 @@ def _begin(home: Home, ready: _Ready) -> RunRecord:
     if stored.run_id != mine.run_id:
         raise BadInput(
             "another process began a run here at the same moment",
-            where=f"--output_dir {home.storage.describe()}",
+            where=home.place.flag,
             fix="--resume latest to wait for it and go on with it, or another --output_dir",
         )
     return stored

@@ -5,6 +5,8 @@ Nothing imported here needs torch: a finished run, and a start that can't succee
 
 from __future__ import annotations
 
+from functools import partial
+
 from dreambooth_resume.checkpoint.publish import publish
 from dreambooth_resume.config.contradictions import remarks
 from dreambooth_resume.config.load import GivenOptions
@@ -15,15 +17,13 @@ from dreambooth_resume.preemption.watcher import Watcher, ending
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.storage.probe import probe
-from dreambooth_resume.storage.urls import open_storage
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
+from dreambooth_resume.workflows.home import Home, find_place, leave_a_copy, open_home
 from dreambooth_resume.workflows.preflight import (
-    Home,
     Options,
     check_start,
     choose_options,
-    open_home,
     refuse_going_back_behind_the_end,
     refuse_several_processes,
 )
@@ -36,13 +36,13 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
     watcher = Watcher([signals])
     try:
         refuse_several_processes()
-        output_dir = str(given.value("output_dir"))
-        storage = open_storage(output_dir)
-        home = patiently(lambda: open_home(storage, output_dir), tell=reporter.message, should_stop=watcher.should_stop)
+        place = find_place(given)
+        home = patiently(lambda: open_home(place), tell=reporter.message, should_stop=watcher.should_stop)
         options = choose_options(home, given)
         finished = home.log if _is_done(home, options, given) else _train(home, options, signals, watcher, reporter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
-        reporter.message(wording.finished(storage, finished, publish(storage, finished)))
+        reporter.message(wording.finished(place.storage, finished, publish(place.storage, finished)))
+        leave_a_copy(place, reporter.message)
         return 0
     except (HolderAlive, StorageUnavailable) as error:
         if (notice := watcher.notice()) is not None:
@@ -65,13 +65,12 @@ def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
 
 
 def _train(home: Home, options: Options, signals: SignalSource, watcher: Watcher, reporter: Reporter) -> Log:
-    checked = check_start(home, options)
+    patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
+    checked = patient(lambda: check_start(home, options))
     for remark in remarks(options.train, options.sources):
         reporter.message(remark)
     unfenced = options.train.checkpoints.unfenced
-    fencing = patiently(
-        lambda: probe(home.storage, allow_unfenced=unfenced), tell=reporter.message, should_stop=watcher.should_stop
-    )
+    fencing = patient(lambda: probe(home.storage, allow_unfenced=unfenced))
     reporter.message(wording.plan(home.storage, checked.inputs, checked.plan, checked.max_train_steps, fencing))
     # torch, Diffusers and their like take seconds to import: whoever mistyped a folder has been told by now.
     with few_collections():

@@ -48,11 +48,18 @@ class CheckpointOptions(BaseModel):
     output_dir: Annotated[str, NOT_BLANK, TILDE_EXPANDED, free(recorded=False, common=True)] = "lora-dreambooth-model"
     """The run's home: the folder with its log, checkpoints and result. It may be moved as a whole."""
 
-    checkpointing_steps: Annotated[int, Field(ge=1), free(common=True)] = 500
-    """Save every so many steps. Training goes on while a checkpoint is written."""
+    checkpointing_steps: Annotated[int | None, Field(ge=1), free(common=True)] = None
+    """Save every so many steps. Training goes on while a checkpoint is written. Given alone, it alone decides; when
+    neither this nor checkpointing_seconds is given, whichever comes first of 500 steps and 60 seconds."""
+
+    checkpointing_seconds: Annotated[float | None, FINITE, Field(gt=0), free()] = None
+    """Save every so many seconds, counted from one save to the next."""
 
     checkpoints_total_limit: Annotated[int | None, Field(ge=1), free()] = None
     """Checkpoints to keep. The oldest goes only when the new one is safely written. null: keep all."""
+
+    keep_every: Annotated[int | None, Field(ge=1), free()] = None
+    """Checkpoints of every so many steps are kept beside those of checkpoints_total_limit."""
 
     resume_from_checkpoint: Annotated[
         str | None,

@@ -10,6 +10,7 @@ from dreambooth_resume.config.options.lora import LoraOptions
 from dreambooth_resume.config.options.machine import MachineOptions
 from dreambooth_resume.config.options.model import ModelOptions
 from dreambooth_resume.config.options.optimization import OptimizationOptions
+from dreambooth_resume.config.options.storage import StorageOptions
 from dreambooth_resume.config.options.training import TrainingOptions
 
 
@@ -24,6 +25,7 @@ class TrainOptions(BaseModel):
     optimization: OptimizationOptions
     training: TrainingOptions
     checkpoints: CheckpointOptions
+    storage: StorageOptions
     machine: MachineOptions
 
 
@@ -35,5 +37,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "optimization": OptimizationOptions,
     "training": TrainingOptions,
     "checkpoints": CheckpointOptions,
+    "storage": StorageOptions,
     "machine": MachineOptions,
 }

@@ -32,7 +32,7 @@ TYPED = [
     "--with_prior_preservation",
     "--hub_token hf_secret",
     "--enable_bucket",
-    "--storage-uri s3://bucket/dog",
+    "--storage-uri bucket/dog",
     "--optimizer prodigy",
     "--mixed_precision fp16",
     "--lr_scheduler cosin",

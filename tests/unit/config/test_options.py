@@ -38,7 +38,6 @@ SCRIPT_DEFAULTS: dict[str, Any] = {
     "train_batch_size": 4,
     "num_train_epochs": 1,
     "max_train_steps": None,
-    "checkpointing_steps": 500,
     "checkpoints_total_limit": None,
     "resume_from_checkpoint": None,
     "gradient_accumulation_steps": 1,
@@ -81,6 +80,8 @@ def _another_value(option: Option) -> object:
         return 512
     if option.name == "resume_from_checkpoint":
         return "latest"
+    if option.name == "storage_uri":
+        return "s3://bucket/dog"
     if option.kind == "text":
         return "another"
     if option.kind == "int":

@@ -1,0 +1,153 @@
+"""A run's home as a start finds it: opened by what was typed, read, and checked for what else may lie there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from pydantic import JsonValue
+
+from dreambooth_resume.config.load import GivenOptions
+from dreambooth_resume.errors import BadInput, KeyNotFound, RefusedToGoOn
+from dreambooth_resume.runs.home import CHECKPOINT_PREFIX, LOG_PREFIX, WEIGHTS_NAME
+from dreambooth_resume.runs.log import Log, read_log
+from dreambooth_resume.runs.record import RunRecord, read_record
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.storage.s3_address import S3Settings
+from dreambooth_resume.storage.urls import open_storage
+
+_STAGED = "staged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a run lives: its home, and this machine's folder for what is on its way there or was fetched from it.
+
+    `flag` is how the user named it. Where the home is a folder of this machine, the stage is that folder.
+    """
+
+    storage: Storage
+    stage: Path
+    flag: str
+
+    @property
+    def is_remote(self) -> bool:
+        return not isinstance(self.storage, LocalStorage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """A run's home as this start found it. `record` is None where there is no run yet."""
+
+    place: Place
+    record: RunRecord | None
+    log: Log
+
+    @property
+    def storage(self) -> Storage:
+        return self.place.storage
+
+    @property
+    def recorded(self) -> dict[str, JsonValue] | None:
+        """The run's options with the changes that were made since; None where there is no run yet."""
+        if self.record is None:
+            return None
+        changed = self.log.last.state.changed_options if self.log.last else {}
+        return {**self.record.options, **changed}
+
+
+def find_place(given: GivenOptions) -> Place:
+    """Where the run of these options lives. Raises BadInput for two homes, and for folders that can't be written."""
+    output_dir, uri = str(given.value("output_dir")), cast("str | None", given.value("storage_uri"))
+    if uri is not None and "://" in output_dir and output_dir != uri:
+        raise BadInput(
+            f"the home is {uri} by storage_uri and {output_dir} by output_dir",
+            where=given.sources.get("output_dir"),
+            fix="give one of them, and as output_dir a folder of this machine",
+        )
+    address = uri or output_dir
+    flag = f"--storage_uri {address}" if uri else f"--output_dir {address}"
+    if "://" not in address:
+        _check_folder(Path(address), flag)
+        return Place(storage=open_storage(address), stage=Path(address), flag=flag)
+    stage_dir = cast("str | None", given.value("stage_dir"))
+    if stage_dir is None:
+        stage_dir = output_dir if "://" not in output_dir else str(_cache_folder_for(address))
+    _check_folder(Path(stage_dir), f"--stage_dir {stage_dir}")
+    return Place(storage=open_storage(address, _s3_settings(given)), stage=Path(stage_dir), flag=flag)
+
+
+def open_home(place: Place) -> Home:
+    """Read what lies there. Raises BadInput for what another program made, RefusedToGoOn for half a run."""
+    storage = place.storage
+    record = read_record(storage)
+    if record is not None:
+        return Home(place=place, record=record, log=read_log(storage))
+    if storage.list(LOG_PREFIX):
+        raise RefusedToGoOn(
+            f"{storage.describe()} has a commit log but no run.json. Put run.json back from a copy, or begin a new run "
+            "in another folder."
+        )
+    foreign = [found.key for prefix in (CHECKPOINT_PREFIX, WEIGHTS_NAME) for found in storage.list(prefix)]
+    if foreign:
+        raise BadInput(
+            f"the folder holds {foreign[0]}, which another program made, and no run of dbr",
+            where=place.flag,
+            fix="name a new folder, so that nothing of it is overwritten",
+        )
+    return Home(place=place, record=None, log=Log())
+
+
+def stage_of(place: Place, run_id: str) -> LocalStorage | None:
+    """The run's own folder in this machine's stage; None where the home itself is on this machine."""
+    return LocalStorage(place.stage / _STAGED / run_id) if place.is_remote else None
+
+
+def leave_a_copy(place: Place, tell: Callable[[str], None]) -> None:
+    """The result in this machine's output folder too, where people look for it."""
+    if not place.is_remote:
+        return
+    local = LocalStorage(place.stage)
+    wanted = place.storage.read(WEIGHTS_NAME)
+    try:
+        is_there = local.digest(WEIGHTS_NAME).sha256 == hashlib.sha256(wanted).hexdigest()
+    except KeyNotFound:
+        is_there = False
+    if not is_there:
+        local.write(WEIGHTS_NAME, [wanted])
+    tell(f"A copy on this machine: {place.stage / WEIGHTS_NAME}")
+
+
+def _s3_settings(given: GivenOptions) -> S3Settings:
+    def text(name: str) -> str | None:
+        return cast("str | None", given.value(name))
+
+    return S3Settings(
+        endpoint_url=text("s3_endpoint_url"),
+        region=text("s3_region"),
+        path_style={"path": True, "virtual": False}.get(str(given.value("s3_addressing_style"))),
+        sse=text("s3_sse"),
+        kms_key_id=text("s3_kms_key_id"),
+    )
+
+
+def _cache_folder_for(address: str) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    return folder / "dreambooth_resume" / "stages" / hashlib.sha256(address.encode()).hexdigest()[:16]
+
+
+def _check_folder(folder: Path, flag: str) -> None:
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    problem = None
+    if not existing.is_dir():
+        problem = f"{existing} is a file"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = f"you may not write to {existing}"
+    if problem is not None:
+        raise BadInput(problem, where=flag, fix="name a folder that you can write to")
