@@ -5,9 +5,9 @@ A key is a relative POSIX path (`log/00000001.json`). A body is whole or absent:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 Body = bytes | bytearray | memoryview
 
@@ -28,6 +28,15 @@ class StoredDigest:
     sha256: str
 
 
+class Sink(Protocol):
+    """Takes a body piece by piece, as hashlib's objects do."""
+
+    def update(self, piece: bytes, /) -> None: ...
+
+
+SinkKind = TypeVar("SinkKind", bound=Sink)
+
+
 class Storage(Protocol):
     """A home's keys.
 
@@ -46,6 +55,13 @@ class Storage(Protocol):
 
     def read(self, key: str) -> bytes:
         """The whole body of `key`."""
+        ...
+
+    def download(self, key: str, new_sink: Callable[[], SinkKind]) -> SinkKind:
+        """A sink that has taken the whole body of `key` piece by piece, for bodies that needn't be in memory at once.
+
+        `new_sink` is asked for another one each time that the body has to be begun again; the last one counts.
+        """
         ...
 
     def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:
@@ -69,6 +85,13 @@ class Storage(Protocol):
 
     def list(self, prefix: str = "") -> list[StoredObject]:
         """Every key that starts with `prefix`, sorted. Unfinished writes and foreign files' temporaries never show."""
+        ...
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """The folders right below `prefix` (empty, or ending in a slash) that hold keys, sorted, each with its slash.
+
+        Does not walk through them: one request for up to a thousand, however much lies in them.
+        """
         ...
 
     def delete(self, key: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dreambooth_resume.errors import AccessDenied, KeyNotFound, OutcomeUnknown, StorageUnavailable
-from dreambooth_resume.storage.base import Body, StoredDigest, StoredObject
+from dreambooth_resume.storage.base import Body, SinkKind, StoredDigest, StoredObject
 
 TEMPORARY = ".tmp"
 # Where hard links don't exist, put-if-absent creates the key as a folder that holds its body under this name.
@@ -26,6 +26,7 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NOBODYS_TEMPORARY_SECONDS = 24 * 3600.0
 _TRIES_MAX = 20
+_PIECE_BYTES = 2**20
 
 Placed = TypeVar("Placed")
 
@@ -45,6 +46,20 @@ class LocalStorage:
     def read(self, key: str) -> bytes:
         with _translated(f"read {self.root / key}", reading=True), self._open(key) as stored:
             return stored.read()
+
+    def download(self, key: str, new_sink: Callable[[], SinkKind]) -> SinkKind:
+        sink = new_sink()
+        with _translated(f"read {self.root / key}", reading=True):
+            stored = self._open(key)
+        with stored:
+            # Only what the disk says is translated: the sink has troubles of its own.
+            while piece := self._next_piece(key, stored):
+                sink.update(piece)
+        return sink
+
+    def _next_piece(self, key: str, stored: BufferedReader) -> bytes:
+        with _translated(f"read {self.root / key}"):
+            return stored.read(_PIECE_BYTES)
 
     def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:
         target = self.root / key
@@ -142,6 +157,28 @@ class LocalStorage:
                     # A file may go while we look: it is then simply not there.
                     with contextlib.suppress(FileNotFoundError):
                         yield StoredObject(key=keys[name], size_bytes=_body(here / name).stat().st_size)
+
+    def folders(self, prefix: str = "") -> list[str]:
+        try:
+            with _translated(f"list {self.root / prefix}", reading=True), os.scandir(self.root / prefix) as found:
+                names = [f"{prefix}{one.name}/" for one in found if one.is_dir(follow_symlinks=False)]
+        except KeyNotFound:
+            return []
+        # A folder that is a key, an emptied one and the one for temporaries hold no keys.
+        return sorted(name for name in names if name != f"{TEMPORARY}/" and self._holds_keys(name))
+
+    def _holds_keys(self, folder: str) -> bool:
+        if (self.root / folder / BODY_IN_FOLDER).is_file():
+            return False
+        with _translated(f"list {self.root / folder}"):
+            return next(self._walk(folder), None) is not None
+
+    def remove_if_empty(self) -> None:
+        """Remove the home's folder if it holds nothing any more but our own emptied folder for temporaries."""
+        with contextlib.suppress(OSError):
+            (self.root / TEMPORARY).rmdir()
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
 
     def delete(self, key: str) -> None:
         target = self.root / key

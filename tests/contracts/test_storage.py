@@ -117,8 +117,41 @@ def test_a_prefix_is_of_the_key_and_not_of_folders(storage: Storage) -> None:
     assert keys(storage, "nothing/") == keys(storage, "log/2") == []
 
 
+class Taken:
+    """The pieces of a body."""
+
+    def __init__(self) -> None:
+        self.body = b""
+
+    def update(self, piece: bytes, /) -> None:
+        self.body += piece
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 3_000_000])
+def test_a_download_is_the_whole_body(storage: Storage, size_bytes: int) -> None:
+    body = bytes(range(256)) * (size_bytes // 256) + b"x" * (size_bytes % 256)
+    storage.write("checkpoint-5/weights", [body])
+    storage.put_if_absent("log/00000001.json", body)
+    for key in ("checkpoint-5/weights", "log/00000001.json"):
+        assert storage.download(key, Taken).body == body
+    with pytest.raises(KeyNotFound):
+        storage.download("absent", Taken)
+
+
+def test_folders_are_those_right_below_that_hold_keys(storage: Storage) -> None:
+    for key in ("run.json", "runs/dog/run.json", "runs/dog/log/00000001.json", "runs/dogs/run.json", "runs/list"):
+        storage.write(key, [b"x"])
+    storage.put_if_absent("runs/created", b"x")
+    storage.write("emptied/key", [b"x"])
+    storage.delete("emptied/key")
+    assert storage.folders() == ["runs/"]
+    assert storage.folders("runs/") == ["runs/dog/", "runs/dogs/"]
+    assert storage.folders("runs/dog/") == ["runs/dog/log/"]
+    assert storage.folders("runs/dogs/") == storage.folders("absent/") == []
+
+
 def test_an_absent_home_is_empty(storage: Storage) -> None:
-    assert storage.list() == []
+    assert storage.list() == storage.folders() == []
     storage.delete("anything/at-all")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from dreambooth_resume.errors import OutcomeUnknown, StorageUnavailable
-from dreambooth_resume.storage.base import Body, Storage, StoredDigest, StoredObject
+from dreambooth_resume.storage.base import Body, SinkKind, Storage, StoredDigest, StoredObject
 
 Answer = TypeVar("Answer")
 
@@ -48,6 +48,9 @@ class FaultyStorage:
     def read(self, key: str) -> bytes:
         return self._call(f"read {key}", lambda: self.inner.read(key))
 
+    def download(self, key: str, new_sink: Callable[[], SinkKind]) -> SinkKind:
+        return self._call(f"download {key}", lambda: self.inner.download(key, new_sink))
+
     def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:
         body = b"".join(parts)
         damaged = _flipped(body)
@@ -66,6 +69,9 @@ class FaultyStorage:
 
     def list(self, prefix: str = "") -> list[StoredObject]:
         return self._call(f"list {prefix}", lambda: self.inner.list(prefix))
+
+    def folders(self, prefix: str = "") -> list[str]:
+        return self._call(f"folders {prefix}", lambda: self.inner.folders(prefix))
 
     def delete(self, key: str) -> None:
         self._call(f"delete {key}", lambda: self.inner.delete(key), changes=True)

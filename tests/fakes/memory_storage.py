@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from dreambooth_resume.errors import KeyNotFound
-from dreambooth_resume.storage.base import Body, StoredDigest, StoredObject
+from dreambooth_resume.storage.base import Body, SinkKind, StoredDigest, StoredObject
 
 
 class MemoryStorage:
@@ -30,6 +30,15 @@ class MemoryStorage:
         self._called("read", key)
         with self._lock:
             return self._body(key)
+
+    def download(self, key: str, new_sink: Callable[[], SinkKind]) -> SinkKind:
+        self._called("download", key)
+        with self._lock:
+            body = self._body(key)
+        sink = new_sink()
+        for start in range(0, len(body), 1000):
+            sink.update(body[start : start + 1000])
+        return sink
 
     def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:
         self._called("write", key)
@@ -56,6 +65,12 @@ class MemoryStorage:
         with self._lock:
             found = sorted((key, len(body)) for key, body in self.objects.items() if key.startswith(prefix))
         return [StoredObject(key=key, size_bytes=size_bytes) for key, size_bytes in found]
+
+    def folders(self, prefix: str = "") -> list[str]:
+        self._called("folders", prefix)
+        with self._lock:
+            below = [key.removeprefix(prefix) for key in self.objects if key.startswith(prefix)]
+        return sorted({f"{prefix}{key.partition('/')[0]}/" for key in below if "/" in key})
 
     def delete(self, key: str) -> None:
         self._called("delete", key)
