@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from dreambooth_resume.checkpoint.deletion import delete_checkpoints
 from dreambooth_resume.checkpoint.format import ExportWeights, SavedState, to_blobs
 from dreambooth_resume.checkpoint.retention import to_retire
 from dreambooth_resume.checkpoint.stage import Stage
@@ -12,7 +13,7 @@ from dreambooth_resume.checkpoint.tensors import Blob
 from dreambooth_resume.errors import AccessDenied, KeyNotFound, StorageUnavailable
 from dreambooth_resume.runs.adoption import ref_of
 from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, EntryBody, RunState, StoredFile, Totals
-from dreambooth_resume.runs.home import CHECKPOINT_FILES, CHECKPOINT_PREFIX, checkpoint_folder, checkpoint_name
+from dreambooth_resume.runs.home import checkpoint_folder
 from dreambooth_resume.runs.log import Log, LogWriter
 from dreambooth_resume.storage.base import Storage
 
@@ -132,29 +133,3 @@ class Committer:
             changed_options=before.changed_options,
         )
         return body, state
-
-
-def delete_checkpoints(storage: Storage, refs: list[CheckpointRef]) -> None:
-    """Remove the files of retired checkpoints, each by its exact key. What a kill leaves, `collect` removes later."""
-    for ref in refs:
-        for file in reversed(ref.files):
-            storage.delete(file.key)
-
-
-def collect(storage: Storage, log: Log, *, attempt: int) -> int:
-    """Delete what no entry names and what retire lists left undone, of attempts below `attempt` alone (rule 8).
-
-    Only after the adopt of `attempt` is durable: from then on no lower attempt can commit. Returns how many files went.
-    """
-    committed = {file.key for entry in log.entries if isinstance(entry.body, Commit) for file in entry.body.files}
-    retired = {file.key for number in log.retired for file in log.commit(number).files}
-    kept = committed - retired
-    gone = 0
-    for found in storage.list(CHECKPOINT_PREFIX):
-        folder, _, name = found.key.partition("/")
-        parsed = checkpoint_name(folder)
-        is_ours = parsed is not None and parsed[1] < attempt and name in CHECKPOINT_FILES
-        if is_ours and found.key not in kept:
-            storage.delete(found.key)
-            gone += 1
-    return gone

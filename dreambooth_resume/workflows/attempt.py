@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from dreambooth_resume.checkpoint.commit import Committer, collect
+from dreambooth_resume.checkpoint.commit import Committer
+from dreambooth_resume.checkpoint.deletion import collect
 from dreambooth_resume.checkpoint.format import SavedState
 from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.checkpoint.reader import load_staged

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dreambooth_resume.checkpoint.commit import delete_checkpoints
+from dreambooth_resume.checkpoint.deletion import delete_checkpoints
 from dreambooth_resume.errors import CheckpointDamaged, ComeBack, RefusedToGoOn
 from dreambooth_resume.runs.adoption import Adoption, Wish, ref_of, take_over
 from dreambooth_resume.runs.checkpoints import find_checkpoint

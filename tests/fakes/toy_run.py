@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dreambooth_resume.checkpoint.commit import Committer, collect
+from dreambooth_resume.checkpoint.commit import Committer
+from dreambooth_resume.checkpoint.deletion import collect
 from dreambooth_resume.checkpoint.format import SavedState, Scalars
 from dreambooth_resume.checkpoint.publish import publish
 from dreambooth_resume.checkpoint.reader import load_checkpoint

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dreambooth_resume.checkpoint.commit import collect
+from dreambooth_resume.checkpoint.deletion import collect
 from dreambooth_resume.checkpoint.reader import load_staged
 from dreambooth_resume.errors import (
     AccessDenied,
