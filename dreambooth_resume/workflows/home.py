@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -108,10 +107,10 @@ def stage_of(place: Place, run_id: str) -> LocalStorage | None:
     return LocalStorage(place.stage / _STAGED / run_id) if place.is_remote else None
 
 
-def leave_a_copy(place: Place, tell: Callable[[str], None]) -> None:
-    """The result in this machine's output folder too, where people look for it."""
+def result_folder(place: Place) -> Path:
+    """The folder of this machine that holds the result: the home, or a copy of it where people look for it."""
     if not place.is_remote:
-        return
+        return place.stage
     local = LocalStorage(place.stage)
     wanted = place.storage.read(WEIGHTS_NAME)
     try:
@@ -120,7 +119,7 @@ def leave_a_copy(place: Place, tell: Callable[[str], None]) -> None:
         is_there = False
     if not is_there:
         local.write(WEIGHTS_NAME, [wanted])
-    tell(f"A copy on this machine: {place.stage / WEIGHTS_NAME}")
+    return place.stage
 
 
 def _s3_settings(given: GivenOptions) -> S3Settings:

@@ -19,7 +19,7 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.storage.probe import probe
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
-from dreambooth_resume.workflows.home import Home, find_place, leave_a_copy, open_home
+from dreambooth_resume.workflows.home import Home, find_place, open_home, result_folder
 from dreambooth_resume.workflows.preflight import (
     Options,
     check_start,
@@ -41,8 +41,8 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
         options = choose_options(home, given)
         finished = home.log if _is_done(home, options, given) else _train(home, options, signals, watcher, reporter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
-        reporter.message(wording.finished(place.storage, finished, publish(place.storage, finished)))
-        leave_a_copy(place, reporter.message)
+        result = publish(place.storage, finished)
+        reporter.message(wording.finished(place.storage, finished, result, folder=result_folder(place)))
         return 0
     except (HolderAlive, StorageUnavailable) as error:
         if (notice := watcher.notice()) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_resume.config.change_policy import OptionChange
@@ -86,7 +87,7 @@ def went_back_before(log: Log, request: str, resume: str) -> str:
     )
 
 
-def finished(storage: Storage, log: Log, ref: CheckpointRef) -> str:
+def finished(storage: Storage, log: Log, ref: CheckpointRef, *, folder: Path) -> str:
     """Where everything is, and what to type next."""
     assert log.last is not None
     state = log.last.state
@@ -94,12 +95,13 @@ def finished(storage: Storage, log: Log, ref: CheckpointRef) -> str:
     home = storage.describe()
     attempts = len({entry.attempt for entry in log.entries})
     totals = state.totals
+    copy = f" (a copy: {folder / WEIGHTS_NAME})" if str(folder) != home else ""
     return (
         f"Finished: step {state.step} of {state.max_train_steps}, {attempts} attempt{'s' if attempts > 1 else ''}, "
         f"{totals.redone_steps} steps made twice, {totals.training_seconds:.0f} s of training.\n"
-        f"LoRA: {home}/{WEIGHTS_NAME}\n"
+        f"LoRA: {home}/{WEIGHTS_NAME}{copy}\n"
         f"SHA-256: {weights.sha256}\n"
-        f"Use it: pipe.load_lora_weights({home!r}); look at the run: dbr status {home}"
+        f"Use it: pipe.load_lora_weights({str(folder)!r}); look at the run: dbr status {home}"
     )
 
 
