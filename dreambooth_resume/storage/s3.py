@@ -8,11 +8,11 @@ import hashlib
 import logging
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dreambooth_resume.errors import AccessDenied, BadInput, OutcomeUnknown, StorageUnavailable
-from dreambooth_resume.storage.base import Body, StoredDigest, StoredObject
+from dreambooth_resume.storage.base import Body, SinkKind, StoredDigest, StoredObject
 from dreambooth_resume.storage.probe import PROBE_PREFIX
 from dreambooth_resume.storage.s3_address import S3Settings, parse_address
 from dreambooth_resume.storage.s3_client import Clock, S3Requests
@@ -28,7 +28,6 @@ from dreambooth_resume.storage.s3_transfer import (
 
 _logger = logging.getLogger(__name__)
 
-_IN_PARTS_ABOVE_BYTES = 64 * 2**20
 # Smaller bodies go out with their head in one packet; larger ones first ask the store whether it wants them.
 _IN_ONE_PACKET_BYTES = 64 * 2**10
 _PAGES_MAX = 100_000
@@ -61,10 +60,13 @@ class S3Storage:
     def read(self, key: str) -> bytes:
         return b"".join(download(self._requests, key, Collected, check=True).pieces)
 
+    def download(self, key: str, new_sink: Callable[[], SinkKind]) -> SinkKind:
+        return download(self._requests, key, new_sink, check=True)
+
     def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:  # noqa: ARG002
         body = self._stream(parts)
         self._in_parts.pop(key, None)
-        if len(body) > _IN_PARTS_ABOVE_BYTES:
+        if len(body) > self._requests.settings.in_parts_above_bytes:
             self._remember(key, upload_in_parts(self._requests, key, body, self._encryption))
         else:
             self._put(key, body, {}, repeat=True)
@@ -108,6 +110,14 @@ class S3Storage:
         ]
         return sorted(found, key=lambda stored: stored.key)
 
+    def folders(self, prefix: str = "") -> list[str]:
+        home = self._requests.address.full("")
+        tokens = {"NextContinuationToken": "ContinuationToken"}
+        pages = self._pages("list_objects_v2", prefix, tokens, delimiter="/")
+        return sorted(
+            folder["Prefix"].removeprefix(home) for page in pages for folder in page.get("CommonPrefixes", [])
+        )
+
     def delete(self, key: str) -> None:
         try:
             self._requests.ask("delete_object", key, self._requests.name(key))
@@ -122,11 +132,18 @@ class S3Storage:
                 if match is not None and int(match["attempt"] or 1) < attempt:
                     self._abort(key, upload_id)
         except AccessDenied as error:
-            # They show nowhere and spoil nothing, but they are paid for; a bucket's lifecycle rule clears them as well.
-            _logger.warning("Unfinished uploads of earlier attempts, if there are any, stay: %s", error)
+            self._leave_unfinished(error)
+        except StorageUnavailable as error:
+            if answer_of(error.__cause__).status not in (405, 501):
+                raise
+            self._leave_unfinished(error)
 
     def free_bytes(self) -> int | None:
         return None
+
+    def _leave_unfinished(self, error: Exception) -> None:
+        # They show nowhere and spoil nothing, but they are paid for; a bucket's lifecycle rule clears them as well.
+        _logger.warning("Unfinished uploads of earlier attempts, if there are any, stay: %s", error)
 
     def _stream(self, parts: Sequence[Body]) -> PartsStream:
         size_bytes = sum(memoryview(part).nbytes for part in parts)
@@ -212,12 +229,15 @@ class S3Storage:
             if answer_of(error.__cause__).code != "NoSuchUpload":
                 raise
 
-    def _pages(self, operation: str, prefix: str, tokens: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    def _pages(
+        self, operation: str, prefix: str, tokens: Mapping[str, str], *, delimiter: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         """The pages of a listing; `tokens` says which fields of one are the parameters of the next."""
+        grouped = {"Delimiter": delimiter} if delimiter else {}
         address = self._requests.address
         following: dict[str, str] = {}
         for _ in range(_PAGES_MAX):
-            params = {"Bucket": address.bucket, "Prefix": address.full(prefix), **following}
+            params = {"Bucket": address.bucket, "Prefix": address.full(prefix), **grouped, **following}
             page = self._requests.ask(operation, prefix, params)
             yield page
             if not page.get("IsTruncated"):

@@ -30,6 +30,9 @@ class S3Settings:
     operation_seconds: float = 30.0
     """No try of an operation begins later than this; bodies get what they need at `slowest_bytes_per_second` on top."""
     slowest_bytes_per_second: float = 128 * 1024
+    in_parts_above_bytes: int = 64 * 2**20
+    """Larger bodies are written in parts, a few at once."""
+    part_bytes: int = 16 * 2**20
 
     def __post_init__(self) -> None:
         _check_endpoint(self.endpoint_url)

@@ -19,7 +19,6 @@ from dreambooth_resume.storage.base import Body
 from dreambooth_resume.storage.s3_client import S3Requests
 from dreambooth_resume.storage.s3_errors import answer_of, is_wrong_checksum, sdk_errors
 
-PART_BYTES = 16 * 2**20
 _PARTS_AT_ONCE = 4
 _READ_BYTES = 2**20
 # A body that contradicts its checksum twice is stored so; the caller, who knows its SHA-256, has to hear of it.
@@ -197,6 +196,7 @@ class _Upload:
         self._requests = requests
         self._key = key
         self._body = body
+        self._part_bytes = requests.settings.part_bytes
         self._deadline = requests.deadline(len(body))
         self._upload_id = ""
         self._sent: dict[int, dict[str, Any]] = {}
@@ -230,7 +230,7 @@ class _Upload:
     def _send_all(self) -> str:
         """Send the parts on a few threads, and hash the whole meanwhile. Returns the SHA-256."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in range(1, -(-len(self._body) // PART_BYTES) + 1):
+        for number in range(1, -(-len(self._body) // self._part_bytes) + 1):
             waiting.put(number)
         # Not a pool: its threads would be waited for at the end of the process, which has a deadline of its own.
         threads = [
@@ -256,7 +256,7 @@ class _Upload:
             self._failed.append(error)
 
     def _send(self, number: int) -> None:
-        part = self._body.window((number - 1) * PART_BYTES, PART_BYTES)
+        part = self._body.window((number - 1) * self._part_bytes, self._part_bytes)
         checksum = {"ChecksumSHA256": checksum_of(part.sha256())} if self._requests.sends_checksums else {}
         answer = self._requests.ask_with_checksum(
             "upload_part",

@@ -15,7 +15,7 @@ from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.storage.s3_client import Clock
-from tests.fakes.fault_proxy import FaultProxy, What
+from tests.fakes.fault_proxy import FaultProxy, What, shared_proxy
 from tests.fakes.memory_storage import MemoryStorage
 from tests.fakes.s3_server import ENVIRONMENT, shared_server
 
@@ -54,9 +54,13 @@ def s3_settings(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Settin
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     server = shared_server()
-    with FaultProxy(server.port) as proxy:
-        trouble(proxy)
-        yield S3Settings(endpoint_url=proxy.url if kind == "s3 with trouble" else server.url)
+    if kind == "s3":
+        yield S3Settings(endpoint_url=server.url)
+        return
+    proxy = shared_proxy(server.port)
+    trouble(proxy)
+    yield S3Settings(endpoint_url=proxy.url)
+    proxy.clear()
 
 
 @pytest.fixture

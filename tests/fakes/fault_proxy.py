@@ -10,6 +10,7 @@ import base64
 import contextlib
 import enum
 import fnmatch
+import functools
 import hashlib
 import http.client
 import http.server
@@ -20,7 +21,7 @@ import struct
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 _PIECE_BYTES = 16 * 1024
@@ -112,7 +113,8 @@ class _State:
 class FaultProxy:
     """Listens on loopback, over TLS if it is given a certificate, and passes on to `upstream_port`.
 
-    `verifies`: answers 400 BadDigest to a wrong SHA-256, and has the server keep right ones, as S3 does.
+    `checksums`: "ignored", as Ceph 16 does; "kept" without a look at the body, as moto does; "verified", as S3 does:
+    400 BadDigest to a wrong SHA-256, and right ones are kept.
     `refuses_trailers`: answers 411 to checksums in trailers, as Ceph of a few years ago does.
     """
 
@@ -121,11 +123,11 @@ class FaultProxy:
         upstream_port: int,
         *,
         certificate: tuple[str, str] | None = None,
-        verifies: bool = False,
+        checksums: Literal["ignored", "kept", "verified"] = "ignored",
         refuses_trailers: bool = False,
     ) -> None:
         self.upstream_port = upstream_port
-        self.verifies = verifies
+        self.checksums = checksums
         self.refuses_trailers = refuses_trailers
         self.state = _State()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -157,9 +159,7 @@ class FaultProxy:
 
     def clear(self) -> None:
         """No faults any more, and nothing remembered of the past."""
-        with self.state.lock:
-            self.state.faults.clear()
-            self.state.requests.clear()
+        self.state = _State()
 
     def requests(self, verb: str = "*", key: str = "*") -> list[Request]:
         with self.state.lock:
@@ -184,13 +184,19 @@ class FaultProxy:
             for name, value in headers:
                 if name.lower() not in ("expect", "connection"):
                     upstream.putheader(name, value)
-            if self.verifies and any(name.lower() == "x-amz-checksum-sha256" for name, _ in headers):
+            if self.checksums != "ignored" and any(name.lower() == "x-amz-checksum-sha256" for name, _ in headers):
                 upstream.putheader("x-amz-sdk-checksum-algorithm", "SHA256")  # moto keeps a checksum only with this
             upstream.endheaders(body or None)
             answer = upstream.getresponse()
             return _Answer(status=answer.status, reason=answer.reason, headers=answer.getheaders(), body=answer.read())
         finally:
             upstream.close()
+
+
+@functools.cache
+def shared_proxy(upstream_port: int) -> FaultProxy:
+    """One proxy for all tests of this process, since making a client for a new address takes a tenth of a second."""
+    return FaultProxy(upstream_port)
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -229,9 +235,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         proxy = self.server.proxy
         request = self._request()
-        with proxy.state.lock:
-            proxy.state.requests.append(request)
-            fault = next((fault for fault in proxy.state.faults if fault.acts_on(request)), None)
+        state = proxy.state
+        with state.lock:
+            state.requests.append(request)
+            fault = next((fault for fault in state.faults if fault.acts_on(request)), None)
         what = fault.what if fault else None
         if what is What.RESET:
             raise _Broken
@@ -245,7 +252,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._refuse(411, "MissingContentLength")
             return
         body = self._read_body(fault)
-        if proxy.verifies and (given := self.headers.get("x-amz-checksum-sha256")):
+        if proxy.checksums == "verified" and (given := self.headers.get("x-amz-checksum-sha256")):
             sent = _flipped(body) if what is What.CORRUPT_UPLOAD else body
             if base64.b64encode(hashlib.sha256(sent).digest()).decode() != given:
                 self._refuse(400, "BadDigest", body_is_read=True)

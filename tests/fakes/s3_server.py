@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "AWS_EC2_METADATA_DISABLED": "true",
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "MOTO_S3_DEFAULT_MAX_KEYS": "7",  # so that listings have pages
     "NO_PROXY": "127.0.0.1,localhost",
 }
 """What a process needs to speak to it, and to nobody else."""
