@@ -9,6 +9,8 @@ LOG_PREFIX = "log/"
 CHECKPOINT_PREFIX = "checkpoint-"
 CONTROL_PREFIX = "control/"
 METRICS_PREFIX = "metrics/"
+NOTES_PREFIX = "notes/"
+DELETING_PREFIX = "notes/deleting-"
 STATUS_PREFIX = "status/"
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -20,6 +22,11 @@ METRICS_SEGMENT_STEPS = 1000
 
 _LOG = re.compile(r"log/(\d{8})\.json")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-a(\d+))?")
+_NOTE = re.compile(r"notes/([a-z]+)-[0-9a-f]{32}\.json")
+_HINT = re.compile(
+    r"status/\d{4,}\.json|metrics/\d{4,}-\d{5,}\.jsonl"
+    r"|control/\d{13,}-[0-9a-f]{32}\.json|control/probe-[0-9a-f]{32}\.json"
+)
 
 
 def log_key(number: int) -> str:
@@ -62,3 +69,18 @@ def metrics_segment(step: int) -> int:
 
 def control_key(time_ms: int, nonce: str) -> str:
     return f"{CONTROL_PREFIX}{time_ms:013d}-{nonce}.json"
+
+
+def note_key(kind: str, nonce: str) -> str:
+    return f"{NOTES_PREFIX}{kind}-{nonce}.json"
+
+
+def note_kind(key: str) -> str | None:
+    """The kind of the note under `key`, or None for a stray file among the notes."""
+    match = _NOTE.fullmatch(key)
+    return match[1] if match else None
+
+
+def is_hint(key: str) -> bool:
+    """Whether `key` is of those that trainings and commands write for people: status, metrics, requests, probes."""
+    return _HINT.fullmatch(key) is not None

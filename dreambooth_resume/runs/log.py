@@ -22,7 +22,7 @@ from dreambooth_resume.runs.entries import (
     decode_entry,
     encode_entry,
 )
-from dreambooth_resume.runs.home import LOG_PREFIX, log_key, log_number
+from dreambooth_resume.runs.home import DELETING_PREFIX, LOG_PREFIX, log_key, log_number
 from dreambooth_resume.storage.base import Storage
 
 # An attempt meets its own late puts at most once each, so a longer walk means that something else is wrong.
@@ -133,6 +133,10 @@ def read_log(storage: Storage) -> Log:
             body = storage.read(log_key(number))
         except KeyNotFound:
             later = sorted(later for later in listed if later is not None and later >= number)
+            if later and storage.list(DELETING_PREFIX):
+                raise RefusedToGoOn(
+                    f"{storage.describe()}: this run is being deleted. To end that: dbr delete {storage.describe()}"
+                ) from None
             if later:
                 raise RefusedToGoOn(
                     f"{storage.describe()}: {log_key(number)} is missing, but {log_key(later[0])} is there. Entries "

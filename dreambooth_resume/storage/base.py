@@ -83,15 +83,15 @@ class Storage(Protocol):
         """Size and SHA-256 of what is stored, read from the store and not from what was sent."""
         ...
 
-    def list(self, prefix: str = "") -> list[StoredObject]:
-        """Every key that starts with `prefix`, sorted. Unfinished writes and foreign files' temporaries never show."""
-        ...
-
     def folders(self, prefix: str = "") -> list[str]:
         """The folders right below `prefix` (empty, or ending in a slash) that hold keys, sorted, each with its slash.
 
         Does not walk through them: one request for up to a thousand, however much lies in them.
         """
+        ...
+
+    def list(self, prefix: str = "") -> list[StoredObject]:
+        """Every key that starts with `prefix`, sorted. Unfinished writes and foreign files' temporaries never show."""
         ...
 
     def delete(self, key: str) -> None:

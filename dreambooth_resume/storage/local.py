@@ -139,6 +139,15 @@ class LocalStorage:
             sha256 = hashlib.file_digest(stored, "sha256").hexdigest()
             return StoredDigest(size_bytes=stored.tell(), sha256=sha256)
 
+    def folders(self, prefix: str = "") -> list[str]:
+        try:
+            with _translated(f"list {self.root / prefix}", reading=True), os.scandir(self.root / prefix) as found:
+                names = [f"{prefix}{one.name}/" for one in found if one.is_dir(follow_symlinks=False)]
+        except KeyNotFound:
+            return []
+        # A folder that is a key, an emptied one and the one for temporaries hold no keys.
+        return sorted(name for name in names if name != f"{TEMPORARY}/" and self._holds_keys(name))
+
     def list(self, prefix: str = "") -> list[StoredObject]:
         with _translated(f"list {self.root / prefix}"):
             return sorted(self._walk(prefix), key=lambda found: found.key)
@@ -157,15 +166,6 @@ class LocalStorage:
                     # A file may go while we look: it is then simply not there.
                     with contextlib.suppress(FileNotFoundError):
                         yield StoredObject(key=keys[name], size_bytes=_body(here / name).stat().st_size)
-
-    def folders(self, prefix: str = "") -> list[str]:
-        try:
-            with _translated(f"list {self.root / prefix}", reading=True), os.scandir(self.root / prefix) as found:
-                names = [f"{prefix}{one.name}/" for one in found if one.is_dir(follow_symlinks=False)]
-        except KeyNotFound:
-            return []
-        # A folder that is a key, an emptied one and the one for temporaries hold no keys.
-        return sorted(name for name in names if name != f"{TEMPORARY}/" and self._holds_keys(name))
 
     def _holds_keys(self, folder: str) -> bool:
         if (self.root / folder / BODY_IN_FOLDER).is_file():

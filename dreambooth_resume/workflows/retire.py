@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from dreambooth_resume.checkpoint.deletion import delete_checkpoints
-from dreambooth_resume.errors import CheckpointDamaged, ComeBack, RefusedToGoOn
+from dreambooth_resume.errors import CheckpointDamaged, RefusedToGoOn
 from dreambooth_resume.runs.adoption import Adoption, Wish, ref_of, take_over
 from dreambooth_resume.runs.checkpoints import find_checkpoint
-from dreambooth_resume.runs.control import Request, open_requests, post_request
 from dreambooth_resume.runs.entries import CheckpointRef, Entry, EntryBody, RunState, Stopped
 from dreambooth_resume.runs.history import COMMAND_EXIT_CODE
-from dreambooth_resume.runs.holder import SILENCE_SECONDS, Patience, this_process
+from dreambooth_resume.runs.holder import this_process
 from dreambooth_resume.runs.log import Log, read_log
-from dreambooth_resume.runs.status import read_status
 from dreambooth_resume.runs.summary import summarise
 from dreambooth_resume.runs.verify import check
 from dreambooth_resume.storage.base import Storage
-
-ANSWER_SECONDS = 300.0
-"""How long a training is given to answer: it looks every 10 s, and answers with its next save."""
-_LOOK_SECONDS = 0.5
-_FREE_SECONDS = SILENCE_SECONDS + 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """How a retirement waits, and whom it tells."""
-
-    tell: Callable[[str], None]
-    answer_seconds: float = ANSWER_SECONDS
-    monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+from dreambooth_resume.workflows.holders import Waiting, ask_holder
 
 
 def choose(storage: Storage, name: str) -> CheckpointRef:
@@ -63,33 +43,9 @@ def retire(storage: Storage, ref: CheckpointRef, waiting: Waiting) -> None:
 
 def _holder_retired(storage: Storage, ref: CheckpointRef, attempt: int, waiting: Waiting) -> bool:
     """Ask the holder and wait; False if it ended first."""
-    request = post_request(storage, "retire", checkpoint=ref.number)
-    deadline = waiting.monotonic() + waiting.answer_seconds
-    try:
-        while waiting.monotonic() < deadline:
-            status = read_status(storage, attempt)
-            summary = summarise(storage)
-            is_over = summary is None or not summary.is_live or summary.attempt != attempt
-            if is_over or (status is not None and request.nonce in status.answered):
-                # The log is the truth: only what an entry retires is gone.
-                if ref.number in read_log(storage).retired:
-                    return True
-                if is_over:
-                    return False
-            waiting.sleep(_LOOK_SECONDS)
-    finally:
-        _withdraw(storage, request)
-    raise ComeBack(
-        f"Attempt {attempt} did not answer within {waiting.answer_seconds:.0f} s; the request was withdrawn and "
-        f"{ref.folder} is still there. Look at it: dbr status {storage.describe()}; then type the same command again."
-    )
-
-
-def _withdraw(storage: Storage, request: Request) -> None:
-    """What nobody waits for any more must not surprise a later attempt. One that was answered is gone already."""
-    for key, found in open_requests(storage):
-        if found.nonce == request.nonce:
-            storage.delete(key)
+    ask_holder(storage, "retire", attempt, waiting, checkpoint=ref.number)
+    # The log is the truth: only what an entry retires is gone.
+    return ref.number in read_log(storage).retired
 
 
 def _retire_alone(storage: Storage, ref: CheckpointRef, waiting: Waiting) -> None:
@@ -103,9 +59,7 @@ def _retire_alone(storage: Storage, ref: CheckpointRef, waiting: Waiting) -> Non
         Wish(max_train_steps=log.last.state.max_train_steps),
         load=lambda candidate: check(storage, candidate),
         process=this_process(),
-        patience=Patience(
-            wait_seconds=_FREE_SECONDS, monotonic=waiting.monotonic, sleep=waiting.sleep, tell=waiting.tell
-        ),
+        patience=waiting.for_a_free_run(),
     )
     if isinstance(adopted, Log):
         raise _finished(storage)
@@ -158,7 +112,7 @@ def _last_of_line(storage: Storage, log: Log, ref: CheckpointRef) -> RefusedToGo
         return None
     return RefusedToGoOn(
         f"{ref.folder} is the only whole checkpoint that the run in {storage.describe()} can go on from; it was left "
-        "alone. To be rid of the run, delete its folder."
+        f"alone. To be rid of the run: dbr delete {storage.describe()}"
     )
 
 
@@ -171,5 +125,5 @@ def _finished(storage: Storage) -> RefusedToGoOn:
     home = storage.describe()
     return RefusedToGoOn(
         f"The run in {home} is finished: its log is closed, and nothing of it is retired any more. Its result is "
-        f"{home}/pytorch_lora_weights.safetensors. To save room, copy that file away and delete the folder."
+        f"{home}/pytorch_lora_weights.safetensors. To save room, copy that file away, then: dbr delete {home}"
     )

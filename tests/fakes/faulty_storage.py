@@ -67,11 +67,11 @@ class FaultyStorage:
     def digest(self, key: str) -> StoredDigest:
         return self._call(f"digest {key}", lambda: self.inner.digest(key))
 
-    def list(self, prefix: str = "") -> list[StoredObject]:
-        return self._call(f"list {prefix}", lambda: self.inner.list(prefix))
-
     def folders(self, prefix: str = "") -> list[str]:
         return self._call(f"folders {prefix}", lambda: self.inner.folders(prefix))
+
+    def list(self, prefix: str = "") -> list[StoredObject]:
+        return self._call(f"list {prefix}", lambda: self.inner.list(prefix))
 
     def delete(self, key: str) -> None:
         self._call(f"delete {key}", lambda: self.inner.delete(key), changes=True)

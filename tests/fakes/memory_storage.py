@@ -60,17 +60,17 @@ class MemoryStorage:
             body = self._body(key)
         return StoredDigest(size_bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
 
-    def list(self, prefix: str = "") -> list[StoredObject]:
-        self._called("list", prefix)
-        with self._lock:
-            found = sorted((key, len(body)) for key, body in self.objects.items() if key.startswith(prefix))
-        return [StoredObject(key=key, size_bytes=size_bytes) for key, size_bytes in found]
-
     def folders(self, prefix: str = "") -> list[str]:
         self._called("folders", prefix)
         with self._lock:
             below = [key.removeprefix(prefix) for key in self.objects if key.startswith(prefix)]
         return sorted({f"{prefix}{key.partition('/')[0]}/" for key in below if "/" in key})
+
+    def list(self, prefix: str = "") -> list[StoredObject]:
+        self._called("list", prefix)
+        with self._lock:
+            found = sorted((key, len(body)) for key, body in self.objects.items() if key.startswith(prefix))
+        return [StoredObject(key=key, size_bytes=size_bytes) for key, size_bytes in found]
 
     def delete(self, key: str) -> None:
         self._called("delete", key)

@@ -13,7 +13,8 @@ from dreambooth_resume.runs.entries import Adopt, Stopped
 from dreambooth_resume.runs.holder import this_process
 from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.summary import summarise
-from dreambooth_resume.workflows.retire import Waiting, choose, retire
+from dreambooth_resume.workflows.holders import Waiting
+from dreambooth_resume.workflows.retire import choose, retire
 from tests.fakes.memory_storage import MemoryStorage
 from tests.fakes.toy_run import Attempt, begin, check_home, run_to_the_end
 from tests.fakes.watched_run import beat, hold
