@@ -98,6 +98,14 @@ class S3Storage:
         hashed = download(self._requests, key, _Hashed, check=False)
         return StoredDigest(size_bytes=hashed.size_bytes, sha256=hashed.sha256.hexdigest())
 
+    def folders(self, prefix: str = "") -> list[str]:
+        home = self._requests.address.full("")
+        tokens = {"NextContinuationToken": "ContinuationToken"}
+        pages = self._pages("list_objects_v2", prefix, tokens, delimiter="/")
+        return sorted(
+            folder["Prefix"].removeprefix(home) for page in pages for folder in page.get("CommonPrefixes", [])
+        )
+
     def list(self, prefix: str = "") -> list[StoredObject]:
         home = self._requests.address.full("")
         pages = self._pages("list_objects_v2", prefix, {"NextContinuationToken": "ContinuationToken"})
@@ -109,14 +117,6 @@ class S3Storage:
             if not stored["Key"].endswith("/")
         ]
         return sorted(found, key=lambda stored: stored.key)
-
-    def folders(self, prefix: str = "") -> list[str]:
-        home = self._requests.address.full("")
-        tokens = {"NextContinuationToken": "ContinuationToken"}
-        pages = self._pages("list_objects_v2", prefix, tokens, delimiter="/")
-        return sorted(
-            folder["Prefix"].removeprefix(home) for page in pages for folder in page.get("CommonPrefixes", [])
-        )
 
     def delete(self, key: str) -> None:
         try:

@@ -12,10 +12,10 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 from dreambooth_resume.errors import DbrError, KeyNotFound, StorageUnavailable
-from dreambooth_resume.storage.base import Body
+from dreambooth_resume.storage.base import Body, SinkKind
 from dreambooth_resume.storage.s3_client import S3Requests
 from dreambooth_resume.storage.s3_errors import answer_of, is_wrong_checksum, sdk_errors
 
@@ -80,15 +80,6 @@ class PartsStream:
 def checksum_of(digest: bytes) -> str:
     """A SHA-256 as S3's headers have it."""
     return base64.b64encode(digest).decode()
-
-
-class Sink(Protocol):
-    """Takes a body piece by piece, as hashlib's objects do."""
-
-    def update(self, piece: bytes, /) -> None: ...
-
-
-SinkKind = TypeVar("SinkKind", bound=Sink)
 
 
 class Collected:

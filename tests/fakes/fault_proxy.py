@@ -25,6 +25,7 @@ from typing import Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 _PIECE_BYTES = 16 * 1024
+Checksums = Literal["ignored", "kept", "verified"]
 
 
 class What(enum.Enum):
@@ -123,7 +124,7 @@ class FaultProxy:
         upstream_port: int,
         *,
         certificate: tuple[str, str] | None = None,
-        checksums: Literal["ignored", "kept", "verified"] = "ignored",
+        checksums: Checksums = "ignored",
         refuses_trailers: bool = False,
     ) -> None:
         self.upstream_port = upstream_port
@@ -194,9 +195,9 @@ class FaultProxy:
 
 
 @functools.cache
-def shared_proxy(upstream_port: int) -> FaultProxy:
+def shared_proxy(upstream_port: int, checksums: Checksums = "ignored") -> FaultProxy:
     """One proxy for all tests of this process, since making a client for a new address takes a tenth of a second."""
-    return FaultProxy(upstream_port)
+    return FaultProxy(upstream_port, checksums=checksums)
 
 
 class _Server(http.server.ThreadingHTTPServer):

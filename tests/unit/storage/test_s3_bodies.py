@@ -16,7 +16,7 @@ from dreambooth_resume.runs.home import CHECKPOINT_FILES, checkpoint_folder
 from dreambooth_resume.storage.base import StoredDigest
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_transfer import PartsStream
-from tests.fakes.fault_proxy import FaultProxy, What
+from tests.fakes.fault_proxy import FaultProxy, What, shared_proxy
 from tests.fakes.s3_server import BUCKET, S3Server
 
 pytestmark = pytest.mark.quick
@@ -45,8 +45,16 @@ def raw(s3_server: S3Server) -> Any:
 
 @pytest.fixture(params=["ignored", "kept", "verified"])
 def by_checksums(request: pytest.FixtureRequest, s3_server: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_server.port, checksums=request.param) as proxy:
-        yield proxy
+    proxy = shared_proxy(s3_server.port, request.param)
+    yield proxy
+    proxy.clear()
+
+
+@pytest.fixture
+def verifying(s3_server: S3Server) -> Iterator[FaultProxy]:
+    proxy = shared_proxy(s3_server.port, "verified")
+    yield proxy
+    proxy.clear()
 
 
 def unfinished(raw: Any) -> list[str]:
@@ -192,20 +200,18 @@ def test_damage_on_the_way_in_is_refused_by_the_service_or_told_by_the_digest(
 
 
 def test_damage_on_the_way_out_is_asked_for_again_where_the_service_keeps_checksums(
-    s3_server: S3Server, open_s3: OpenS3
+    verifying: FaultProxy, open_s3: OpenS3
 ) -> None:
-    with FaultProxy(s3_server.port, checksums="verified") as proxy:
-        s3 = open_s3(proxy)
-        s3.write("log/00000001.json", [BODY])
-        proxy.add(What.CORRUPT_DOWNLOAD, verb="GET")
-        assert s3.read("log/00000001.json") == BODY
+    s3 = open_s3(verifying)
+    s3.write("log/00000001.json", [BODY])
+    verifying.add(What.CORRUPT_DOWNLOAD, verb="GET")
+    assert s3.read("log/00000001.json") == BODY
 
 
-def test_another_machine_reads_back_what_was_written_in_parts(s3_server: S3Server, open_s3: OpenS3) -> None:
-    with FaultProxy(s3_server.port, checksums="verified") as proxy:
-        open_s3(proxy, **IN_PARTS).write(KEY, [LARGE])
-        assert open_s3(proxy).digest(KEY) == digest_of(LARGE)
-        assert len(proxy.requests("GET")) == 1
+def test_another_machine_reads_back_what_was_written_in_parts(verifying: FaultProxy, open_s3: OpenS3) -> None:
+    open_s3(verifying, **IN_PARTS).write(KEY, [LARGE])
+    assert open_s3(verifying).digest(KEY) == digest_of(LARGE)
+    assert len(verifying.requests("GET")) == 1
 
 
 @pytest.mark.parametrize(
