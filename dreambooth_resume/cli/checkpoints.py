@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -97,7 +98,7 @@ def _verify(storage: Storage, arguments: argparse.Namespace) -> int:
     print(
         f"{len(damaged)} of {count(len(reports), 'checkpoint')} damaged. A resume sets them aside and takes the newest"
     )
-    print(f"whole one. To delete one: dbr checkpoints delete {storage.describe()} {damaged[0].folder}")
+    print(f"whole one. To delete one: dbr checkpoints delete {shlex.quote(storage.describe())} {damaged[0].folder}")
     return CheckpointDamaged.exit_code
 
 

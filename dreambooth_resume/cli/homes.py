@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from dreambooth_resume.errors import BadInput
@@ -23,7 +24,7 @@ def open_run(home: str) -> tuple[Storage, RunSummary]:
 
 def resume_command(home: str) -> str:
     """What goes on with a run: everything else comes from the run itself."""
-    return f"dbr train --output_dir {home} --resume latest"
+    return f"dbr train --output_dir {shlex.quote(home)} --resume latest"
 
 
 def _no_run(home: str) -> BadInput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from dreambooth_resume.cli.arguments import CommandParser
@@ -37,9 +38,8 @@ def run(words: list[str]) -> int:
         print()
         print_columns([_attempt_row(attempt) for attempt in attempts[-_ATTEMPTS_SHOWN:]], head=_ATTEMPT_HEAD)
         if len(attempts) > _ATTEMPTS_SHOWN:
-            print(
-                f"and {count(len(attempts) - _ATTEMPTS_SHOWN, 'attempt')} before; all: dbr status {summary.home} --json"
-            )
+            before = count(len(attempts) - _ATTEMPTS_SHOWN, "attempt")
+            print(f"and {before} before; all: dbr status {shlex.quote(summary.home)} --json")
     print(f"\nnext: {_next(summary)}")
     return 0
 
@@ -116,7 +116,7 @@ def _attempt_row(attempt: Attempt) -> Sequence[str]:
 
 def _next(summary: RunSummary) -> str:
     if summary.is_live:
-        return f"dbr stop {summary.home} asks it to save and stop"
+        return f"dbr stop {shlex.quote(summary.home)} asks it to save and stop"
     if summary.state == "finished":
         return (
             f"the LoRA is {summary.home}/{WEIGHTS_NAME}; more steps: {resume_command(summary.home)} --max_train_steps N"

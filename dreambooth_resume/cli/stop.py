@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import open_run, resume_command
 from dreambooth_resume.cli.output import print_json
@@ -43,7 +45,7 @@ def _what_happens(summary: RunSummary, request: Request | None) -> str:
         return (
             f"Asked attempt {summary.attempt}{where} to stop. It looks within {POLL_SECONDS:.0f} s, saves at the end "
             f"of its step and ends with exit code {StoppedOnPurpose.exit_code}; nobody restarts it.\n"
-            f"Watch it: dbr status {home}\nGo on later: {resume_command(home)}"
+            f"Watch it: dbr status {shlex.quote(home)}\nGo on later: {resume_command(home)}"
         )
     if summary.state == "finished":
         return f"The run in {home} is finished; there is nothing to stop."

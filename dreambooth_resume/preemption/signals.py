@@ -27,9 +27,14 @@ class SignalSource:
         self._count = 0
 
     def install(self) -> None:
-        """Take over the signals of EXIT_CODES. Works on the main thread alone, as Python demands."""
+        """Take over the signals of EXIT_CODES, but for a SIGHUP that is ignored already.
+
+        Works on the main thread alone, as Python demands.
+        """
         for number in EXIT_CODES:
-            signal.signal(number, self._note)
+            # `nohup dbr train &` was asked to outlive its terminal.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def notice(self) -> Notice | None:
         """The first signal's notice, with how often any was sent."""

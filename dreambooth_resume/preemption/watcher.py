@@ -9,6 +9,9 @@ from dreambooth_resume.errors import DbrError, Interrupted, StoppedOnPurpose
 from dreambooth_resume.preemption.signals import ON_PURPOSE
 from dreambooth_resume.runs.notice import Notice
 
+# Without --resume the same command is refused once the home holds a run.
+GO_ON = "The same command with --resume latest goes on"
+
 
 class NoticeSource(Protocol):
     """Something that may ask this attempt to end. `notice` only reads a value: it is asked at every step."""
@@ -33,7 +36,7 @@ class Watcher:
     def leave_if_asked(self, doing: str) -> None:
         """Between two pieces of work that save nothing: raise what a notice asks for."""
         if (notice := self.notice()) is not None:
-            raise ending(notice, f"{notice.source} while {doing}: nothing was lost. The same command goes on.")
+            raise ending(notice, f"{notice.source} while {doing}: nothing was lost. {GO_ON}.")
 
 
 def ending(notice: Notice, message: str) -> DbrError:

@@ -37,7 +37,8 @@ class CheckpointInfo:
 def list_checkpoints(log: Log) -> tuple[CheckpointInfo, ...]:
     """Every checkpoint that was ever committed, oldest first."""
     usable = log.usable_line()
-    results = {entry.body.checkpoint for entry in log.entries if isinstance(entry.body, Finished)}
+    # A run that was reopened has several; what lies in the home is the last one's.
+    result = next((entry.body.checkpoint for entry in reversed(log.entries) if isinstance(entry.body, Finished)), None)
     return tuple(
         CheckpointInfo(
             number=entry.number,
@@ -49,7 +50,7 @@ def list_checkpoints(log: Log) -> tuple[CheckpointInfo, ...]:
             size_bytes=sum(file.size_bytes for file in entry.body.files),
             state=_state(log, entry.number),
             is_newest=bool(usable) and entry.number == usable[-1],
-            is_result=entry.number in results,
+            is_result=entry.number == result,
             note=log.set_aside[entry.number].reason if entry.number in log.set_aside else None,
         )
         for entry in log.entries

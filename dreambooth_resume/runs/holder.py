@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import socket
 import time
 from collections.abc import Callable
@@ -129,9 +130,10 @@ def _waiting(adopt: Entry, wait_seconds: float) -> str:
 
 
 def _still_held(storage: Storage, adopt: Entry, *, waited_seconds: float) -> str:
+    home = shlex.quote(storage.describe())
     return (
         f"{_where(adopt)} still trains the run in {storage.describe()} after {waited_seconds:.0f} s. Nothing was "
-        f"changed. Watch it: dbr status {storage.describe()}; end it: dbr stop {storage.describe()}; or take the run "
+        f"changed. Watch it: dbr status {home}; end it: dbr stop {home}; or take the run "
         "from it: the same command with --take-over"
     )
 

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.batch import BatchBuilder
@@ -71,7 +72,11 @@ class Parts:
 
 def make_accelerator(options: TrainOptions) -> Accelerator:
     """Device and autocast. Accumulation, clipping and saving are ours: the sums have to be the same on any machine."""
-    return Accelerator(mixed_precision=options.training.precision)
+    # Without the plugin `backward` divides by what `accelerate launch` left in the environment.
+    return Accelerator(
+        mixed_precision=options.training.precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
 
 
 def build_parts(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = ("torch", "diffusers", "peft", "accelerate", "numpy", "safetensors", "transformers")
+# pillow: it resizes the pictures, and its releases do not round alike.
+_PACKAGES = ("torch", "diffusers", "peft", "accelerate", "numpy", "pillow", "safetensors", "transformers")
 _CPU_FLAGS = (
     "avx",
     "avx2",

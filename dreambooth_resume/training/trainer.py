@@ -12,7 +12,7 @@ from dreambooth_resume.data.batch import Batch
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.errors import Interrupted, RefusedToGoOn
 from dreambooth_resume.preemption.requests import RequestSource
-from dreambooth_resume.preemption.watcher import Watcher, ending
+from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending
 from dreambooth_resume.runs.control import Request
 from dreambooth_resume.runs.notice import Notice
 from dreambooth_resume.training.metrics import MetricsSink
@@ -164,4 +164,4 @@ class Trainer:
         return lambda: self._must_go() or time.monotonic() >= deadline
 
 
-_COME_BACK = "The same command goes on from there."
+_COME_BACK = f"{GO_ON} from there."

@@ -11,7 +11,7 @@ from dreambooth_resume.checkpoint.reader import load_checkpoint
 from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.load import record
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.errors import BadInput
+from dreambooth_resume.errors import BadInput, ComeBack
 from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, take_over
@@ -122,7 +122,7 @@ def _torch_threads(home: Home, options: TrainOptions) -> int | None:
 
 
 def _begin(home: Home, ready: _Ready) -> RunRecord:
-    """Write the new run's record. Raises BadInput if somebody else began a run here at this moment."""
+    """Write the new run's record. Raises BadInput, or ComeBack with --resume, if somebody else was first."""
     assignment = ready.assignment
     mine = new_record(
         options={**as_json(record(assignment.options)), "max_train_steps": assignment.max_train_steps},
@@ -133,6 +133,12 @@ def _begin(home: Home, ready: _Ready) -> RunRecord:
     )
     stored = write_record(home.storage, mine)
     if stored.run_id != mine.run_id:
+        if assignment.options.checkpoints.resume_from_checkpoint is not None:
+            # Nothing is wrong with the command: a launcher has to start it again, should the other one vanish.
+            raise ComeBack(
+                f"Another process began the run in {home.storage.describe()} at the same moment. "
+                "The same command waits for it and goes on with the run."
+            )
         raise BadInput(
             "another process began a run here at the same moment",
             where=home.place.flag,

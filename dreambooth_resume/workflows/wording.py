@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_resume.config.change_policy import OptionChange
+from dreambooth_resume.config.options.declaration import ChangePolicy
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.runs.adoption import Adoption
 from dreambooth_resume.runs.entries import Adopt, CheckpointRef
@@ -20,7 +22,7 @@ if TYPE_CHECKING:  # these need torch, and what a finished run says does not
     from dreambooth_resume.training.build import Assignment
     from dreambooth_resume.training.step import StepMetrics
 
-_EXACT = "Exact: same device, libraries and threads as at the run's start, so the result has the same bytes."
+_EXACT = "Exact: same device, libraries and threads as at the run's start"
 
 
 def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str) -> str:
@@ -29,17 +31,28 @@ def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str)
     skipped = f" ({len(pictures.skipped)} unreadable ones left out)" if pictures.skipped else ""
     epochs = steps * plan.batch_size / plan.epoch_length
     return (
-        f"{len(pictures.pictures)} pictures{skipped}, {steps} steps of {plan.batch_size} samples "
+        f"{_count(len(pictures.pictures), 'picture')}{skipped}, {_count(steps, 'step')} of "
+        f"{_count(plan.batch_size, 'sample')} "
         f"({epochs:.1f} epochs), base model {inputs.source.name}\n"
         f"Home {storage.describe()}: {fencing}"
     )
 
 
-def exactness(not_exact_because: Sequence[str]) -> str:
-    """`Exact`, or `Equivalent` and why."""
-    if not not_exact_because:
-        return _EXACT
-    return f"Equivalent: same samples and noise, but not the same last bits ({'; '.join(not_exact_because)})."
+def exactness(not_exact_because: Sequence[str], log: Log, changes: Sequence[OptionChange]) -> str:
+    """`Exact`, or `Equivalent` and why: because of this attempt, or of one whose checkpoint it goes on from.
+
+    The same bytes are promised only to a run whose options are those that it was begun with.
+    """
+    if not_exact_because:
+        return f"Equivalent: same samples and noise, but not the same last bits ({'; '.join(not_exact_because)})."
+    in_line = {log.entries[number - 1].attempt for number in log.line}
+    for entry in log.entries:
+        if isinstance(entry.body, Adopt) and entry.attempt in in_line and entry.body.not_exact_because:
+            why = "; ".join(entry.body.not_exact_because)
+            return f"Equivalent: exact from here on, but attempt {entry.attempt} before it was not ({why})."
+    if any(change.policy is ChangePolicy.APPLIED for change in changes):
+        return f"{_EXACT}; what is changed below changes the result."
+    return f"{_EXACT}, so the result has the same bytes."
 
 
 def fresh_start(attempt: int, max_train_steps: int, not_exact_because: Sequence[str]) -> str:
@@ -47,7 +60,8 @@ def fresh_start(attempt: int, max_train_steps: int, not_exact_because: Sequence[
     begins = f"Attempt {attempt} begins at step 0 of {max_train_steps}."
     if attempt == 1:
         return f"{begins} Interrupt it whenever you like; the same command with --resume latest goes on."
-    return f"{begins} No checkpoint was committed by the {attempt - 1} before it.\n{exactness(not_exact_because)}"
+    before = f"No checkpoint was committed by the {attempt - 1} before it."
+    return f"{begins} {before}\n{exactness(not_exact_because, Log(), ())}"
 
 
 def resumed(
@@ -70,7 +84,7 @@ def resumed(
         f"Resuming from {found} as attempt {adopted.writer.attempt}: step {step} of {assignment.max_train_steps}.",
         f"Restored: {rate}optimizer moments; data position {samples % plan.epoch_length} of {plan.epoch_length} in "
         f"epoch {samples // plan.epoch_length + 1}.",
-        exactness(not_exact_because),
+        exactness(not_exact_because, adopted.writer.log, changes),
         *(f"Changed: {change.line}" for change in changes),
     ]
     return "\n".join(lines)
@@ -101,7 +115,7 @@ def finished(storage: Storage, log: Log, ref: CheckpointRef, *, folder: Path) ->
         f"{totals.redone_steps} steps made twice, {totals.training_seconds:.0f} s of training.\n"
         f"LoRA: {home}/{WEIGHTS_NAME}{copy}\n"
         f"SHA-256: {weights.sha256}\n"
-        f"Use it: pipe.load_lora_weights({str(folder)!r}); look at the run: dbr status {home}"
+        f"Use it: pipe.load_lora_weights({str(folder)!r}); look at the run: dbr status {shlex.quote(home)}"
     )
 
 
@@ -111,3 +125,7 @@ def _found(adopted: Adoption[SavedState], *, staged: bool) -> str:
         return f"what attempt {adopted.writer.attempt - 1} had written and not yet committed (verified)"
     assert base is not None
     return f"{base.folder} (attempt {base.attempt}, {len(base.files)} files verified)"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -26,7 +26,7 @@ def test_a_signal_saves_at_the_next_step_boundary(number: signal.Signals, bench:
     ending = log_of(home).last
     assert ending is not None
     assert (ending.body.kind, ending.body.exit_code, ending.body.reason) == ("stopped", code, number.name)
-    assert f"{number.name}: step {last} of 400 is saved. The same command goes on from there." in process.output()
+    assert f"{number.name}: step {last} of 400 is saved. The same command with --resume" in process.output()
 
 
 def test_signalled_twice_in_its_life_ends_in_the_same_bytes(bench: Bench, undisturbed: Undisturbed, home: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_signal_while_it_gets_ready_leaves_at_once_and_loses_nothing(
     process.wait_for(lambda: "encoding" in process.output(), "encoding")
     process.send(signal.SIGTERM)
     assert process.wait() == 75, process.output()
-    assert "nothing was lost. The same command goes on." in process.output()
+    assert "nothing was lost. The same command with --resume latest goes on." in process.output()
     bench.run(home)
     assert result_digests(home) == undisturbed()
 

@@ -38,7 +38,12 @@ class TrainingOptions(BaseModel):
     max_train_steps: Annotated[
         int | None,
         Field(ge=1),
-        applied("the run, and its schedule, now end at the new step", common=True, aliases=("num_steps",)),
+        applied(
+            "the run, and its schedule, now end at the new step",
+            common=True,
+            aliases=("num_steps",),
+            null_is_unset=True,
+        ),
     ] = None
     """Length of the run in steps (optimizer updates); it wins over num_train_epochs. May be raised later, also after
     the run has finished."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.source import ModelSource
+
+logger = logging.getLogger(__name__)
 
 
 class SdxlEncoders:
@@ -35,6 +38,7 @@ class SdxlEncoders:
         """
         hidden_states = []
         pooled = None
+        self._tell_what_is_cut(prompt)
         with torch.no_grad():
             for tokenizer, encoder in self._text_encoders():
                 tokens: Mapping[str, torch.Tensor] = tokenizer(
@@ -50,6 +54,14 @@ class SdxlEncoders:
             assert pooled is not None
             prompt_embeds = torch.cat(hidden_states, dim=-1)[0]
             return prompt_embeds.float().cpu().numpy(), pooled[0].float().cpu().numpy()
+
+    def _tell_what_is_cut(self, prompt: str) -> None:
+        tokenizer, _ = self._text_encoders()[0]
+        words = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+        room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        if len(words) > room:
+            cut = tokenizer.decode(words[room:]).strip()
+            logger.warning("The prompt has %d tokens and SDXL reads %d; cut off: %s", len(words), room, cut)
 
     def encode_pixels(self, pixels_CHW: torch.Tensor | NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance of one picture's latents, float32 [4, height / 8, width / 8], on the device."""

@@ -51,6 +51,13 @@ def test_epochs_of_a_run_that_counts_steps_are_refused_not_ignored() -> None:
     assert "max_train_steps 40" in str(refusal.value.fix)
 
 
+def test_null_for_the_steps_of_a_run_is_no_change_and_hides_no_other() -> None:
+    recorded = _recorded("--max_train_steps", "40")
+    assert compare(recorded, parse_train(["--max_train_steps", "none"])) == ()
+    with pytest.raises(BadInput, match="num_train_epochs 1"):
+        refuse_if_refused(compare(recorded, parse_train(["--max_train_steps", "none", "--num_train_epochs", "9"])))
+
+
 def test_epochs_beside_steps_have_no_effect_and_are_free() -> None:
     given = parse_train(["--num_train_epochs", "9", "--max_train_steps", "60"])
     changes = compare(_recorded("--max_train_steps", "40"), given)

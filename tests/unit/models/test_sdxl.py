@@ -106,6 +106,18 @@ def test_prompt_embeddings_are_those_of_diffusers_pipeline(tiny_source: ModelSou
         np.testing.assert_allclose(pooled, their_pooled[0].detach().numpy(), rtol=0, atol=1e-6)
 
 
+def test_a_prompt_that_is_cut_off_is_said_once_with_what_is_lost(
+    tiny_source: ModelSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoders = family_named("sdxl").encoders(tiny_source, device=CPU)
+    encoders.encode_prompt("a photo of sks robot")
+    assert caplog.records == []
+    encoders.encode_prompt("dog " * 200 + "sunset")
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.endswith("sunset")
+    assert "SDXL reads 75" in told
+
+
 def test_latents_are_those_of_diffusers_vae(tiny_source: ModelSource, tiny_folder: Path) -> None:
     with quiet_loading():
         from diffusers import AutoencoderKL

@@ -35,6 +35,13 @@ def signals() -> Iterator[SignalSource]:
             signal.signal(number, handler)
 
 
+def test_a_hangup_that_nohup_ignores_stays_ignored(signals: SignalSource) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.install()
+    signal.raise_signal(signal.SIGHUP)
+    assert signals.notice() is None
+
+
 def test_no_signal_is_no_notice(signals: SignalSource) -> None:
     assert signals.notice() is None
     assert not Watcher([signals]).should_stop()

@@ -42,6 +42,13 @@ def test_the_result_of_a_finished_run_is_marked() -> None:
     assert [info.is_result for info in list_checkpoints(log)] == [False, True]
 
 
+def test_of_a_reopened_run_only_the_newest_result_is_marked() -> None:
+    log = log_of(adopt(), commit(10), finished(2), adopt(2), commit(20, attempt=2))
+    assert [info.is_result for info in list_checkpoints(log)] == [True, False]
+    log = log_of(*(entry.body for entry in log.entries), finished(5))
+    assert [info.is_result for info in list_checkpoints(log)] == [False, True]
+
+
 def test_a_step_means_the_one_on_the_line() -> None:
     log = log_of(adopt(), commit(10), commit(20), adopt(2, going_back="x"), commit(20, attempt=2))
     assert find_checkpoint(log, "20", where="").folder == "checkpoint-20-a2"

@@ -120,6 +120,14 @@ def test_with_everything_cached_no_encoder_is_asked(tiny_source: ModelSource, pi
     assert resumed.train_step(resumed.loader[0]) == parts.train_step(parts.loader[0])
 
 
+def test_what_accelerate_launch_leaves_in_the_environment_does_not_scale_the_loss(
+    tiny_source: ModelSource, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    chosen, _ = assignment(tiny_source, pictures)
+    assert make_accelerator(chosen.options).gradient_accumulation_steps == 1
+
+
 def test_free_crops_encode_at_every_step(tiny_source: ModelSource, pictures: Path) -> None:
     chosen, family = assignment(tiny_source, pictures, "--no-cache_latents")
     parts = build_parts(
