@@ -55,6 +55,6 @@ def test_second_start_leaves_a_living_holder_alone(bench: Bench, home: Path) -> 
 def test_two_first_starts_at_once_make_one_run(bench: Bench, undisturbed: Undisturbed, home: Path) -> None:
     both = [bench.start(home, **LONG) for _ in range(2)]
     codes = sorted(process.wait() for process in both)
-    # Either the second waited and found the run finished, or it met the other's run.json and said so: nothing was wrong with its command.
+    # Either the second waited and found the run finished, or it met the other's run.json. Its command was right.
     assert codes in ([0, 0], [0, 75]), [process.output() for process in both]
     assert result_digests(home) == undisturbed(**LONG)

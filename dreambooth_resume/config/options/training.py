@@ -30,7 +30,7 @@ class TrainingOptions(BaseModel):
     """Batches whose gradients make up one step. More of them and a smaller train_batch_size need less memory."""
 
     num_train_epochs: Annotated[
-        int, Field(ge=1), applied("the run, and its schedule, now end after the new number of epochs")
+        int, Field(ge=1), refused("a run keeps the number of steps that its epochs made; change max_train_steps")
     ] = 1
     """Length of the run in epochs, when max_train_steps is not given: ceil(epochs x pictures x repeats / samples a
     step) steps."""
