@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from dreambooth_resume.checkpoint.commit import Committer
-from dreambooth_resume.checkpoint.snapshot import Snapshotable, take_snapshot
+from dreambooth_resume.checkpoint.snapshot import Snapshot, Snapshotable, Snapshotter
 from dreambooth_resume.checkpoint.writer import RETRY_SECONDS, Job, SaveThread
 from dreambooth_resume.errors import AccessDenied, StorageUnavailable
 from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, Finished, Stopped
@@ -39,7 +39,8 @@ class CheckpointManager:
         self._saved_at = monotonic()
         self._log_lock = threading.Lock()
         self._newest: CheckpointRef | None = base
-        self._thread = SaveThread(self._commit, retry_seconds=retry_seconds)
+        self._snapshots: Snapshotter | None = None
+        self._thread = SaveThread(self._commit, release=self._release, retry_seconds=retry_seconds)
         self._thread.durable_step = base.step if base else None
 
     @property
@@ -71,14 +72,13 @@ class CheckpointManager:
         self._thread.check()
 
     def save_in_background(self, state: Snapshotable, *, reason: str = "interval") -> None:
-        """Take a snapshot and return; it replaces one that still waits."""
-        self._saved_at = self._monotonic()
-        self._thread.submit(Job(snapshot=take_snapshot(state), reason=reason))
+        """Take a snapshot and return; it replaces one that still waits. Always of the same state."""
+        self._submit(state, reason=reason, is_urgent=False)
 
     def save_now(self, state: Snapshotable, *, reason: str, give_up: Callable[[], bool]) -> bool:
         """Commit the state as it is and wait for it; False if `give_up` said so first. Never skipped or replaced."""
         if self.durable_step != state.global_step:
-            self.save_in_background(state, reason=reason)
+            self._submit(state, reason=reason, is_urgent=True)
         return self._thread.wait_until_durable(state.global_step, give_up=give_up)
 
     def retire_with_next(self, numbers: set[int]) -> None:
@@ -108,6 +108,18 @@ class CheckpointManager:
     def close(self) -> None:
         """End the save thread; a save in flight gets a few seconds, and is harmless if it needs more."""
         self._thread.close(timeout_seconds=_CLOSE_SECONDS)
+
+    def _submit(self, state: Snapshotable, *, reason: str, is_urgent: bool) -> None:
+        self._saved_at = self._monotonic()
+        if self._snapshots is None:
+            self._snapshots = Snapshotter(state)
+        # Before the copy, so that the newer one goes into the memory of the one that it replaces.
+        self._thread.withdraw()
+        self._thread.submit(Job(snapshot=self._snapshots.take(), reason=reason, is_urgent=is_urgent))
+
+    def _release(self, snapshot: Snapshot) -> None:
+        if self._snapshots is not None:
+            self._snapshots.give_back(snapshot)
 
     def _commit(self, job: Job) -> None:
         with self._log_lock:

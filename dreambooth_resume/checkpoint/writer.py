@@ -22,6 +22,8 @@ class Job:
 
     snapshot: Snapshot
     reason: str
+    is_urgent: bool = False
+    """Somebody waits for it: it is not kept waiting because an earlier save had trouble."""
 
 
 class SaveThread:
@@ -31,8 +33,16 @@ class SaveThread:
     not end the training. Anything else (fenced, a bug) ends the thread and is raised by `check`.
     """
 
-    def __init__(self, commit: Callable[[Job], None], *, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self,
+        commit: Callable[[Job], None],
+        *,
+        release: Callable[[Snapshot], None] = lambda _snapshot: None,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        """`commit` saves a job; `release` is told when nobody reads a snapshot any more."""
         self._commit = commit
+        self._release = release
         self._retry_seconds = retry_seconds
         self._changed = threading.Condition()
         self._waiting: Job | None = None
@@ -46,10 +56,16 @@ class SaveThread:
     def start(self) -> None:
         self._thread.start()
 
+    def withdraw(self) -> None:
+        """Drop what still waits: a newer snapshot is about to be taken, and may use its memory."""
+        with self._changed:
+            self._drop_waiting_locked()
+
     def submit(self, job: Job) -> None:
         """Queue `job` in place of one that still waits. Raises what ended the thread, if anything did."""
         with self._changed:
             self._check_locked()
+            self._drop_waiting_locked()
             self._waiting = job
             self._changed.notify_all()
 
@@ -75,6 +91,11 @@ class SaveThread:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout=timeout_seconds)
+
+    def _drop_waiting_locked(self) -> None:
+        if self._waiting is not None:
+            self._release(self._waiting.snapshot)
+            self._waiting = None
 
     def _check_locked(self) -> None:
         if self._failure is not None:
@@ -107,14 +128,21 @@ class SaveThread:
             return
         with self._changed:
             self.durable_step, self.alarm, self._in_flight = job.snapshot.step, None, None
+            self._release(job.snapshot)
             self._changed.notify_all()
         logger.debug("Step %d committed in %.3f s", job.snapshot.step, time.monotonic() - started)
 
     def _alarm(self, job: Job, error: DbrError) -> None:
-        """Keep the snapshot unless a newer one waits, and try again in a while."""
+        """Keep the snapshot unless a newer one waits, and try again in a while, or at once if somebody waits for it."""
         with self._changed:
             self.alarm = str(error)
-            self._waiting = self._waiting or job
             self._in_flight = None
+            if self._waiting is None:
+                self._waiting = job
+            else:
+                self._release(job.snapshot)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closing, timeout=self._retry_seconds)
+            self._changed.wait_for(lambda: self._closing or self._has_urgent(other_than=job), self._retry_seconds)
+
+    def _has_urgent(self, *, other_than: Job) -> bool:
+        return self._waiting is not None and self._waiting is not other_than and self._waiting.is_urgent

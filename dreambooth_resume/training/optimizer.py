@@ -6,7 +6,7 @@ There is no scheduler object, so a resume has no scheduler state to restore: the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -118,13 +118,21 @@ def build_adamw(parameters: Mapping[str, torch.nn.Parameter], options: AdamWOpti
         eps=options.epsilon,
         fused=all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values()),
     )
-    for parameter in parameters.values():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
+    for name in _MOMENTS:
+        shapes = [torch.Size() if name == "step" else parameter.shape for parameter in parameters.values()]
+        for parameter, zeros in zip(parameters.values(), _zeros_in_one_piece(shapes, parameters), strict=True):
+            optimizer.state[parameter][name] = zeros
     return optimizer
+
+
+def _zeros_in_one_piece(
+    shapes: list[torch.Size], parameters: Mapping[str, torch.nn.Parameter]
+) -> Iterator[torch.Tensor]:
+    """Zeros of these shapes side by side in memory: a snapshot then copies them as one, not one by one."""
+    device = next(iter(parameters.values())).device
+    sizes = [shape.numel() for shape in shapes]
+    pieces = torch.split(torch.zeros(sum(sizes), dtype=torch.float32, device=device), sizes)
+    return (piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
 
 
 def optimizer_tensors(

@@ -13,7 +13,7 @@ import torch
 from bench_model import BATCH_SIZE, PROMPT, RESOLUTION, SEED, train_words
 from plain_loop import PlainBatch, PlainLoop
 
-from dreambooth_resume.checkpoint.snapshot import take_snapshot
+from dreambooth_resume.checkpoint.snapshot import Snapshotter
 from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.data.batch import BatchBuilder
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
@@ -119,9 +119,10 @@ def measure_saves(folder: Path, plain: PlainLoop, *, pairs: int) -> SaveFigures:
     parameters = {f"{number:04}": parameter for number, parameter in enumerate(plain.parameters)}
     state = TrainingState(parameters, build_adamw(parameters, AdamWOptions()), lr_scheduler="constant")
     target = folder / "accelerate-state"
+    taking = Snapshotter(state)
     snapshots, saves = [], []
     for _ in range(pairs + 1):
-        snapshots.append(_seconds(lambda: take_snapshot(state)))
+        snapshots.append(_seconds(lambda: taking.give_back(taking.take())))
         shutil.rmtree(target, ignore_errors=True)
         saves.append(_seconds(lambda: plain.save_state(target)))
     return SaveFigures(

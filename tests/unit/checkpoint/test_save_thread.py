@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dreambooth_resume.checkpoint.manager import CheckpointManager
-from dreambooth_resume.checkpoint.snapshot import take_snapshot
+from dreambooth_resume.checkpoint.snapshot import Snapshotter
 from dreambooth_resume.checkpoint.writer import Job, SaveThread
 from dreambooth_resume.errors import AccessDenied, Fenced, StorageUnavailable
 from dreambooth_resume.runs.entries import Commit
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 10.0
 
 
 def job(step: int) -> Job:
-    return Job(snapshot=take_snapshot(ToyState(step)), reason="interval")
+    return Job(snapshot=Snapshotter(ToyState(step)).take(), reason="interval")
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -157,7 +157,7 @@ def test_a_thread_that_never_started_can_be_closed(gate: Gate) -> None:
 
 def test_a_snapshot_is_not_touched_by_the_next_step() -> None:
     state = ToyState(1)
-    snapshot = take_snapshot(state)
+    snapshot = Snapshotter(state).take()
     state.train_to(2)
     saved = snapshot.to_saved_state()
     assert saved.step == 1
