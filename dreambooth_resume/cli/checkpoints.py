@@ -1,24 +1,28 @@
-"""`dbr checkpoints list|verify|delete HOME`."""
+"""`dbr checkpoints list|verify|pull|delete HOME`."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from dreambooth_resume.cli.arguments import CommandParser
-from dreambooth_resume.cli.homes import open_run
-from dreambooth_resume.cli.output import print_columns, print_json
+from dreambooth_resume.cli.homes import add_home, open_run
+from dreambooth_resume.cli.output import bytes_shown, is_confirmed, print_columns, print_json, tell_at_once
 from dreambooth_resume.cli.wording import count, size
-from dreambooth_resume.errors import BadInput, CheckpointDamaged
+from dreambooth_resume.errors import AccessDenied, BadInput, CheckpointDamaged, StorageUnavailable
+from dreambooth_resume.runs.adoption import LATEST
 from dreambooth_resume.runs.checkpoints import CheckpointInfo, find_checkpoint, list_checkpoints
 from dreambooth_resume.runs.entries import CheckpointRef
+from dreambooth_resume.runs.home import CHECKPOINT_PREFIX
 from dreambooth_resume.runs.log import Log, read_log
+from dreambooth_resume.runs.notes import post_note, read_notes
+from dreambooth_resume.runs.pull import newest_checkpoint, pull_checkpoint
 from dreambooth_resume.runs.verify import CheckpointReport, refs_to_verify, verify_checkpoints
 from dreambooth_resume.storage.base import Storage
 
-_EXAMPLES = "dbr checkpoints list HOME, verify HOME, or delete HOME 500"
+_EXAMPLES = "dbr checkpoints list HOME, verify HOME, pull HOME 500 DIR, or delete HOME 500"
 
 
 def run(words: list[str]) -> int:
@@ -26,25 +30,26 @@ def run(words: list[str]) -> int:
     parser = CommandParser(
         "dbr checkpoints",
         description="list: the checkpoints that exist, and those set aside. verify: read every file back and compare "
-        "its size and SHA-256. delete: retire one in the log, then delete its files.",
+        "its size and SHA-256. pull: download one (the newest, unless one is named) into DIR, verified. delete: retire "
+        "one in the log, then delete its files.",
         fix=_EXAMPLES,
     )
-    parser.add_argument("action", choices=["list", "verify", "delete"], metavar="list|verify|delete")
-    parser.add_argument("home", metavar="HOME", help="the run's folder (its --output_dir)")
+    parser.add_argument("action", choices=list(_ACTIONS), metavar="list|verify|pull|delete")
+    add_home(parser)
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", nargs="*", help="a step (500) or a name (checkpoint-500-a2)"
+        "words", metavar="CHECKPOINT", nargs="*", help="a step (500) or a name (checkpoint-500-a2); pull: then DIR"
     )
     parser.add_argument("--all", action="store_true", help="list: retired ones too")
+    parser.add_argument("--no-note", action="store_true", help="verify: leave no note of damage in the home")
     parser.add_argument("--yes", action="store_true", help="delete: don't ask")
     parser.add_argument("--json", action="store_true", help="everything, for programs")
     arguments = parser.parse_words(words)
-    storage, _ = open_run(arguments.home)
-    action = {"list": _list, "verify": _verify, "delete": _delete}[arguments.action]
-    return action(storage, arguments)
+    storage, _ = open_run(arguments)
+    return _ACTIONS[arguments.action](storage, arguments)
 
 
 def _list(storage: Storage, arguments: argparse.Namespace) -> int:
-    if arguments.checkpoint:
+    if arguments.words:
         raise BadInput("takes no CHECKPOINT", where="dbr checkpoints list", fix=_EXAMPLES)
     infos = list_checkpoints(read_log(storage))
     if arguments.json:
@@ -84,6 +89,8 @@ def _verify(storage: Storage, arguments: argparse.Namespace) -> int:
     log = read_log(storage)
     reports = verify_checkpoints(storage, _chosen(log, arguments))
     damaged = [report for report in reports if report.problems]
+    if not arguments.no_note:
+        _leave_notes(storage, damaged)
     if arguments.json:
         print_json({"checkpoints": reports, "set_aside": list(log.set_aside.values()), "damaged": len(damaged)})
         return CheckpointDamaged.exit_code if damaged else 0
@@ -103,9 +110,23 @@ def _verify(storage: Storage, arguments: argparse.Namespace) -> int:
 
 
 def _chosen(log: Log, arguments: argparse.Namespace) -> Sequence[CheckpointRef]:
-    if arguments.checkpoint:
-        return [find_checkpoint(log, name, where=arguments.home) for name in arguments.checkpoint]
+    if arguments.words:
+        return [find_checkpoint(log, name, where=arguments.home) for name in arguments.words]
     return refs_to_verify(log)
+
+
+def _leave_notes(storage: Storage, damaged: Sequence[CheckpointReport]) -> None:
+    """So that `dbr history` tells it to everybody; a home that we may only read is verified all the same."""
+    known = {(note.checkpoint, note.text) for note in read_notes(storage, "damage")} if damaged else set()
+    for report in damaged:
+        text = f"{report.folder}: {'; '.join(report.problems)}"
+        if (report.number, text) in known:
+            continue
+        try:
+            post_note(storage, "damage", text, checkpoint=report.number)
+        except (AccessDenied, StorageUnavailable) as error:
+            tell_at_once(f"No note of the damage was left: {error}")
+            return
 
 
 def _file_rows(report: CheckpointReport) -> list[Sequence[str]]:
@@ -116,34 +137,57 @@ def _file_rows(report: CheckpointReport) -> list[Sequence[str]]:
 
 
 def _delete(storage: Storage, arguments: argparse.Namespace) -> int:
-    if len(arguments.checkpoint) != 1:
+    if len(arguments.words) != 1:
         raise BadInput(
             "takes one CHECKPOINT", where="dbr checkpoints delete", fix=f"dbr checkpoints delete {arguments.home} 500"
         )
-    # Only here: deleting needs the checkpoint layer, and with it torch.
-    from dreambooth_resume.workflows.retire import Waiting, choose, retire
+    from dreambooth_resume.workflows.holders import Waiting
+    from dreambooth_resume.workflows.retire import choose, retire
 
-    ref = choose(storage, arguments.checkpoint[0])
+    ref = choose(storage, arguments.words[0])
     size_bytes = sum(file.size_bytes for file in ref.files)
     what = f"{ref.folder} (step {ref.step}, {size(size_bytes)}) of {storage.describe()}"
-    if not arguments.yes and not _confirmed(f"Delete {what} for good? [y/N] "):
+    if not arguments.yes and not is_confirmed(f"Delete {what} for good? [y/N] ", command="dbr checkpoints delete"):
         print("Nothing was deleted.")
         return 0
-    retire(storage, ref, Waiting(tell=_tell_at_once))
+    retire(storage, ref, Waiting(tell=tell_at_once))
     print_json({"deleted": ref}) if arguments.json else print(f"Deleted {what}.")
     return 0
 
 
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
+def _pull(storage: Storage, arguments: argparse.Namespace) -> int:
+    name, folder = _what_to_pull(arguments.words)
+    log = read_log(storage)
+    where = storage.describe()
+    ref = newest_checkpoint(log, where=where) if name is None else find_checkpoint(log, name, where=where)
+    with bytes_shown(ref.folder) as on_bytes:
+        target = pull_checkpoint(storage, ref, folder, on_bytes=on_bytes)
+    size_bytes = sum(file.size_bytes for file in ref.files)
+    if arguments.json:
+        print_json({"checkpoint": ref, "folder": str(target)})
+        return 0
+    print(f"{target}: step {ref.step}, {count(len(ref.files), 'file')}, {size(size_bytes)}, every byte verified.")
+    print(f'Use it: pipe.load_lora_weights("{target}")')
+    return 0
+
+
+def _what_to_pull(words: Sequence[str]) -> tuple[str | None, Path]:
+    """(checkpoint or None for the newest, folder). A single word is a checkpoint if it looks like one."""
+    if len(words) > 2:
         raise BadInput(
-            "deletes for good, and nobody is there to be asked", where="dbr checkpoints delete", fix="add --yes"
+            "takes CHECKPOINT and DIR", where="dbr checkpoints pull", fix="dbr checkpoints pull HOME 500 DIR"
         )
-    try:
-        return input(question).strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
+    is_named = bool(words) and (words[0] == LATEST or words[0].isdecimal() or words[0].startswith(CHECKPOINT_PREFIX))
+    if len(words) == 2 and not is_named:
+        fix = "a step such as 500, a name such as checkpoint-500-a2, or latest"
+        raise BadInput(f"{words[0]} names no checkpoint", where="dbr checkpoints pull", fix=fix)
+    rest = words[1:] if is_named else words
+    return (words[0] if is_named and words[0] != LATEST else None), Path(rest[0] if rest else ".")
 
 
-def _tell_at_once(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+_ACTIONS: dict[str, Callable[[Storage, argparse.Namespace], int]] = {
+    "list": _list,
+    "verify": _verify,
+    "pull": _pull,
+    "delete": _delete,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from pathlib import Path
 
@@ -10,15 +11,40 @@ from dreambooth_resume.runs.home import RUN
 from dreambooth_resume.runs.registry import find_homes
 from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.storage.urls import open_storage
 
+HOME_HELP = "the run's home: a folder (its --output_dir) or s3://BUCKET/NAME"
 
-def open_run(home: str) -> tuple[Storage, RunSummary]:
+
+def add_home(parser: argparse.ArgumentParser) -> None:
+    """The words by which every command is told which run is meant."""
+    parser.add_argument("home", metavar="HOME", help=HOME_HELP)
+    add_s3_options(parser)
+
+
+def add_s3_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--s3-endpoint-url", metavar="URL", help="address of an S3 service other than AWS (or set AWS_ENDPOINT_URL)"
+    )
+
+
+def s3_settings(arguments: argparse.Namespace) -> S3Settings:
+    """How the words say that S3 is reached. Raises BadInput for what is no address."""
+    return S3Settings(endpoint_url=arguments.s3_endpoint_url)
+
+
+def open_home(arguments: argparse.Namespace) -> Storage:
+    """The storage behind HOME, whatever lies in it."""
+    return open_storage(arguments.home, s3_settings(arguments))
+
+
+def open_run(arguments: argparse.Namespace) -> tuple[Storage, RunSummary]:
     """The home's storage and how its run stands. Raises BadInput, with what to type, if there is no run."""
-    storage = open_storage(home)
+    storage = open_home(arguments)
     summary = summarise(storage)
     if summary is None:
-        raise _no_run(home)
+        raise no_run(arguments.home)
     return storage, summary
 
 
@@ -27,9 +53,12 @@ def resume_command(home: str) -> str:
     return f"dbr train --output_dir {shlex.quote(home)} --resume latest"
 
 
-def _no_run(home: str) -> BadInput:
+def no_run(home: str) -> BadInput:
+    """The error that says where the run may be instead."""
     if "://" in home:
-        return BadInput("there is no run here", where=home, fix="name the --output_dir of a run")
+        parent = home.rstrip("/").rpartition("/")[0]
+        fix = "name the home of a run" if parent.endswith("/") else f"dbr runs {parent} shows the runs there"
+        return BadInput("there is no run here", where=home, fix=fix)
     path = Path(home)
     if not path.exists():
         return BadInput("there is no such folder", where=home, fix="dbr runs FOLDER shows the runs below a folder")

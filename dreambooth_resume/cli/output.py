@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
 from pydantic import BaseModel
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
+
+from dreambooth_resume.errors import BadInput
 
 _GAP = "  "
 _STATE_STYLES = {
@@ -48,6 +61,45 @@ def print_columns(rows: Sequence[Sequence[str]], *, head: Sequence[str] | None =
             line.append(cell, style=style).append(" " * (width - cell_len(cell)) + _GAP)
         line.rstrip()
         console.print(line, soft_wrap=True)
+
+
+def tell_at_once(text: str) -> None:
+    """A line for whoever waits, beside what the command prints at its end."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def bytes_shown(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes on a terminal; in a pipe nothing: what matters is said at the end."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with _bar(columns, what) as tell:
+        yield tell
+
+
+@contextlib.contextmanager
+def files_shown(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of files on a terminal; in a pipe nothing."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with _bar(columns, what) as tell:
+        yield tell
+
+
+@contextlib.contextmanager
+def _bar(columns: Sequence[ProgressColumn], what: str) -> Iterator[Callable[[int, int], None]]:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def is_confirmed(question: str, *, command: str) -> bool:
+    """Ask at the terminal. Raises BadInput, which names --yes, where nobody is there to be asked."""
+    if not sys.stdin.isatty():
+        raise BadInput("deletes for good, and nobody is there to be asked", where=command, fix="add --yes")
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _plain(value: object) -> object:

@@ -1,4 +1,4 @@
-"""`dbr runs [FOLDER]`: one line for each run in a folder."""
+"""`dbr runs [FOLDER]`: one line for each run in a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreambooth_resume.cli.arguments import CommandParser
+from dreambooth_resume.cli.homes import add_s3_options, s3_settings
 from dreambooth_resume.cli.output import print_columns, print_json
 from dreambooth_resume.cli.wording import UNKNOWN, ago
 from dreambooth_resume.runs.registry import FoundRun, find_runs
@@ -18,14 +19,15 @@ def run(words: list[str]) -> int:
     """Prints the runs; exit code 0 also where there are none. Raises BadInput if FOLDER isn't a folder."""
     parser = CommandParser(
         "dbr runs",
-        description="One line for each run in a folder and below.",
+        description="One line for each run in a folder, or in s3://BUCKET/NAME, and below.",
         fix="dbr runs FOLDER, with the folder that holds your output folders",
     )
     parser.add_argument("folder", metavar="FOLDER", nargs="?", help="where to look (default: ./runs, else here)")
+    add_s3_options(parser)
     parser.add_argument("--json", action="store_true", help="everything, for programs")
     arguments = parser.parse_words(words)
     folder = arguments.folder or (DEFAULT_FOLDER if Path(DEFAULT_FOLDER).is_dir() else ".")
-    found = find_runs(folder)
+    found = find_runs(folder, s3_settings(arguments))
     if arguments.json:
         print_json(found)
     elif found:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from dreambooth_resume.cli.arguments import CommandParser
-from dreambooth_resume.cli.homes import open_run, resume_command
+from dreambooth_resume.cli.homes import add_home, open_run, resume_command
 from dreambooth_resume.cli.output import print_columns, print_json
 from dreambooth_resume.cli.wording import UNKNOWN, ago, clock, count
 from dreambooth_resume.runs.history import Attempt, read_history
@@ -24,10 +24,10 @@ def run(words: list[str]) -> int:
         description="What a run is doing, its last durable step, and every attempt so far.",
         fix="dbr status HOME, with the --output_dir of a run",
     )
-    parser.add_argument("home", metavar="HOME", help="the run's folder (its --output_dir)")
+    add_home(parser)
     parser.add_argument("--json", action="store_true", help="everything, for programs")
     arguments = parser.parse_words(words)
-    storage, summary = open_run(arguments.home)
+    storage, summary = open_run(arguments)
     attempts = read_history(storage)
     if arguments.json:
         print_json({"summary": summary, "attempts": attempts})

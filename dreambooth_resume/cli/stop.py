@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 
 from dreambooth_resume.cli.arguments import CommandParser
-from dreambooth_resume.cli.homes import open_run, resume_command
-from dreambooth_resume.cli.output import print_json
+from dreambooth_resume.cli.homes import add_home, open_run, resume_command
+from dreambooth_resume.cli.output import print_json, tell_at_once
 from dreambooth_resume.errors import StoppedOnPurpose
 from dreambooth_resume.runs.control import POLL_SECONDS, Request, post_request
-from dreambooth_resume.runs.liveness import watch_for_a_beat
 from dreambooth_resume.runs.summary import RunSummary
+from dreambooth_resume.workflows.holders import Waiting, holder_of
 
 
 def run(words: list[str]) -> int:
@@ -20,15 +20,11 @@ def run(words: list[str]) -> int:
         description="Ask the process that trains a run to save and stop, on whichever machine it is.",
         fix="dbr stop HOME, with the --output_dir of a run",
     )
-    parser.add_argument("home", metavar="HOME", help="the run's folder (its --output_dir)")
+    add_home(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_words(words)
-    storage, summary = open_run(arguments.home)
-    is_held = summary.attempt is not None and (
-        summary.is_live
-        # On another machine's word we go by its heartbeat's age, and its clock may differ from ours: look again.
-        or (summary.state == "vanished" and not summary.is_certain and watch_for_a_beat(storage, summary.attempt))
-    )
+    storage, summary = open_run(arguments)
+    is_held = holder_of(storage, summary, Waiting(tell=tell_at_once)) is not None
     # A request that nobody reads would stop the next attempt, so it is left only where somebody holds the run.
     request = post_request(storage, "stop") if is_held else None
     if arguments.json:

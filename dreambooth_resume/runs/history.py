@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from dreambooth_resume.runs.entries import Adopt, Commit, Entry, Finished, Process, SetAside, Stopped
+from dreambooth_resume.runs.entries import Adopt, Commit, Entry, Finished, Process, SetAside, Stopped, Totals
 from dreambooth_resume.runs.liveness import look_for_life
 from dreambooth_resume.runs.log import Log, read_log
 from dreambooth_resume.runs.status import Status, read_status
@@ -66,6 +66,34 @@ def history_of(log: Log, statuses: Mapping[int, Status], *, now: datetime) -> tu
     return tuple(
         _attempt(log, life, following, statuses.get(life[0].attempt), now=now)
         for life, following in zip(lives, [*lives[1:], ()], strict=False)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryTotals:
+    """What a run took over all its attempts; steps and seconds are those of the newest log entry."""
+
+    attempts: int
+    """Trainings; commands that held the run for one entry are not counted."""
+    machines: int
+    interruptions: int
+    """Attempts that ended before the run did."""
+    checkpoints: int
+    steps_trained: int
+    redone_steps: int
+    training_seconds: float
+
+
+def totals_of(attempts: Sequence[Attempt], totals: Totals) -> HistoryTotals:
+    trained = [attempt for attempt in attempts if attempt.ending not in ("command", "retried")]
+    return HistoryTotals(
+        attempts=len(trained),
+        machines=len({attempt.process.host for attempt in trained}),
+        interruptions=sum(attempt.ending in ("stopped", "lost") for attempt in trained),
+        checkpoints=sum(len(attempt.checkpoints) for attempt in attempts),
+        steps_trained=totals.steps,
+        redone_steps=totals.redone_steps,
+        training_seconds=totals.training_seconds,
     )
 
 

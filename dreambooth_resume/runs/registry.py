@@ -1,19 +1,23 @@
-"""Which runs lie below a folder."""
+"""Which runs lie below a folder, or in a bucket."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth_resume.errors import BadInput, DbrError
+from dreambooth_resume.errors import AccessDenied, BadInput, DbrError, StorageUnavailable
 from dreambooth_resume.runs.home import RUN
 from dreambooth_resume.runs.summary import RunSummary, summarise
+from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.storage.urls import open_storage
 
 _DEPTH_MAX = 6
 """Folders below the one asked about: somebody's whole disk must not be walked because of a slip of the hand."""
+_FOLDERS_MAX = 10_000
+_LOOKERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +29,13 @@ class FoundRun:
     problem: str | None = None
 
 
-def find_runs(folder: str) -> tuple[FoundRun, ...]:
-    """Every run in `folder` and below, sorted by path; it may be one itself. Raises BadInput if it isn't a folder."""
+def find_runs(folder: str, s3: S3Settings | None = None) -> tuple[FoundRun, ...]:
+    """Every run in `folder` (or s3://bucket) and below, sorted by path; it may be one itself.
+
+    Raises BadInput if there is no such place, AccessDenied and StorageUnavailable as the storage does.
+    """
     if "://" in folder:
-        open_storage(folder)  # raises for what no version of ours can read
-        raise BadInput("runs are looked for in folders only", where=folder, fix=f"dbr status {folder}, for one run")
+        return tuple(sorted(_find_in_store(folder.rstrip("/"), s3), key=lambda found: found.home))
     root = Path(folder)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
@@ -54,3 +60,43 @@ def _look_at(home: str) -> FoundRun:
         return FoundRun(home=home, summary=summarise(open_storage(home)))
     except DbrError as error:
         return FoundRun(home=home, summary=None, problem=str(error))
+
+
+def _find_in_store(root: str, s3: S3Settings | None) -> Iterator[FoundRun]:
+    """A run costs one LIST and two GETs, any other folder two LISTs and a GET: what lies in a home is never listed.
+
+    Hidden folders, and names that can be no home, are not looked into.
+    """
+    waiting, looked = [root], 0
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        for depth in range(_DEPTH_MAX + 1):
+            looked += len(waiting)
+            if looked > _FOLDERS_MAX:
+                raise BadInput(
+                    f"more than {_FOLDERS_MAX:,} folders lie here", where=root, fix="name one that holds your runs"
+                )
+            found = list(pool.map(lambda address: _look_into(address, s3, is_root=address == root), waiting))
+            yield from (one for one in found if isinstance(one, FoundRun))
+            below = [address for one in found if not isinstance(one, FoundRun) for address in one]
+            waiting = below if depth < _DEPTH_MAX else []
+            if not waiting:
+                return
+
+
+def _look_into(address: str, s3: S3Settings | None, *, is_root: bool) -> FoundRun | list[str]:
+    """The run at `address`, or the folders below it."""
+    try:
+        storage = open_storage(address, s3)
+        summary = summarise(storage)
+        if summary is not None:
+            return FoundRun(home=address, summary=summary)
+        names = [folder.rstrip("/") for folder in storage.folders()]
+    except BadInput:
+        if is_root:
+            raise
+        return []
+    except DbrError as error:
+        if is_root and isinstance(error, AccessDenied | StorageUnavailable):
+            raise
+        return FoundRun(home=address, summary=None, problem=str(error))
+    return [f"{address}/{name}" for name in names if name and not name.startswith(".")]

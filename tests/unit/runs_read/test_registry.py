@@ -50,7 +50,7 @@ def test_one_broken_run_does_not_hide_the_others(tmp_path: Path) -> None:
     assert good.summary is not None
 
 
-@pytest.mark.parametrize("name", ["missing", "file", "s3://bucket/runs"])
+@pytest.mark.parametrize("name", ["missing", "file", "gopher://bucket/runs"])
 def test_what_is_no_folder_is_refused_with_the_fix(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput) as raised:

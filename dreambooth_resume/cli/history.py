@@ -1,0 +1,101 @@
+"""`dbr history HOME`: every attempt of a run, what it took in all, and what others noted about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from dreambooth_resume.cli.arguments import CommandParser
+from dreambooth_resume.cli.homes import add_home, open_run
+from dreambooth_resume.cli.output import print_columns, print_json
+from dreambooth_resume.cli.wording import UNKNOWN, clock, count
+from dreambooth_resume.runs.entries import Totals
+from dreambooth_resume.runs.history import Attempt, HistoryTotals, read_history, totals_of
+from dreambooth_resume.runs.notes import Note, read_notes
+
+_HEAD = ("attempt", "began (UTC)", "lasted", "where", "from step", "to step", "durable", "lost", "ended", "exit", "why")
+
+
+def run(words: list[str]) -> int:
+    """Prints the attempts, oldest first; exit code 0 whatever became of them. Raises BadInput if HOME holds no run."""
+    parser = CommandParser(
+        "dbr history",
+        description="Every attempt of a run: where it ran, when, from which step to which, why it ended, and how many "
+        "steps had to be trained again for it.",
+        fix="dbr history HOME, with the home of a run",
+    )
+    add_home(parser)
+    parser.add_argument("--json", action="store_true", help="everything, for programs")
+    arguments = parser.parse_words(words)
+    storage, summary = open_run(arguments)
+    attempts, notes = read_history(storage), read_notes(storage)
+    totals = totals_of(
+        attempts,
+        Totals(
+            steps=summary.steps_trained,
+            redone_steps=summary.redone_steps,
+            training_seconds=summary.training_seconds,
+        ),
+    )
+    if arguments.json:
+        print_json({"home": summary.home, "attempts": attempts, "totals": totals, "notes": notes})
+        return 0
+    if attempts:
+        print_columns([_row(attempt) for attempt in attempts], head=_HEAD)
+        print()
+    print(_in_all(totals))
+    if notes:
+        print("\nnoted by others")
+        print_columns([_note_row(note) for note in notes])
+    return 0
+
+
+def _row(attempt: Attempt) -> Sequence[str]:
+    remarks = [attempt.reason]
+    remarks += [f"set {aside.folder} aside: {aside.reason}" for aside in attempt.set_aside]
+    if attempt.going_back is not None:
+        remarks.append(f"went back to {attempt.base_folder}, as asked")
+    if attempt.reopened:
+        remarks.append("reopened the finished run")
+    return (
+        str(attempt.number),
+        _moment(attempt.began_at),
+        clock(_seconds(attempt)),
+        f"{attempt.process.host}, pid {attempt.process.pid}",
+        str(attempt.base_step),
+        str(attempt.reached_step),
+        str(attempt.durable_step),
+        str(attempt.redone_steps or UNKNOWN),
+        attempt.ending,
+        UNKNOWN if attempt.exit_code is None else str(attempt.exit_code),
+        "; ".join(remarks),
+    )
+
+
+def _in_all(totals: HistoryTotals) -> str:
+    again = f", {totals.redone_steps:,} of them again" if totals.redone_steps else ""
+    spent = f" in {clock(totals.training_seconds)}" if totals.training_seconds else ""
+    return (
+        f"{count(totals.attempts, 'attempt')} on {count(totals.machines, 'machine')}, "
+        f"{count(totals.interruptions, 'interruption')}; {count(totals.checkpoints, 'checkpoint')} committed; "
+        f"{count(totals.steps_trained, 'step')} trained{again}{spent}, as of the newest log entry"
+    )
+
+
+def _note_row(note: Note) -> Sequence[str]:
+    about = f"attempt {note.attempt}" if note.attempt is not None else ""
+    return (_moment(note.written_at), note.kind, about, note.text, f"({note.written_by})")
+
+
+def _moment(moment: str) -> str:
+    return moment.replace("T", " ").removesuffix("+00:00")
+
+
+def _seconds(attempt: Attempt) -> float | None:
+    """From its adopt to its last sign of life; unknown while it runs."""
+    try:
+        if attempt.ended_at is None:
+            return None
+        return (datetime.fromisoformat(attempt.ended_at) - datetime.fromisoformat(attempt.began_at)).total_seconds()
+    except (ValueError, TypeError):  # a moment that isn't one, or one without a zone
+        return None

@@ -1,0 +1,154 @@
+"""Clearing a home of what nothing names: by exact key, and only while nobody holds the run (DESIGN: rules 8 and 13).
+
+Kill anywhere: nothing that goes is needed by anybody, so whatever is left is found again by the next call.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from dreambooth_resume.checkpoint.deletion import left_over
+from dreambooth_resume.data.inputs import INPUTS_LIST, StoredInputs, input_key
+from dreambooth_resume.errors import KeyNotFound
+from dreambooth_resume.runs.entries import Commit
+from dreambooth_resume.runs.home import STATE_NAME, checkpoint_folder, checkpoint_name
+from dreambooth_resume.runs.log import Log
+from dreambooth_resume.storage.base import Storage, StoredObject
+from dreambooth_resume.workflows.holders import Waiting, signs_of_life, take_run, write_command_entry
+from dreambooth_resume.workflows.inventory import Inventory, read_inputs, sort_keys
+
+OnFile = Callable[[int, int], None]
+"""Told how many files are done, of how many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unnamed:
+    """A key that nothing names, and why it is there."""
+
+    key: str
+    size_bytes: int
+    why: str
+
+
+def find_unnamed(
+    storage: Storage,
+    log: Log,
+    *,
+    among: Collection[str] | None = None,
+    on_file: OnFile = lambda _done, _total: None,
+) -> list[Unnamed]:
+    """What may go, as far as `log` says; `among` these keys, if given.
+
+    Reads each cache entry to see what it was made from.
+    """
+    inventory = sort_keys(found for found in storage.list() if among is None or found.key in among)
+    named = read_inputs(storage)
+    found = _checkpoint_files(log, inventory)
+    if named is not None:
+        found += _pictures(named, inventory) + _cached(storage, named, inventory, on_file)
+    return found
+
+
+def collect_unnamed(
+    storage: Storage, agreed: Sequence[Unnamed], waiting: Waiting, *, on_file: OnFile = lambda _done, _total: None
+) -> list[Unnamed]:
+    """Delete what of `agreed` is still unnamed once nobody else can hold the run; returns what went.
+
+    Unfinished uploads of earlier attempts go too. Raises HolderAlive if somebody trains, Fenced if somebody begins to.
+    """
+    taken = take_run(storage, waiting)
+    if isinstance(taken, Log):
+        # Nobody commits behind `finished`, and whoever reopens the run writes under names of its own.
+        return _delete(storage, taken, agreed, on_file)
+    with signs_of_life(storage, taken):
+        gone = _delete(storage, taken.log, agreed, on_file)
+        write_command_entry(taken, f"dbr gc: {len(gone)} files that nothing named")
+    return gone
+
+
+def _delete(storage: Storage, log: Log, agreed: Sequence[Unnamed], on_file: OnFile) -> list[Unnamed]:
+    storage.claim(log.highest_attempt + (1 if log.finished is not None else 0))
+    doomed = find_unnamed(storage, log, among={one.key for one in agreed})
+    for done, one in enumerate(doomed, start=1):
+        storage.delete(one.key)
+        on_file(done, len(doomed))
+    return doomed
+
+
+def _checkpoint_files(log: Log, inventory: Inventory) -> list[Unnamed]:
+    retired = {log.commit(number).folder for number in log.retired}
+    found = left_over(log, inventory.ours["checkpoint"], below_attempt=log.highest_attempt + 1)
+    staged = _staged_folder(log, found)
+    reasons = {
+        folder: "retired in the log" if folder in retired else "never committed"
+        for folder in {one.key.partition("/")[0] for one in found}
+    }
+    if staged is not None:
+        reasons[staged] = "complete, but not committed: starting the run again would go on from it"
+    return [Unnamed(key=one.key, size_bytes=one.size_bytes, why=reasons[one.key.partition("/")[0]]) for one in found]
+
+
+def _staged_folder(log: Log, found: Sequence[StoredObject]) -> str | None:
+    """What the newest attempt wrote in full and could not commit: the next start takes it in place of training."""
+    steps = [
+        name[0]
+        for one in found
+        if one.key.endswith(f"/{STATE_NAME}")
+        and (name := checkpoint_name(one.key.partition("/")[0])) is not None
+        and name[1] == log.highest_attempt
+    ]
+    durable = log.commit(log.line[-1]).step if log.line else 0
+    committed = {entry.body.folder for entry in log.entries if isinstance(entry.body, Commit)}
+    above = [step for step in steps if step > durable]
+    folder = checkpoint_folder(max(above), log.highest_attempt) if above else None
+    return None if log.finished is not None or folder in committed else folder
+
+
+def _pictures(named: StoredInputs, inventory: Inventory) -> list[Unnamed]:
+    kept = {INPUTS_LIST, *(input_key(picture.sha256) for picture in named.pictures)}
+    return [
+        Unnamed(key=one.key, size_bytes=one.size_bytes, why=f"a picture that {INPUTS_LIST} does not name")
+        for one in inventory.ours["pictures"]
+        if one.key not in kept
+    ]
+
+
+def _cached(storage: Storage, named: StoredInputs, inventory: Inventory, on_file: OnFile) -> list[Unnamed]:
+    digests = {picture.sha256 for picture in named.pictures}
+    found: list[Unnamed] = []
+    entries = inventory.ours["cache"]
+    for done, one in enumerate(entries, start=1):
+        picture = _picture_of(storage, one.key)
+        if picture is not None and picture not in digests:
+            why = f"computed from a picture that {INPUTS_LIST} does not name"
+            found.append(Unnamed(key=one.key, size_bytes=one.size_bytes, why=why))
+        on_file(done, len(entries))
+    return found
+
+
+class _Head:
+    """The first bytes of a body; the rest is passed over."""
+
+    def __init__(self) -> None:
+        self.body = b""
+
+    def update(self, piece: bytes, /) -> None:
+        if len(self.body) < _HEAD_BYTES:
+            self.body += piece
+
+
+_HEAD_BYTES = 2**16
+
+
+def _picture_of(storage: Storage, key: str) -> str | None:
+    """The digest of the picture that a cache entry was computed from; None for prompts, and where it can't be told."""
+    try:
+        head = storage.download(key, _Head).body
+        size = struct.unpack_from("<Q", head)[0]
+        recipe = json.loads(json.loads(head[8 : 8 + size])["__metadata__"]["dbr"])["recipe"]
+        return str(recipe["picture"]) if recipe.get("kind") == "latents" else None
+    except (KeyNotFound, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return None  # a damaged entry is found and made again by the start that needs it

@@ -1,0 +1,108 @@
+"""What lies in a home: dbr's own keys by kind, and what others put there. Deleting goes by this, never by a prefix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ValidationError
+
+from dreambooth_resume.data.cache import CACHE_PREFIX
+from dreambooth_resume.data.inputs import FETCHED_FOLDER, INPUTS_LIST, INPUTS_PREFIX, StoredInputs
+from dreambooth_resume.errors import KeyNotFound
+from dreambooth_resume.runs.home import CHECKPOINT_FILES, RUN, WEIGHTS_NAME, checkpoint_name, is_hint, log_number
+from dreambooth_resume.runs.home import note_kind as kind_of_note
+from dreambooth_resume.storage.base import Storage, StoredObject
+
+KeyKind = Literal["checkpoint", "result", "pictures", "cache", "status and curves", "note", "log", "run"]
+"""In the order in which a run is deleted: what says what the run is goes last."""
+DELETION_ORDER: tuple[KeyKind, ...] = (
+    "checkpoint",
+    "result",
+    "pictures",
+    "cache",
+    "status and curves",
+    "log",
+    "note",
+    "run",
+)
+
+_PICTURE = re.compile(rf"(?:{INPUTS_PREFIX}|{FETCHED_FOLDER}/)[0-9a-f]{{64}}")
+_CACHED = re.compile(rf"{CACHE_PREFIX}[0-9a-f]{{64}}\.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """A home's keys. `ours` are those that dbr writes, `foreign` all others."""
+
+    ours: dict[KeyKind, tuple[StoredObject, ...]]
+    foreign: tuple[StoredObject, ...]
+
+    @property
+    def files(self) -> int:
+        return sum(len(found) for found in self.ours.values())
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(one.size_bytes for found in self.ours.values() for one in found)
+
+    def in_order(self) -> list[StoredObject]:
+        """Our keys as they are to be deleted: the log from its first entry on, and `run.json` last.
+
+        Without its first entry a log is refused by everybody (78), so nobody trains half a run from the start again.
+        """
+        return [one for kind in DELETION_ORDER for one in self.ours[kind]]
+
+
+def take_inventory(storage: Storage) -> Inventory:
+    """Everything in the home, by one listing."""
+    return sort_keys(storage.list())
+
+
+def sort_keys(listed: Iterable[StoredObject]) -> Inventory:
+    ours: dict[KeyKind, list[StoredObject]] = {kind: [] for kind in DELETION_ORDER}
+    foreign: list[StoredObject] = []
+    for found in listed:
+        kind = kind_of(found.key)
+        (foreign if kind is None else ours[kind]).append(found)
+    return Inventory(ours={kind: tuple(found) for kind, found in ours.items()}, foreign=tuple(foreign))
+
+
+def kind_of(key: str) -> KeyKind | None:
+    """What dbr keeps under `key`; None if dbr writes no such key, whatever folder it lies in."""
+    if key == RUN:
+        return "run"
+    if log_number(key) is not None:
+        return "log"
+    folder, _, name = key.partition("/")
+    if checkpoint_name(folder) is not None and name in CHECKPOINT_FILES:
+        return "checkpoint"
+    if key == WEIGHTS_NAME:
+        return "result"
+    if key == INPUTS_LIST or _PICTURE.fullmatch(key):
+        return "pictures"
+    if _CACHED.fullmatch(key):
+        return "cache"
+    if is_hint(key):
+        return "status and curves"
+    return "note" if kind_of_note(key) is not None else None
+
+
+def picture_names(storage: Storage) -> tuple[str, ...] | None:
+    """The names of the pictures that the home has copies of; None where that isn't known."""
+    stored = read_inputs(storage)
+    return None if stored is None else tuple(picture.name for picture in stored.pictures)
+
+
+def read_inputs(storage: Storage) -> StoredInputs | None:
+    """The home's list of pictures; None if it has none, or one that can't be read."""
+    try:
+        return StoredInputs.model_validate_json(storage.read(INPUTS_LIST))
+    except (KeyNotFound, ValidationError):
+        return None
+
+
+def total_bytes(found: Sequence[StoredObject]) -> int:
+    return sum(one.size_bytes for one in found)
