@@ -15,6 +15,7 @@ from dreambooth_resume.models.quiet import few_collections
 from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.watcher import Watcher, ending
 from dreambooth_resume.runs.log import Log
+from dreambooth_resume.storage.access import check_access
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.storage.probe import probe
 from dreambooth_resume.training.progress import Reporter
@@ -70,6 +71,8 @@ def _train(home: Home, options: Options, signals: SignalSource, watcher: Watcher
     for remark in remarks(options.train, options.sources):
         reporter.message(remark)
     unfenced = options.train.checkpoints.unfenced
+    if home.place.is_remote:
+        patient(lambda: check_access(home.storage))
     fencing = patient(lambda: probe(home.storage, allow_unfenced=unfenced))
     reporter.message(wording.plan(home.storage, checked.inputs, checked.plan, checked.max_train_steps, fencing))
     # torch, Diffusers and their like take seconds to import: whoever mistyped a folder has been told by now.
