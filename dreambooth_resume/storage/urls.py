@@ -11,7 +11,8 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.s3_address import S3Settings
 
-# Scheme -> "module:Class", constructed with the whole address and the settings. A new store is one file and one line here.
+# Scheme -> "module:Class", constructed with the whole address and the settings. A new store is one file and one line
+# here.
 STORES: dict[str, str] = {"s3": "dreambooth_resume.storage.s3:S3Storage"}
 
 

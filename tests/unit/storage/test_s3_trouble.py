@@ -174,7 +174,7 @@ def test_a_download_goes_on_where_it_broke(s3: S3Storage, proxy: FaultProxy) -> 
 
 
 def test_a_key_that_changes_while_it_is_read_is_read_anew(s3: S3Storage, proxy: FaultProxy) -> None:
-    old, new = b"a" * 6_000_000, b"b" * 5_000_000
+    old, new = b"a" * 6_000_000, b"b" * 6_000_000
     s3.write("status/0001.json", [old])
     proxy.add(What.CUT_DOWNLOAD, verb="GET")
     proxy.add(What.DELAY, verb="GET", seconds=0.25)
