@@ -39,6 +39,7 @@ class LocalStorage:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._owner = "x"
+        self._was_there = False
 
     def describe(self) -> str:
         return str(self.root)
@@ -63,8 +64,10 @@ class LocalStorage:
 
     def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:
         target = self.root / key
+        self._refuse_if_gone()
         with _translated(f"write {target}"):
             _made_again(lambda: self._replace(target, parts, durable=durable))
+            self._was_there = True
             if durable:
                 _fsync_folder_if_there(target.parent)
 
@@ -80,8 +83,10 @@ class LocalStorage:
 
     def put_if_absent(self, key: str, body: bytes) -> bool:
         target = self.root / key
+        self._refuse_if_gone()
         with _translated(f"create {target}"):
             created = _made_again(lambda: self._create(target, body))
+        self._was_there = True
         try:
             # Also where the key exists: its writer may not have come so far, and a caller who finds its own earlier
             # body there takes it for done.
@@ -205,6 +210,15 @@ class LocalStorage:
         with _translated(f"look at {self.root}"):
             existing = next(folder for folder in [self.root, *self.root.absolute().parents] if folder.exists())
             return shutil.disk_usage(existing).free
+
+    def _refuse_if_gone(self) -> None:
+        """A home that was moved, or unmounted, must not be made anew in its old place: a save there is lost."""
+        if self.root.is_dir():
+            self._was_there = True
+        elif self._was_there:
+            raise StorageUnavailable(
+                f"{self.root} is no longer there. Was it moved, or its disk unmounted? Put it back where it was."
+            )
 
     def _open(self, key: str) -> BufferedReader:
         path = self.root / key

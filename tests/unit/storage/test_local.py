@@ -362,3 +362,16 @@ def _say_go(racer: subprocess.Popen[str]) -> None:
     assert racer.stdin is not None
     racer.stdin.write("\n")
     racer.stdin.flush()
+
+
+def test_a_home_that_was_moved_away_is_not_made_anew_in_its_old_place(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "home")
+    storage.put_if_absent("log/00000001.json", b"1")
+    (tmp_path / "home").rename(tmp_path / "moved")
+    with pytest.raises(StorageUnavailable, match="no longer there"):
+        storage.put_if_absent("log/00000002.json", b"2")
+    with pytest.raises(StorageUnavailable, match="no longer there"):
+        storage.write("status/0001.json", [b"{}"], durable=False)
+    assert not (tmp_path / "home").exists()
+    (tmp_path / "moved").rename(tmp_path / "home")
+    assert storage.put_if_absent("log/00000002.json", b"2")
