@@ -14,7 +14,7 @@ from dreambooth_resume.checkpoint.deletion import left_over
 from dreambooth_resume.data.inputs import INPUTS_LIST, StoredInputs, input_key
 from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.runs.entries import Commit
-from dreambooth_resume.runs.home import STATE_NAME, checkpoint_folder, checkpoint_name
+from dreambooth_resume.runs.home import CHECKPOINT_FILES, checkpoint_folder, checkpoint_name
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage, StoredObject
 from dreambooth_resume.workflows.holders import Waiting, signs_of_life, take_run, write_command_entry
@@ -93,13 +93,11 @@ def _checkpoint_files(log: Log, inventory: Inventory) -> list[Unnamed]:
 
 def _staged_folder(log: Log, found: Sequence[StoredObject]) -> str | None:
     """What the newest attempt wrote in full and could not commit: the next start takes it in place of training."""
-    steps = [
-        name[0]
-        for one in found
-        if one.key.endswith(f"/{STATE_NAME}")
-        and (name := checkpoint_name(one.key.partition("/")[0])) is not None
-        and name[1] == log.highest_attempt
-    ]
+    keys = {one.key for one in found}
+    folders = {key.partition("/")[0] for key in keys}
+    whole = [folder for folder in folders if all(f"{folder}/{name}" in keys for name in CHECKPOINT_FILES)]
+    names = [name for folder in whole if (name := checkpoint_name(folder)) is not None]
+    steps = [step for step, attempt in names if attempt == log.highest_attempt]
     durable = log.commit(log.line[-1]).step if log.line else 0
     committed = {entry.body.folder for entry in log.entries if isinstance(entry.body, Commit)}
     above = [step for step in steps if step > durable]
