@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
 from dreambooth_resume.cli.main import main
-from dreambooth_resume.errors import HolderAlive, RefusedToGoOn
+from dreambooth_resume.errors import ComeBack, HolderAlive, RefusedToGoOn
 from dreambooth_resume.runs.control import post_request
 from dreambooth_resume.runs.holder import this_process
 from dreambooth_resume.runs.log import Log, read_log
