@@ -13,7 +13,7 @@ from dreambooth_resume.storage.s3_address import S3Settings
 from tests.fakes.fault_proxy import FaultProxy
 from tests.fakes.s3_server import ENVIRONMENT, shared_server
 from tests.fakes.toy_run import begin
-from tests.fakes.watched_run import record_run
+from tests.fakes.watched_run import beat, record_run
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def make_run(address: str, *, stop: bool = True) -> S3Storage:
     attempt = begin(storage, limit=2)
     for step in (1, 2, 3):
         attempt.commit(step)
+    beat(storage, 1, step=3)
     if stop:
         attempt.stop()
     return storage
