@@ -37,7 +37,11 @@ def run(words: list[str]) -> int:
     parser.add_argument("action", choices=list(_ACTIONS), metavar="list|verify|pull|delete")
     add_home(parser)
     parser.add_argument(
-        "words", metavar="CHECKPOINT", nargs="*", help="a step (500) or a name (checkpoint-500-a2); pull: then DIR"
+        "words",
+        metavar="CHECKPOINT",
+        nargs="*",
+        default=[],
+        help="a step (500) or a name (checkpoint-500-a2); pull: then DIR",
     )
     parser.add_argument("--all", action="store_true", help="list: retired ones too")
     parser.add_argument("--no-note", action="store_true", help="verify: leave no note of damage in the home")
