@@ -12,7 +12,7 @@ from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.checkpoint.tensors import Blob
 from dreambooth_resume.errors import AccessDenied, KeyNotFound, StorageUnavailable
 from dreambooth_resume.runs.adoption import ref_of
-from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, EntryBody, RunState, StoredFile, Totals
+from dreambooth_resume.runs.entries import Commit, Entry, EntryBody, LiveCheckpoint, RunState, StoredFile, Totals
 from dreambooth_resume.runs.home import checkpoint_folder
 from dreambooth_resume.runs.log import Log, LogWriter
 from dreambooth_resume.storage.base import Storage
@@ -114,9 +114,7 @@ class Committer:
         retire = tuple(sorted({*to_retire(log, total_limit=self._total_limit, keep_every=self._keep_every), *asked}))
         body = Commit(step=step, folder=folder, files=files, reason=reason, retire=retire)
         kept = sorted({*log.usable_line(), *log.off_line()} - set(retire))
-        itself = CheckpointRef(
-            number=log.next_number, step=step, attempt=self._writer.attempt, folder=folder, files=files
-        )
+        itself = LiveCheckpoint(number=log.next_number, step=step, attempt=self._writer.attempt, folder=folder)
         before = log.entries[-1].state
         made = step - self._begins_at
         totals = Totals(
@@ -127,7 +125,7 @@ class Committer:
         state = RunState(
             step=step,
             max_train_steps=self._max_train_steps,
-            live=(*(ref_of(log, number) for number in kept), itself),
+            live=(*(ref_of(log, number).without_files() for number in kept), itself),
             lineage=before.lineage,
             totals=totals,
             changed_options=before.changed_options,

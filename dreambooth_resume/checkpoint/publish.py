@@ -18,7 +18,7 @@ def publish(storage: Storage, log: Log) -> CheckpointRef:
     """
     assert log.finished is not None, "only a finished run has a result"
     ref = ref_of(log, log.finished.checkpoint)
-    weights = next(file for file in ref.files if file.key.endswith(WEIGHTS_NAME))
+    weights = ref.file_named(WEIGHTS_NAME)
     if not _is_there(storage, weights):
         from dreambooth_resume.checkpoint.reader import read_checked  # imports torch, which is seldom needed here
 

@@ -46,7 +46,6 @@ class SaveThread:
         self._retry_seconds = retry_seconds
         self._changed = threading.Condition()
         self._waiting: Job | None = None
-        self._in_flight: Job | None = None
         self._closing = False
         self._failure: BaseException | None = None
         self.durable_step: int | None = None
@@ -116,8 +115,7 @@ class SaveThread:
             while self._waiting is None and not self._closing:
                 self._changed.wait()
             job, self._waiting = self._waiting, None
-            self._in_flight = None if self._closing else job
-            return self._in_flight
+            return None if self._closing else job
 
     def _save(self, job: Job) -> None:
         started = time.monotonic()
@@ -127,7 +125,7 @@ class SaveThread:
             self._alarm(job, error)
             return
         with self._changed:
-            self.durable_step, self.alarm, self._in_flight = job.snapshot.step, None, None
+            self.durable_step, self.alarm = job.snapshot.step, None
             self._release(job.snapshot)
             self._changed.notify_all()
         logger.debug("Step %d committed in %.3f s", job.snapshot.step, time.monotonic() - started)
@@ -136,7 +134,6 @@ class SaveThread:
         """Keep the snapshot unless a newer one waits, and try again in a while, or at once if somebody waits for it."""
         with self._changed:
             self.alarm = str(error)
-            self._in_flight = None
             if self._waiting is None:
                 self._waiting = job
             else:

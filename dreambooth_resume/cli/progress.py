@@ -184,7 +184,8 @@ def _values(update: StepUpdate) -> str:
 def _describe_alarm(update: StepUpdate) -> str:
     if update.alarm is None:
         return "Saved again."
-    return f"NOT SAVED since step {update.durable_step or 0}: {update.alarm} Training goes on; saving is tried again."
+    since = "yet" if update.durable_step is None else f"since step {update.durable_step}"
+    return f"NOT SAVED {since}: {update.alarm} Training goes on; saving is tried again."
 
 
 def _print_now(text: str) -> None:

@@ -72,8 +72,13 @@ class Adoption(Generic[Loaded]):
 
 @dataclass(slots=True, kw_only=True)
 class _Search(Generic[Loaded]):
-    """What one starter has learned so far."""
+    """What one starter wants, and what it has learned so far."""
 
+    storage: Storage
+    wish: Wish
+    load: Callable[[CheckpointRef], Loaded]
+    process: Process
+    nonce: str
     damaged: dict[int, SetAside] = field(default_factory=dict)
     loaded: dict[int, Loaded] = field(default_factory=dict)
 
@@ -94,20 +99,19 @@ def take_over(
     `load` reads and verifies a checkpoint and raises CheckpointDamaged if it isn't what its entry says: it is then set
     aside, by a further adopt, and the one before is taken. Raises NothingValid, RefusedToGoOn, HolderAlive.
     """
-    search: _Search[Loaded] = _Search()
-    run_nonce = uuid.uuid4().hex
+    search: _Search[Loaded] = _Search(storage=storage, wish=wish, load=load, process=process, nonce=uuid.uuid4().hex)
     for _ in range(_ROUNDS_MAX):
         log, reason = wait_until_free(storage, mine=process, patience=patience)
         if log.finished is not None and not (wish.reopen and wish.max_train_steps > log.entries[-1].state.step):
             return log
-        target, going_back = _choose(storage, log, wish, search, load)
+        target, going_back = _choose(log, search)
         if target is _LOG_GREW:
             continue
         assert target is None or isinstance(target, CheckpointRef)
-        entry = _adopt_entry(storage, log, target, going_back, wish, search, process, run_nonce)
+        entry = _adopt_entry(log, target, going_back, search)
         if (adopted := _put_adopt(storage, entry)) is None:
             continue
-        if target is not None and target.number not in search.loaded and not _try_load(target, load, search):
+        if target is not None and target.number not in search.loaded and not _try_load(target, search):
             continue
         return Adoption(
             writer=LogWriter(storage, log.with_entry(adopted), attempt=adopted.attempt),
@@ -127,15 +131,14 @@ class _LogGrew:
 _LOG_GREW = _LogGrew()
 
 
-def _choose(
-    storage: Storage, log: Log, wish: Wish, search: _Search[Loaded], load: Callable[[CheckpointRef], Loaded]
-) -> tuple[CheckpointRef | _LogGrew | None, str | None]:
+def _choose(log: Log, search: _Search[Loaded]) -> tuple[CheckpointRef | _LogGrew | None, str | None]:
     """The checkpoint to adopt (None: step 0) and the request that it fulfils."""
+    storage, wish = search.storage, search.wish
     going_back = wish.going_back
     if going_back is not None and not log.has_request(going_back):
         target = _asked_for(log, wish.resume)
         problem = target if isinstance(target, str) else None
-        if isinstance(target, CheckpointRef) and not _try_load(target, load, search):
+        if isinstance(target, CheckpointRef) and not _try_load(target, search):
             problem = search.damaged.pop(target.number).reason
         if problem is not None:
             return (_refuse(storage, log, f"--resume {wish.resume}: {problem}", RefusedToGoOn), None)
@@ -190,30 +193,22 @@ def _nothing_valid(log: Log, search: _Search[Loaded]) -> str:
     return "checkpoints were committed and none can be used.\n  " + "\n  ".join(reasons[-5:]) + f"\n{hint}."
 
 
-def _try_load(target: CheckpointRef, load: Callable[[CheckpointRef], Loaded], search: _Search[Loaded]) -> bool:
+def _try_load(target: CheckpointRef, search: _Search[Loaded]) -> bool:
     try:
-        search.loaded[target.number] = load(target)
+        search.loaded[target.number] = search.load(target)
     except CheckpointDamaged as error:
         search.damaged[target.number] = SetAside(number=target.number, folder=target.folder, reason=str(error))
         return False
     return True
 
 
-def _adopt_entry(
-    storage: Storage,
-    log: Log,
-    target: CheckpointRef | None,
-    going_back: str | None,
-    wish: Wish,
-    search: _Search[Loaded],
-    process: Process,
-    run_nonce: str,
-) -> Entry:
+def _adopt_entry(log: Log, target: CheckpointRef | None, going_back: str | None, search: _Search[Loaded]) -> Entry:
+    wish = search.wish
     attempt = log.highest_attempt + 1
     base_step = target.step if target else 0
     body = Adopt(
         base=target.number if target else None,
-        process=process,
+        process=search.process,
         set_aside=tuple(search.damaged.values()),
         going_back=going_back,
         reopened=log.finished is not None,
@@ -226,11 +221,11 @@ def _adopt_entry(
         max_train_steps=wish.max_train_steps,
         live=tuple(ref for ref in before.live if ref.number not in search.damaged),
         lineage=(*before.lineage, link),
-        totals=_totals_with_lost_work(storage, log, before, base_step),
+        totals=_totals_with_lost_work(search.storage, log, before, base_step),
         changed_options={**before.changed_options, **wish.changed_options},
     )
     # One nonce a number: an earlier, late put of this very adopt is known again as ours.
-    nonce = f"{run_nonce}-{log.next_number}"
+    nonce = f"{search.nonce}-{log.next_number}"
     return make_entry(number=log.next_number, attempt=attempt, body=body, state=state, nonce=nonce)
 
 

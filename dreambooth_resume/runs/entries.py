@@ -23,14 +23,28 @@ class StoredFile(Record):
     sha256: str
 
 
-class CheckpointRef(Record):
-    """A checkpoint that is live: committed, not retired, not set aside."""
+class LiveCheckpoint(Record):
+    """A checkpoint that is live: committed, not retired, not set aside. Its own entry, `number`, names its files."""
 
     number: int
     step: int
     attempt: int
     folder: str
+
+
+class CheckpointRef(LiveCheckpoint):
+    """A checkpoint with its files, as its entry has them."""
+
     files: tuple[StoredFile, ...]
+
+    def file_named(self, name: str) -> StoredFile:
+        """The file of that name in the checkpoint's folder. Raises KeyError if there is none."""
+        files = {file.key.rpartition("/")[2]: file for file in self.files}
+        return files[name]
+
+    def without_files(self) -> LiveCheckpoint:
+        """What every later entry repeats: with the files, a log of a thousand checkpoints would fill the disk."""
+        return LiveCheckpoint(number=self.number, step=self.step, attempt=self.attempt, folder=self.folder)
 
 
 class SetAside(Record):
@@ -72,7 +86,7 @@ class RunState(Record):
 
     step: int
     max_train_steps: int
-    live: tuple[CheckpointRef, ...]
+    live: tuple[LiveCheckpoint, ...]
     lineage: tuple[AttemptRef, ...]
     totals: Totals
     changed_options: dict[str, JsonValue] = {}

@@ -89,7 +89,7 @@ def wait_until_free(storage: Storage, *, mine: Process, patience: Patience) -> t
             patience.tell(_waiting(adopt, patience.wait_seconds))
             told = True
         patience.sleep(_LOOK_SECONDS * (1 + random.random()))  # jitter: many starters must not look in step
-        log = read_log(storage)
+        log = read_log(storage, log)
         if (newest := log.adopt) is not None and newest.number != adopt.number:
             adopt, beat, beat_seen = newest, None, patience.monotonic()
 

@@ -120,13 +120,14 @@ class Log:
         return Log((*self.entries, entry))
 
 
-def read_log(storage: Storage) -> Log:
+def read_log(storage: Storage, known: Log | None = None) -> Log:
     """The whole log. A listing may lag behind, so numbers after the listed ones are asked for too.
 
+    Entries never change, so those of `known` are not read again, and only the next numbers are asked for.
     Raises RefusedToGoOn if an entry is missing or can't be read: what it said is unknown, so nothing can be decided.
     """
-    listed = {log_number(found.key) for found in storage.list(LOG_PREFIX)} - {None}
-    entries: list[Entry] = []
+    listed = set() if known else {log_number(found.key) for found in storage.list(LOG_PREFIX)} - {None}
+    entries: list[Entry] = list(known.entries) if known else []
     while True:
         number = len(entries) + 1
         try:

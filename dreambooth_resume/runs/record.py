@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from pydantic import JsonValue, ValidationError
 
-from dreambooth_resume.errors import KeyNotFound, RefusedToGoOn
+from dreambooth_resume.errors import KeyNotFound, OutcomeUnknown, RefusedToGoOn
 from dreambooth_resume.runs.entries import Record
 from dreambooth_resume.runs.home import RUN
 from dreambooth_resume.storage.base import Storage
@@ -81,8 +81,14 @@ def read_record(storage: Storage) -> RunRecord | None:
 
 def write_record(storage: Storage, record: RunRecord) -> RunRecord:
     """Create `run.json`; returns what lies there, which is another starter's record if that was first (rule 13)."""
-    storage.put_if_absent(RUN, record.model_dump_json(indent=1).encode())
+    try:
+        storage.put_if_absent(RUN, record.model_dump_json(indent=1).encode())
+        trouble = None
+    except OutcomeUnknown as error:
+        trouble = error  # what lies there tells
     stored = read_record(storage)
+    if stored is None and trouble is not None:
+        raise trouble
     if stored is None:
         raise RefusedToGoOn(f"{storage.describe()}: {RUN} was written and is not there. Something deletes files here.")
     return stored

@@ -49,6 +49,11 @@ class Storage(Protocol):
         """How often hints (heartbeat, curves) may be rewritten here without costing anybody anything."""
         ...
 
+    @property
+    def refuses_a_second_writer(self) -> bool:
+        """Is `put_if_absent` one atomic request? False only where the store has none and the user accepted that."""
+        ...
+
     def describe(self) -> str:
         """What the user types to name this home."""
         ...

@@ -35,6 +35,7 @@ class LocalStorage:
     """Keys are files below `root`; a write is a temporary file, fsync, rename, fsync of the folder."""
 
     hint_interval_seconds = 1.0
+    refuses_a_second_writer = True
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -20,7 +20,7 @@ def probe(storage: Storage, *, allow_unfenced: bool) -> str:
     try:
         first = storage.put_if_absent(key, body)
         second = storage.put_if_absent(key, b"a second writer")
-        fenced = first and not second and storage.read(key) == body
+        fenced = first and not second and storage.read(key) == body and storage.refuses_a_second_writer
         listed = any(found.key == key for found in storage.list(PROBE_PREFIX))
     finally:
         storage.delete(key)

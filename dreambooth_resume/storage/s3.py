@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dreambooth_resume.errors import AccessDenied, BadInput, OutcomeUnknown, StorageUnavailable
+from dreambooth_resume.errors import AccessDenied, BadInput, KeyNotFound, OutcomeUnknown, StorageUnavailable
 from dreambooth_resume.storage.base import Body, SinkKind, StoredDigest, StoredObject
 from dreambooth_resume.storage.probe import PROBE_PREFIX
 from dreambooth_resume.storage.s3_address import S3Settings, parse_address
@@ -49,6 +49,7 @@ class S3Storage:
     hint_interval_seconds = 10.0
 
     def __init__(self, address: str, settings: S3Settings | None = None, *, clock: Clock | None = None) -> None:
+        self.refuses_a_second_writer = True
         self._requests = S3Requests(parse_address(address), settings or S3Settings(), clock or Clock())
         self._encryption = _encryption(self._requests.settings)
         self._store_verifies: bool | None = None
@@ -79,16 +80,28 @@ class S3Storage:
             if answer.status == 412:
                 return False
             if answer.status == 501:
-                raise BadInput(
-                    "this service has no conditional writes, so two machines could spoil one run",
-                    where=self.describe(),
-                    fix="use a service that knows If-None-Match (AWS, R2, MinIO, Ceph do), or a folder",
-                ) from error.__cause__
+                return self._put_unfenced(key, body, error)
             if was_never_sent(error.__cause__):
                 raise
             # Also 409, by which S3 tells that another write of this key was under way.
             raise OutcomeUnknown(f"{error} Whether {key} was created is not known.") from error.__cause__
         return True
+
+    def _put_unfenced(self, key: str, body: bytes, error: StorageUnavailable) -> bool:
+        """For services without conditional writes: look, then write. Two machines can both succeed."""
+        if not self._requests.settings.unfenced:
+            raise BadInput(
+                "this service has no conditional writes, so two machines could spoil one run",
+                where=self.describe(),
+                fix="use one that has (AWS, R2, MinIO, Ceph), or --unfenced if only one machine ever runs at a time",
+            ) from error.__cause__
+        self.refuses_a_second_writer = False
+        try:
+            self.read(key)
+        except KeyNotFound:
+            self._put(key, self._stream([body]), {}, repeat=True)
+            return True
+        return False
 
     def digest(self, key: str) -> StoredDigest:
         head = self._head(key)

@@ -25,6 +25,8 @@ class S3Settings:
     """Server-side encryption of everything written: `AES256`, `aws:kms` or `aws:kms:dsse`."""
     kms_key_id: str | None = None
     """The key for `aws:kms`; None: the account's own."""
+    unfenced: bool = False
+    """Go on with a service that has no conditional writes: put-if-absent is then two requests."""
     connect_seconds: float = 3.0
     read_seconds: float = 10.0
     operation_seconds: float = 30.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,8 @@ from dreambooth_resume.storage.s3_address import S3Settings
 
 # Scheme -> "module:Class", constructed with the whole address and the settings. A new store is one file and one line
 # here.
+_SCHEME_WITH_ONE_SLASH = re.compile(r"[a-z][a-z0-9]+:/[^/]")
+
 STORES: dict[str, str] = {"s3": "dreambooth_resume.storage.s3:S3Storage"}
 
 
@@ -23,6 +26,8 @@ def open_storage(address: str, s3: S3Settings | None = None) -> Storage:
     """
     scheme, separator, _ = address.partition("://")
     if not separator:
+        if _SCHEME_WITH_ONE_SLASH.match(address):
+            raise BadInput("has one slash too few", where=address, fix=address.replace(":/", "://", 1))
         return LocalStorage(Path(address))
     if scheme not in STORES:
         known = ", ".join(["a folder", *(f"{name}://…" for name in STORES)])

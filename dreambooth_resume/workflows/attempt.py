@@ -158,7 +158,9 @@ def _staged(attempt: Attempt) -> SavedState | None:
     found = [load_staged(attempt.storage, attempt=before, above_step=base_step)]
     if attempt.stage is not None:
         found.append(attempt.stage.load(attempt=before, above_step=base_step))
-    return max((state for state in found if state is not None), key=lambda state: state.step, default=None)
+    # The run may have been made shorter since.
+    fitting = [one for one in found if one is not None and one.step <= attempt.assignment.max_train_steps]
+    return max(fitting, key=lambda state: state.step, default=None)
 
 
 def _trainer(attempt: Attempt, life: _Life, parts: Parts, manager: CheckpointManager) -> Trainer:

@@ -245,9 +245,9 @@ def _compare(folder: Path) -> list[SameFile]:
     weights = [storage.digest(WEIGHTS_NAME).sha256 for storage in storages]
     files_of = []
     for storage in storages:
-        last = read_log(storage).last
-        assert last is not None
-        files_of.append({file.key.rpartition("/")[2]: file.key for file in last.state.live[-1].files})
+        log = read_log(storage)
+        assert log.finished is not None
+        files_of.append({file.key.rpartition("/")[2]: file.key for file in log.commit(log.finished.checkpoint).files})
     names = sorted(files_of[0].keys() - {WEIGHTS_NAME})
     digests = [
         [storage.digest(keys[name]).sha256 for storage, keys in zip(storages, files_of, strict=True)] for name in names

@@ -132,6 +132,7 @@ def _s3_settings(given: GivenOptions) -> S3Settings:
         path_style={"path": True, "virtual": False}.get(str(given.value("s3_addressing_style"))),
         sse=text("s3_sse"),
         kms_key_id=text("s3_kms_key_id"),
+        unfenced=bool(given.value("unfenced")),
     )
 
 

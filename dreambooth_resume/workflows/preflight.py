@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -30,6 +30,7 @@ from dreambooth_resume.workflows.home import Home
 # The LoRA file, the float32 masters and AdamW's two moments: four times four bytes a parameter.
 _CHECKPOINT_BYTES_PER_PARAMETER = 16
 _SPARE_BYTES = 64 * 2**20
+_FOLDERS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "instance_data_dir")
 DEFAULT_INTERVAL_STEPS = 500
 DEFAULT_INTERVAL_SECONDS = 60.0
 
@@ -86,6 +87,7 @@ def refuse_several_processes() -> None:
 
 def choose_options(home: Home, given: GivenOptions) -> Options:
     """The options to train with. Raises BadInput for a run that nobody asked to resume, and for refused changes."""
+    given = _with_absolute_folders(given)
     if home.record is None:
         return Options(train=_with_a_seed(resolve(given, recorded=None)), changes=(), sources=given.sources)
     recorded = home.recorded
@@ -110,7 +112,7 @@ def refuse_going_back_behind_the_end(home: Home, options: Options) -> None:
         raise BadInput(
             "the run is finished, and nobody goes back behind its end",
             where=f"--resume {resume}",
-            fix="--resume latest --max_train_steps MORE to train on, or another --output_dir for a new run",
+            fix=f"--resume {resume} --max_train_steps MORE to reopen it there, or another --output_dir for a new run",
         )
 
 
@@ -203,14 +205,26 @@ def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_
     # The old checkpoint goes only when the new one is durable, so there is one more than the limit for a moment.
     at_once = min(kept, limit + 1) if limit else kept
     already = len(home.log.last.state.live) if home.log.last else 0
-    needed = max(0, at_once - already) * checkpoint + inputs.pictures.size_bytes + _SPARE_BYTES
+    pictures = inputs.pictures.size_bytes if home.record is None else 0
+    needed = max(0, at_once - already) * checkpoint + pictures + _SPARE_BYTES
+    fewer = ", or keep fewer: --checkpoints_total_limit 2" if at_once > 3 else ""
     if free < needed:
+        count = f"{at_once} checkpoint{'s' if at_once > 1 else ''} of {_megabytes(checkpoint)}"
         raise BadInput(
-            f"{_megabytes(needed)} will be needed ({at_once} checkpoints of {_megabytes(checkpoint)}, pictures, log), "
-            f"and {_megabytes(free)} are free",
+            f"{_megabytes(needed)} will be needed ({count}, pictures, log), and {_megabytes(free)} are free",
             where=home.place.flag,
-            fix="make room, name another folder, or keep fewer: --checkpoints_total_limit 2",
+            fix=f"make room, or name another folder{fewer}",
         )
+
+
+def _with_absolute_folders(given: GivenOptions) -> GivenOptions:
+    """Folders that are there, by their absolute paths: the run may be resumed from another working directory."""
+    folders = {
+        name: str(Path(str(given.values[name])).absolute())
+        for name in _FOLDERS
+        if name in given.values and Path(str(given.values[name])).is_dir()
+    }
+    return replace(given, values={**given.values, **folders})
 
 
 def _with_a_seed(options: TrainOptions) -> TrainOptions:

@@ -46,7 +46,10 @@ def start(checked: Checked, signals: SignalSource, reporter: Reporter) -> Log:
     watcher = Watcher([signals])
     process = this_process()
     ready = _get_ready(checked)
-    run_record = home.record or _begin(home, ready)
+    mine = _new_record(ready)
+    run_record = home.record or patiently(
+        lambda: _begin(home, mine, options.train), tell=reporter.message, should_stop=watcher.should_stop
+    )
     watcher.leave_if_asked("getting ready")
     differing = compare_fingerprints(run_record.numerics, ready.numerics)
     because = tuple(f"{name} {then} -> {now}" for name, then, now in differing)
@@ -121,19 +124,22 @@ def _torch_threads(home: Home, options: TrainOptions) -> int | None:
     return int(recorded) if recorded.isdigit() else None
 
 
-def _begin(home: Home, ready: _Ready) -> RunRecord:
-    """Write the new run's record. Raises BadInput, or ComeBack with --resume, if somebody else was first."""
+def _new_record(ready: _Ready) -> RunRecord:
     assignment = ready.assignment
-    mine = new_record(
+    return new_record(
         options={**as_json(record(assignment.options)), "max_train_steps": assignment.max_train_steps},
         seed=assignment.seed,
         effective_batch=assignment.plan.batch_size,
         pins=ready.pins,
         numerics=ready.numerics,
     )
+
+
+def _begin(home: Home, mine: RunRecord, options: TrainOptions) -> RunRecord:
+    """Write the new run's record. Raises BadInput, or ComeBack with --resume, if somebody else was first."""
     stored = write_record(home.storage, mine)
     if stored.run_id != mine.run_id:
-        if assignment.options.checkpoints.resume_from_checkpoint is not None:
+        if options.checkpoints.resume_from_checkpoint is not None:
             # Nothing is wrong with the command: a launcher has to start it again, should the other one vanish.
             raise ComeBack(
                 f"Another process began the run in {home.storage.describe()} at the same moment. "

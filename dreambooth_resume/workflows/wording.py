@@ -105,7 +105,7 @@ def finished(storage: Storage, log: Log, ref: CheckpointRef, *, folder: Path) ->
     """Where everything is, and what to type next."""
     assert log.last is not None
     state = log.last.state
-    weights = next(file for file in ref.files if file.key.endswith(WEIGHTS_NAME))
+    weights = ref.file_named(WEIGHTS_NAME)
     home = storage.describe()
     attempts = len({entry.attempt for entry in log.entries})
     totals = state.totals

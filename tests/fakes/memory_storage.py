@@ -14,6 +14,7 @@ class MemoryStorage:
     """`objects` may be looked at and damaged by tests. `before(call, key)` may raise in place of a call."""
 
     hint_interval_seconds = 1.0
+    refuses_a_second_writer = True
 
     def __init__(self, *, name: str = "memory://home", before: Callable[[str, str], None] | None = None) -> None:
         self.objects: dict[str, bytes] = {}

@@ -12,7 +12,7 @@ from dreambooth_resume.checkpoint.deletion import collect
 from dreambooth_resume.checkpoint.format import SavedState, Scalars
 from dreambooth_resume.checkpoint.publish import publish
 from dreambooth_resume.checkpoint.reader import load_checkpoint
-from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, take_over
+from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, ref_of, take_over
 from dreambooth_resume.runs.entries import Commit, Entry, Finished, Process, Stopped
 from dreambooth_resume.runs.holder import Patience
 from dreambooth_resume.runs.log import Log, read_log
@@ -160,8 +160,8 @@ def check_home(storage: Storage, *, may_be_damaged: bool = False) -> Log:
     if log.last is not None:
         assert sorted(ref.number for ref in log.last.state.live) == usable
         if not may_be_damaged:
-            for ref in log.last.state.live:
-                assert same_state(load_checkpoint(storage, ref), state_of(ref.step))
+            for live in log.last.state.live:
+                assert same_state(load_checkpoint(storage, ref_of(log, live.number)), state_of(live.step))
     return log
 
 
@@ -170,7 +170,8 @@ def check_finished(storage: Storage, *, steps: int = STEPS) -> None:
     log = check_home(storage, may_be_damaged=True)
     assert log.finished is not None
     assert [entry.number for entry in log.entries if isinstance(entry.body, Finished)] == [len(log.entries)]
-    ref = next(ref for ref in log.entries[-1].state.live if ref.number == log.finished.checkpoint)
+    assert log.finished.checkpoint in [live.number for live in log.entries[-1].state.live]
+    ref = ref_of(log, log.finished.checkpoint)
     assert same_state(load_checkpoint(storage, ref), state_of(steps))
     assert storage.read("pytorch_lora_weights.safetensors") == storage.read(
         f"{ref.folder}/pytorch_lora_weights.safetensors"

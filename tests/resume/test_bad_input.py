@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,19 @@ def test_applied_change_is_said_and_kept(bench: Bench, home: Path) -> None:
     # Not given again, it is the run's, not today's default.
     process = bench.run(home, max_train_steps=6, learning_rate=None)
     assert "lr 2.0e-03" in process.output()
+
+
+def test_folders_are_found_again_from_another_working_directory(bench: Bench, home: Path, tmp_path: Path) -> None:
+    """The run was begun with paths relative to the folder it was begun in."""
+    (tmp_path / "there").mkdir()
+    model = os.path.relpath(bench.model, tmp_path / "there")
+    pictures = os.path.relpath(bench.pictures, tmp_path / "there")
+    words = bench.words(home, pretrained_model_name_or_path=model, instance_data_dir=pictures, max_train_steps=2)
+    process = bench.command(tmp_path / "there/log", ["train", *words])
+    assert process.wait() == 0, process.output()
+    words = ["train", "--output_dir", str(home), "--resume", "latest", "--max_train_steps", "4"]
+    process = bench.command(home, words)
+    assert process.wait() == 0, process.output()
 
 
 def test_options_that_were_not_given_come_from_the_run(bench: Bench, home: Path) -> None:

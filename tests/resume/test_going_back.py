@@ -80,6 +80,21 @@ def test_a_finished_run_is_not_gone_back_behind(bench: Bench, home: Path) -> Non
     assert "the run is finished, and nobody goes back behind its end" in process.output()
 
 
+def test_more_steps_reopen_a_finished_run_at_an_earlier_one(bench: Bench, undisturbed: Undisturbed, home: Path) -> None:
+    bench.run(home)
+    process = bench.run(home, resume=4, max_train_steps=8)
+    assert "Resuming from checkpoint-4 (attempt 1, 3 files verified) as attempt 2: step 4 of 8." in process.output()
+    assert result_digests(home) == undisturbed(max_train_steps=8)
+
+
+def test_what_was_staged_beyond_a_shorter_end_is_not_taken(bench: Bench, undisturbed: Undisturbed, home: Path) -> None:
+    crash = CrashPoint(call="link", path="log/00000003.json")
+    assert bench.start(home, crash=crash).wait() == KILLED
+    process = bench.run(home, max_train_steps=3)
+    assert "Resuming from checkpoint-2 " in process.output()
+    assert result_digests(home)["result"] == undisturbed(max_train_steps=3)["result"]
+
+
 def test_another_request_id_goes_back_again(bench: Bench, killed_at_eight: Path, home: Path) -> None:
     shutil.copytree(killed_at_eight, home)
     for name in ("one", "two"):

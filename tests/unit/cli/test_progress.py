@@ -128,7 +128,7 @@ def test_on_a_terminal_a_bar_shows_the_same_and_messages_stay_above_it() -> None
     assert "[not markup]" in text
     assert "120/500" in text
     assert "loss 0.0831  lr 1.0e-04  3.2 samples/s  durable -" in text
-    assert "NOT SAVED since step 0: disk full" in text
+    assert "NOT SAVED yet: disk full" in text
 
 
 @pytest.mark.parametrize(
