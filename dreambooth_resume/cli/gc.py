@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from dreambooth_resume.cli.arguments import CommandParser
@@ -37,7 +38,7 @@ def run(words: list[str]) -> int:
         if arguments.json:
             print_json({"unnamed": found, "deleted": []})
         elif found:
-            print(f"Nothing was deleted. To do so: dbr gc {summary.home} --yes")
+            print(f"Nothing was deleted. To do so: dbr gc {shlex.quote(summary.home)} --yes")
         return 0
     with files_shown("deleting") as on_file:
         gone = collect_unnamed(storage, found, Waiting(tell=tell_at_once), on_file=on_file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def ask_holder(
                 storage.delete(key)
     raise ComeBack(
         f"Attempt {attempt} did not answer within {waiting.answer_seconds:.0f} s; the request was withdrawn. Look at "
-        f"it: dbr status {storage.describe()}; then type the same command again."
+        f"it: dbr status {shlex.quote(storage.describe())}; then type the same command again."
     )
 
 
@@ -92,7 +93,7 @@ def refuse_if_held(storage: Storage, summary: RunSummary, *, to: str) -> None:
     where = f" (pid {summary.process.pid} on {summary.process.host})" if summary.process else ""
     raise HolderAlive(
         f"Attempt {summary.attempt}{where} trains the run in {storage.describe()}, so nothing was deleted. "
-        f"To {to}, end it first: dbr stop {storage.describe()}"
+        f"To {to}, end it first: dbr stop {shlex.quote(storage.describe())}"
     )
 
 
