@@ -66,7 +66,8 @@ $(VENV)/.stamp-python:
 
 # torch goes in first and alone, so that nothing can pull another build of it. Without an NVIDIA driver, and unless pip
 # was told where to look, it is PyTorch's own CPU wheel: 200 MB in place of 3 GB. --no-deps: its dependencies come with
-# the package, from pip's own sources, at the versions of constraints.txt.
+# the package, from pip's own sources, at the versions of constraints.txt. Where that index isn't reached, pip's own
+# sources are asked.
 $(VENV)/.stamp-torch: $(VENV)/.stamp-python
 	@index="$(TORCH_INDEX)"; \
 	if [ "$$index" = auto ]; then \
@@ -75,7 +76,13 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-python
 			&& ! $(BIN)/pip config list | grep -qE '(index-url|find-links)='; then index=$(TORCH_CPU_INDEX); fi; \
 	fi; \
 	echo "Installing $(TORCH)$${index:+ from $$index} (once; some minutes)"; \
-	$(BIN)/pip install -qq -c constraints.txt $${index:+--no-deps --index-url "$$index"} $(TORCH) \
+	if [ -n "$$index" ]; then \
+		$(BIN)/pip install -qq -c constraints.txt --no-deps --index-url "$$index" $(TORCH) 2> $(VENV)/torch.log \
+			|| { [ "$(TORCH_INDEX)" = auto ] && $(BIN)/pip install -qq -c constraints.txt $(TORCH); } \
+			|| { cat $(VENV)/torch.log >&2; false; }; \
+	else \
+		$(BIN)/pip install -qq -c constraints.txt $(TORCH); \
+	fi \
 		|| $(call next,mend what pip says above (often the network)$(comma) then: make $(MAKECMDGOALS); or name a source: make TORCH_INDEX=URL $(MAKECMDGOALS))
 	@touch $@
 
