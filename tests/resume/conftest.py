@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from dreambooth_resume.models.tiny_pictures import draw_pictures
+from tests.fakes.fault_proxy import FaultProxy
+from tests.fakes.s3_server import ENVIRONMENT, S3Server, shared_server
 from tests.resume.harness import Bench, ForkServer, result_digests
+from tests.resume.s3_home import S3Home
 
 Undisturbed = Callable[..., dict[str, str]]
 
@@ -44,6 +47,28 @@ def undisturbed(bench: Bench) -> Undisturbed:
         return known[key]
 
     return digests
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A server of this worker, and what it takes to speak to it from here and from every child."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield shared_server()
+
+
+@pytest.fixture
+def s3_home(s3_server: S3Server) -> S3Home:
+    """A home in a bucket that nobody has used."""
+    return S3Home.new(s3_server.url)
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    """A network on the way to the server in which anything can happen."""
+    with FaultProxy(s3_server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture

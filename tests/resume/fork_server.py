@@ -1,8 +1,13 @@
 """Forks `dbr` processes from one that has imported everything: 1 s instead of 6 s for a run that can really be killed.
 
 Run as a program it reads a JSON command a line: {"argv": [...], "log": FILE, "cwd": DIR, "home": DIR,
-"crash": {...} | null, "record": FILE | null} forks a child and answers {"pid": N}; {"poll": N} answers
-{"code": null | exit code}; {"build_model": DIR, "log": FILE} builds the tiny SDXL in a child.
+"bucket_home": "bucket/prefix" | null, "crash": {...} | null, "record": FILE | null, "limits": {...}, "clock_off": N}
+forks a child and answers {"pid": N}; {"poll": N} answers {"code": null | exit code}; {"build_model": DIR, "log": FILE}
+builds the tiny SDXL in a child.
+
+`crash` and `record` are about the calls that change a folder, or with `bucket_home` about every request to S3. `limits`
+shortens what would wait for minutes: "module:NAME" or "module:Class.NAME" is a constant, or the default of a keyword.
+`clock_off` is how many seconds the wall clock is off.
 
 The server never runs a tensor operation: a process that has run one with several threads leaves its forked children
 hanging in libgomp. Clients, threads and models are made in the children.
@@ -11,19 +16,26 @@ hanging in libgomp. Clients, threads and models are made in the children.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import importlib
 import json
 import os
+import re
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 HEAVY = (
     "accelerate",
+    "boto3",
+    "botocore.httpsession",
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.models.unets.unet_2d_condition",
     "dreambooth_resume.cli.progress",
@@ -31,6 +43,7 @@ HEAVY = (
     "dreambooth_resume.models.sdxl.denoiser",
     "dreambooth_resume.models.sdxl.encoders",
     "dreambooth_resume.models.sdxl.family",
+    "dreambooth_resume.storage.s3",
     "dreambooth_resume.workflows.start",
     "dreambooth_resume.workflows.train",
     "peft",
@@ -93,10 +106,17 @@ def _do(command: dict[str, Any]) -> int:
         return 0
     os.chdir(command["cwd"])
     os.environ["DBR_TEST_HOME"] = command["home"]
-    if command.get("record"):
-        _watch_writes(_recorder(command["record"]))
-    if command.get("crash"):
-        _watch_writes(_crasher(command["crash"]))
+    _set_clock_off(command.get("clock_off", 0.0))
+    for name, value in command.get("limits", {}).items():
+        _limit(name, value)
+    bucket_home = command.get("bucket_home")
+    watches = [_recorder(command["record"])] if command.get("record") else []
+    watches += [_crasher(command["crash"])] if command.get("crash") else []
+    for watch in watches:
+        if bucket_home is None:
+            _watch_writes(watch)
+        else:
+            _watch_requests(watch, bucket_home)
     from dreambooth_resume.cli.main import main as dbr
 
     return dbr(command["argv"])
@@ -127,6 +147,68 @@ def _watch_writes(watch: Watch) -> None:
     wrap("unlink", lambda path, *_: str(path))
 
 
+def _watch_requests(watch: Watch, bucket_home: str) -> None:
+    """Wrap the one way by which the SDK sends, so that every request is a crash point and none can be forgotten."""
+    from botocore.httpsession import URLLib3Session
+
+    real = URLLib3Session.send
+
+    def send(session: URLLib3Session, request: Any) -> Any:
+        name = _name_of(request.method, request.url, bucket_home)
+        watch("before", *name)
+        response = real(session, request)
+        watch("after", *name)
+        return response
+
+    URLLib3Session.send = send
+
+
+def _name_of(method: str, url: str, bucket_home: str) -> tuple[str, str]:
+    """What a request does, and the key below the home; probes (whose names are random) as one."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    prefix = bucket_home.partition("/")[2]
+    if "list-type" in query or (method == "GET" and "uploads" in query):
+        name = "LIST" if "list-type" in query else "LIST uploads"
+        return name, query.get("prefix", [""])[0].removeprefix(f"{prefix}/")
+    in_parts = {("POST", "uploads"): " begin", ("PUT", "uploadId"): " part", ("POST", "uploadId"): " complete"}
+    step = next((shown for (verb, word), shown in in_parts.items() if verb == method and word in query), "")
+    key = unquote(parts.path).removeprefix(f"/{bucket_home}/")
+    return f"{method}{step}", re.sub(r"[0-9a-f]{32}", "x", key) if key.startswith("control/") else key
+
+
+def _limit(name: str, value: float) -> None:
+    """Give a constant, or a keyword argument's default, another value in this child."""
+    module, _, attribute = name.partition(":")
+    owner: Any = importlib.import_module(module)
+    *classes, last = attribute.split(".")
+    for one in classes:
+        owner = getattr(owner, one)
+    if classes and last in (owner.__init__.__kwdefaults__ or {}):
+        owner.__init__.__kwdefaults__[last] = value
+    else:
+        assert hasattr(owner, last), name
+        setattr(owner, last, value)
+
+
+def _set_clock_off(seconds: float) -> None:
+    """Set this child's wall clock off, and leave the one that measures elapsed time alone."""
+    if not seconds:
+        return
+    real_time, real_datetime = time.time, datetime.datetime
+
+    class ClockOff(real_datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+            return real_datetime.now(tz) + datetime.timedelta(seconds=seconds)
+
+    time.time = lambda: real_time() + seconds
+    datetime.datetime = ClockOff  # type: ignore[misc]
+    for module in [one for name, one in sys.modules.items() if name.startswith("dreambooth_resume")]:
+        if getattr(module, "datetime", None) is real_datetime:
+            module.datetime = ClockOff  # type: ignore[attr-defined]
+
+
 def _shown(path: str) -> str:
     """The path below the home, temporaries (whose names are random) as one."""
     relative = os.path.relpath(path, os.environ["DBR_TEST_HOME"]) if os.path.isabs(path) else path
@@ -136,8 +218,10 @@ def _shown(path: str) -> str:
 def _recorder(file: str) -> Watch:
     def record(when: str, call: str, path: str) -> None:
         if when == "before":
-            with open(file, "a") as out:
+            with lock, open(file, "a") as out:
                 out.write(f"{call} {path}\n")
+
+    lock = threading.Lock()
 
     return record
 
@@ -146,11 +230,13 @@ def _crasher(crash: dict[str, Any]) -> Watch:
     """End the process at the nth time that this call is made on this path: no handler, no flush, no farewell."""
     seen: Counter[tuple[str, str, str]] = Counter()
     wanted = (crash["when"], crash["call"], crash["path"])
+    lock = threading.Lock()
 
     def count(when: str, call: str, path: str) -> None:
-        seen[when, call, path] += 1
-        if (when, call, path) == wanted and seen[wanted] == crash["nth"]:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with lock:
+            seen[when, call, path] += 1
+            if (when, call, path) == wanted and seen[wanted] == crash["nth"]:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     return count
 

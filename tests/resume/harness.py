@@ -16,7 +16,9 @@ from pathlib import Path
 from dreambooth_resume.runs.adoption import ref_of
 from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log, read_log
+from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
+from tests.fakes.s3_server import ENVIRONMENT
 
 SERVER = Path(__file__).with_name("fork_server.py")
 TIMEOUT_SECONDS = 90.0
@@ -27,7 +29,11 @@ Options = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrashPoint:
-    """The nth time that a process makes `call` on `path` (below the home), before or after its effect."""
+    """The nth time that a process makes `call` on `path` (below the home), before or after its effect.
+
+    In a bucket the calls are GET, PUT, HEAD, DELETE, LIST, and for what is written in parts `POST begin`, `PUT part`,
+    `POST complete` and `LIST uploads`.
+    """
 
     call: str
     path: str
@@ -42,7 +48,7 @@ class ForkServer:
     """The parent of all `dbr` processes of one test worker."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
         self._server = subprocess.Popen(
             [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -141,9 +147,21 @@ class Bench:
         return {name: value for name, value in chosen.items() if value is not None}
 
     def start(
-        self, home: Path, *, crash: CrashPoint | None = None, record: Path | None = None, **changed: object
+        self,
+        home: Path,
+        *,
+        crash: CrashPoint | None = None,
+        record: Path | None = None,
+        limits: Mapping[str, float] | None = None,
+        clock_off: float = 0.0,
+        **changed: object,
     ) -> Process:
-        return self.command(home, ["train", *self.words(home, **changed)], crash=crash, record=record)
+        """`dbr train`, with `home` as its output folder: with a `storage_uri` that is only the stage."""
+        words = ["train", *self.words(home, **changed)]
+        uri = changed.get("storage_uri")
+        return self.command(
+            home, words, crash=crash, record=record, limits=limits, clock_off=clock_off, uri=str(uri) if uri else None
+        )
 
     def words(self, home: Path, **changed: object) -> list[str]:
         """The options as they are typed."""
@@ -153,7 +171,15 @@ class Bench:
         return words
 
     def command(
-        self, home: Path, words: list[str], *, crash: CrashPoint | None = None, record: Path | None = None
+        self,
+        home: Path,
+        words: list[str],
+        *,
+        crash: CrashPoint | None = None,
+        record: Path | None = None,
+        limits: Mapping[str, float] | None = None,
+        clock_off: float = 0.0,
+        uri: str | None = None,
     ) -> Process:
         """Any `dbr` command in a forked process; each has a log file of its own beside the home."""
         number = len(list(home.parent.glob(f"{home.name}.*.log")))
@@ -169,6 +195,9 @@ class Bench:
                 if crash is None
                 else {"call": crash.call, "path": crash.path, "nth": crash.nth, "when": crash.when},
                 "record": str(record) if record else None,
+                "limits": dict(limits or {}),
+                "clock_off": clock_off,
+                "bucket_home": uri.removeprefix("s3://") if uri else None,
             }
         )
         return Process(self.server, answer["pid"], log)
@@ -181,24 +210,32 @@ class Bench:
         return process
 
 
-def log_of(home: Path) -> Log:
-    return read_log(LocalStorage(home))
+Home = Path | Storage
+"""A home in a folder, or any other."""
 
 
-def result_digests(home: Path) -> dict[str, str]:
+def storage_of(home: Home) -> Storage:
+    return LocalStorage(home) if isinstance(home, Path) else home
+
+
+def log_of(home: Home) -> Log:
+    return read_log(storage_of(home))
+
+
+def result_digests(home: Home) -> dict[str, str]:
     """SHA-256 of the result and of every file of the last checkpoint, whatever attempt wrote it."""
-    log = log_of(home)
-    assert log.finished is not None, f"{home} is not finished"
+    log, storage = log_of(home), storage_of(home)
+    assert log.finished is not None, f"{storage.describe()} is not finished"
     last = ref_of(log, log.finished.checkpoint)
-    digests = {file.key.rpartition("/")[2]: sha256(home / file.key) for file in last.files}
-    return {**digests, "result": sha256(home / WEIGHTS_NAME)}
+    keys = {file.key.rpartition("/")[2]: file.key for file in last.files} | {"result": WEIGHTS_NAME}
+    return {name: hashlib.sha256(storage.read(key)).hexdigest() for name, key in keys.items()}
 
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def committed_steps(home: Path) -> list[int]:
+def committed_steps(home: Home) -> list[int]:
     """Steps of the usable checkpoints in the run's line, oldest first."""
     log = log_of(home)
     return [log.commit(number).step for number in log.usable_line()]
