@@ -10,6 +10,7 @@ from dreambooth_resume.errors import CheckpointDamaged, KeyNotFound
 from dreambooth_resume.runs.entries import CheckpointRef, StoredFile
 from dreambooth_resume.runs.home import CHECKPOINT_FILES, CHECKPOINT_PREFIX, checkpoint_folder, checkpoint_name
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.reread import read_sound
 
 
 def load_checkpoint(storage: Storage, ref: CheckpointRef) -> SavedState:
@@ -26,11 +27,14 @@ def load_checkpoint(storage: Storage, ref: CheckpointRef) -> SavedState:
 
 def read_checked(storage: Storage, file: StoredFile) -> bytes:
     """The body of one file of a committed checkpoint, equal to what its entry says. Raises CheckpointDamaged."""
-    name = file.key.rpartition("/")[2]
     try:
-        body = storage.read(file.key)
+        return read_sound(storage, file.key, lambda body: _checked(file, body), damaged=CheckpointDamaged)
     except KeyNotFound:
-        raise CheckpointDamaged(f"{name} is missing") from None
+        raise CheckpointDamaged(f"{file.key.rpartition('/')[2]} is missing") from None
+
+
+def _checked(file: StoredFile, body: bytes) -> bytes:
+    name = file.key.rpartition("/")[2]
     if len(body) != file.size_bytes:
         raise CheckpointDamaged(f"{name} has {len(body)} of {file.size_bytes} bytes")
     if hashlib.sha256(body).hexdigest() != file.sha256:

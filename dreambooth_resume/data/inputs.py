@@ -18,6 +18,7 @@ from dreambooth_resume.data.dataset import Picture, PictureSet
 from dreambooth_resume.data.fingerprint import canonical_json
 from dreambooth_resume.errors import BadInput, KeyNotFound, RefusedToGoOn
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.reread import read_sound
 
 INPUTS_PREFIX = "inputs/"
 INPUTS_LIST = "inputs.json"
@@ -155,12 +156,16 @@ def _local_file(storage: Storage, stage: Path, stored: StoredPicture) -> Path:
     for path in (stage / key, fetched):
         if path.is_file() and _sha256_of(path) == stored.sha256:
             return path
+
+    def checked(body: bytes) -> bytes:
+        if hashlib.sha256(body).hexdigest() != stored.sha256:
+            raise _unusable(storage, stored, "damaged")
+        return body
+
     try:
-        body = storage.read(key)
+        body = read_sound(storage, key, checked, damaged=RefusedToGoOn)
     except KeyNotFound as error:
         raise _unusable(storage, stored, "missing") from error
-    if hashlib.sha256(body).hexdigest() != stored.sha256:
-        raise _unusable(storage, stored, "damaged")
     fetched.parent.mkdir(parents=True, exist_ok=True)
     # Two attempts may share a stage; a name of its own and a rename let neither see half a file.
     temporary = fetched.with_name(f".{stored.sha256}-{uuid.uuid4().hex}")

@@ -164,12 +164,17 @@ def sealed(facts: dict[str, JsonValue]) -> bytes:
 
 def decode_entry(body: bytes) -> Entry:
     """The entry that `encode_entry` wrote. Raises ValueError for anything else, be it one flipped digit."""
+    return Entry.model_validate(unsealed(body))
+
+
+def unsealed(body: bytes) -> dict[str, JsonValue]:
+    """What `sealed` was given. Raises ValueError for anything that it didn't write."""
     facts = json.loads(body)
     if not isinstance(facts, dict):
-        raise ValueError("not an entry")
+        raise ValueError("no JSON object")
     if facts.pop("sha256", None) != _seal(facts):
         raise ValueError("changed after it was written")
-    return Entry.model_validate(facts)
+    return facts
 
 
 def _seal(facts: dict[str, JsonValue]) -> str:

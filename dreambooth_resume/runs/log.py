@@ -24,6 +24,7 @@ from dreambooth_resume.runs.entries import (
 )
 from dreambooth_resume.runs.home import DELETING_PREFIX, LOG_PREFIX, log_key, log_number
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.reread import read_sound
 
 # An attempt meets its own late puts at most once each, so a longer walk means that something else is wrong.
 _LATE_PUTS_MAX = 1000
@@ -131,7 +132,7 @@ def read_log(storage: Storage, known: Log | None = None) -> Log:
     while True:
         number = len(entries) + 1
         try:
-            body = storage.read(log_key(number))
+            entry = _read_entry(storage, number)
         except KeyNotFound:
             later = sorted(later for later in listed if later is not None and later >= number)
             if later and storage.list(DELETING_PREFIX):
@@ -144,7 +145,11 @@ def read_log(storage: Storage, known: Log | None = None) -> Log:
                     "are never deleted by dbr: put it back from a copy, or begin a new run in another folder."
                 ) from None
             return Log(tuple(entries))
-        entries.append(_parse(storage, number, body))
+        entries.append(entry)
+
+
+def _read_entry(storage: Storage, number: int) -> Entry:
+    return read_sound(storage, log_key(number), lambda body: _parse(storage, number, body), damaged=RefusedToGoOn)
 
 
 def _parse(storage: Storage, number: int, body: bytes) -> Entry:
@@ -188,7 +193,7 @@ def put_entry(storage: Storage, entry: Entry) -> Entry:
     except StorageUnavailable as error:
         trouble = error
     try:
-        stored = _parse(storage, entry.number, storage.read(key))
+        stored = _read_entry(storage, entry.number)
         if trouble is not None and stored.nonce == entry.nonce:
             # Seen is not yet durable: what the entry retires is deleted next, and a power cut must not bring it back.
             storage.put_if_absent(key, body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,9 +10,10 @@ from datetime import UTC, datetime
 from pydantic import JsonValue, ValidationError
 
 from dreambooth_resume.errors import KeyNotFound, OutcomeUnknown, RefusedToGoOn
-from dreambooth_resume.runs.entries import Record
+from dreambooth_resume.runs.entries import Record, sealed, unsealed
 from dreambooth_resume.runs.home import RUN
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.reread import read_sound
 
 FORMAT = 1
 
@@ -62,16 +64,9 @@ def read_record(storage: Storage) -> RunRecord | None:
     Raises RefusedToGoOn for a record that is damaged or of a later format.
     """
     try:
-        body = storage.read(RUN)
+        record = read_sound(storage, RUN, lambda body: _parse(storage, body), damaged=RefusedToGoOn)
     except KeyNotFound:
         return None
-    try:
-        record = RunRecord.model_validate_json(body)
-    except ValidationError as error:
-        raise RefusedToGoOn(
-            f"{storage.describe()}: {RUN} can't be read ({error.errors()[0]['msg']}). Put it back from a copy, or "
-            "begin a new run in another folder."
-        ) from error
     if record.format > FORMAT:
         raise RefusedToGoOn(
             f"{storage.describe()}: this run has format {record.format}, and this dbr reads up to {FORMAT}. Update dbr."
@@ -79,10 +74,22 @@ def read_record(storage: Storage) -> RunRecord | None:
     return record
 
 
+def _parse(storage: Storage, body: bytes) -> RunRecord:
+    # Sealed: one flipped digit in an option, or in the seed, would train something else and look right.
+    try:
+        return RunRecord.model_validate(unsealed(body))
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise RefusedToGoOn(
+            f"{storage.describe()}: {RUN} can't be read ({reason}). Put it back from a copy, or "
+            "begin a new run in another folder."
+        ) from error
+
+
 def write_record(storage: Storage, record: RunRecord) -> RunRecord:
     """Create `run.json`; returns what lies there, which is another starter's record if that was first (rule 13)."""
     try:
-        storage.put_if_absent(RUN, record.model_dump_json(indent=1).encode())
+        storage.put_if_absent(RUN, sealed(json.loads(record.model_dump_json())))
         trouble = None
     except OutcomeUnknown as error:
         trouble = error  # what lies there tells

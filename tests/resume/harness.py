@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,13 +53,15 @@ class ForkServer:
         self._server = subprocess.Popen(
             [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
+        self._lock = threading.Lock()
         assert json.loads(self._read()) == {"ready": True}
 
     def ask(self, command: Mapping[str, object]) -> dict[str, int]:
         assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(command) + "\n")
-        self._server.stdin.flush()
-        answer: dict[str, int] = json.loads(self._read())
+        with self._lock:
+            self._server.stdin.write(json.dumps(command) + "\n")
+            self._server.stdin.flush()
+            answer: dict[str, int] = json.loads(self._read())
         return answer
 
     def close(self) -> None:
