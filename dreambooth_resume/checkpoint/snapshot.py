@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from dreambooth_resume.checkpoint.format import SavedState, Scalars
+from dreambooth_resume.checkpoint.tensors import are_neighbours
 
 COPIES_KEPT = 2
 """One being saved, one waiting: more are never in use at once."""
@@ -129,7 +130,7 @@ def _group(tensors: Mapping[str, torch.Tensor]) -> _Group:
     flat = [tensor.view(-1) for tensor in tensors.values()]
     live: list[torch.Tensor] = []
     for piece in flat:
-        if live and _are_neighbours(live[-1], piece):
+        if live and are_neighbours(live[-1], piece):
             live[-1] = torch.as_strided(live[-1], (live[-1].numel() + piece.numel(),), (1,))
         else:
             live.append(piece)
@@ -140,9 +141,3 @@ def _group(tensors: Mapping[str, torch.Tensor]) -> _Group:
         live=tuple(live),
         live_sizes=[piece.numel() for piece in live],
     )
-
-
-def _are_neighbours(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Does `second` begin where `first` ends, in one piece of memory?"""
-    is_one_piece = first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
-    return is_one_piece and first.storage_offset() + first.numel() == second.storage_offset()

@@ -70,7 +70,7 @@ def serialise(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) 
         offset = end
     head = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
     head += b" " * (-len(head) % _ALIGNMENT)
-    return blob_of([struct.pack("<Q", len(head)), head, *(_bytes_of(contiguous[name]) for name in names)])
+    return blob_of([struct.pack("<Q", len(head)), head, *_bytes_of(list(contiguous.values()))])
 
 
 def deserialise(body: bytes) -> dict[str, torch.Tensor]:
@@ -81,6 +81,27 @@ def deserialise(body: bytes) -> dict[str, torch.Tensor]:
         raise ValueError(f"not a safetensors file: {error}") from error
 
 
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    flat: np.ndarray[tuple[int], np.dtype[np.uint8]] = tensor.reshape(-1).view(torch.uint8).numpy()
+def _bytes_of(tensors: Sequence[torch.Tensor]) -> list[memoryview]:
+    """The bytes of all tensors in their order. Neighbours in memory, as all of a snapshot are, make one piece.
+
+    Hashing and writing let go of the interpreter's lock at each piece and then have to get it back from training.
+    """
+    pieces: list[torch.Tensor] = []
+    for tensor in tensors:
+        piece = tensor.reshape(-1).view(torch.uint8)
+        if pieces and are_neighbours(pieces[-1], piece):
+            pieces[-1] = torch.as_strided(pieces[-1], (pieces[-1].numel() + piece.numel(),), (1,))
+        else:
+            pieces.append(piece)
+    return [_memory_of(piece) for piece in pieces]
+
+
+def are_neighbours(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Does flat `second` begin where flat `first` ends, in one piece of memory?"""
+    is_one_piece = first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+    return is_one_piece and first.storage_offset() + first.numel() == second.storage_offset()
+
+
+def _memory_of(piece: torch.Tensor) -> memoryview:
+    flat: np.ndarray[tuple[int], np.dtype[np.uint8]] = piece.numpy()
     return flat.data

@@ -136,3 +136,16 @@ def test_processes_with_other_hash_seeds_write_the_same_bytes() -> None:
     digests = [writer.communicate(timeout=60)[0] for writer in writers]
     assert digests[0] == digests[1]
     assert len(digests[0].strip()) == 64
+
+
+def test_neighbours_in_memory_are_one_piece_with_the_bytes_of_each() -> None:
+    memory = torch.arange(100.0)
+    views = torch.split(memory, [10, 20, 0, 30, 40])
+    tensors = {f"{number}": view for number, view in enumerate(views)}
+    apart = {name: view.clone() for name, view in tensors.items()}
+    together = serialise(tensors, {})
+    assert len(together.parts) == 3  # the header's length, the header, the tensors
+    assert len(serialise(apart, {}).parts) > 3
+    assert b"".join(together.parts) == body_of(apart)
+    turned_round = {"a": views[1], "b": views[0]}
+    assert body_of(turned_round) == body_of({name: view.clone() for name, view in turned_round.items()})
