@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dreambooth_resume.checkpoint.deletion import delete_checkpoints
 from dreambooth_resume.checkpoint.format import ExportWeights, SavedState, to_blobs
@@ -16,6 +17,10 @@ from dreambooth_resume.runs.entries import Commit, Entry, EntryBody, LiveCheckpo
 from dreambooth_resume.runs.home import checkpoint_folder
 from dreambooth_resume.runs.log import Log, LogWriter
 from dreambooth_resume.storage.base import Storage
+
+# The files of a state that is at least so large are written side by side: while a store puts the parts of one together,
+# or answers from far away, the other is sent. Of smaller ones the threads would cost training more than is gained.
+SIDE_BY_SIDE_BYTES = 32 * 2**20
 
 
 class Committer:
@@ -33,8 +38,10 @@ class Committer:
         max_train_steps: int,
         begins_at: int | None = None,
         stage: Stage | None = None,
+        side_by_side_bytes: int = SIDE_BY_SIDE_BYTES,
     ) -> None:
         """`begins_at` is the step that training begins at, if that isn't the adopted one but one that was staged."""
+        self._side_by_side_bytes = side_by_side_bytes
         self._storage = storage
         self._writer = writer
         self._export_weights = export_weights
@@ -52,10 +59,15 @@ class Committer:
         self._started = time.monotonic()
         self._asked_to_retire: set[int] = set()
 
-    def commit(self, state: SavedState, reason: str) -> Entry:
-        """Make `state` a checkpoint. Raises Fenced, and StorageUnavailable (nothing is lost: call again)."""
+    def commit(
+        self, state: SavedState, reason: str, *, committed: Callable[[Entry], None] = lambda _entry: None
+    ) -> Entry:
+        """Make `state` a checkpoint. Raises Fenced, and StorageUnavailable (nothing is lost: call again).
+
+        `committed` is told the entry as soon as it is durable, before what it retires is deleted.
+        """
         try:
-            entry = self._commit(state, reason)
+            entry = self._commit(state, reason, committed)
         except (StorageUnavailable, AccessDenied):
             if self._stage is not None:
                 self._stage.keep(state, self._export_weights, attempt=self._writer.attempt)
@@ -64,18 +76,22 @@ class Committer:
             self._stage.clear()
         return entry
 
-    def _commit(self, state: SavedState, reason: str) -> Entry:
+    def _commit(self, state: SavedState, reason: str, committed: Callable[[Entry], None]) -> Entry:
         folder = checkpoint_folder(state.step, self._writer.attempt)
         if (done := self._committed(folder)) is not None:
+            committed(done)
             return done
-        files = tuple(
-            self._write(f"{folder}/{name}", blob) for name, blob in to_blobs(state, self._export_weights).items()
-        )
-        self._flush_metrics(state.step)
+        blobs = {f"{folder}/{name}": blob for name, blob in to_blobs(state, self._export_weights).items()}
+        if sum(blob.size_bytes for blob in blobs.values()) < self._side_by_side_bytes:
+            files = tuple(self._write(key, blob) for key, blob in blobs.items())
+            self._flush_metrics(state.step)
+        else:
+            files = self._write_side_by_side(blobs, state.step)
         # The log entry goes last: until it exists no reader sees this checkpoint, so a kill before this line loses
         # nothing, and nothing that the entry retires is deleted before it is durable.
         entry = self._writer.append(lambda log: self._entry(log, state.step, folder, files, reason))
         assert isinstance(entry.body, Commit)
+        committed(entry)
         delete_checkpoints(self._storage, [ref_of(self._writer.log, number) for number in entry.body.retire])
         return entry
 
@@ -91,6 +107,33 @@ class Committer:
         """This attempt's entry for `folder`. A second one of the same files could retire the first, files and all."""
         own = (entry for entry in reversed(self._writer.log.entries) if entry.attempt == self._writer.attempt)
         return next((entry for entry in own if isinstance(entry.body, Commit) and entry.body.folder == folder), None)
+
+    def _write_side_by_side(self, blobs: Mapping[str, Blob], step: int) -> tuple[StoredFile, ...]:
+        """Write every file on a thread of its own, and the metrics meanwhile; raises the first file's trouble."""
+        written: dict[str, StoredFile] = {}
+        failed: dict[str, BaseException] = {}
+
+        def write(key: str) -> None:
+            try:
+                written[key] = self._write(key, blobs[key])
+            except BaseException as error:  # noqa: BLE001
+                # A thread's root: raised below.
+                failed[key] = error
+
+        # Not a pool: its threads would be waited for at the end of the process, which has a deadline of its own.
+        threads = [threading.Thread(target=write, args=(key,), name="dbr-save-file", daemon=True) for key in blobs]
+        for thread in threads:
+            thread.start()
+        try:
+            self._flush_metrics(step)
+        finally:
+            # Also after trouble: the snapshot's memory is used again once this returns.
+            for thread in threads:
+                thread.join()
+        for key in blobs:
+            if key in failed:
+                raise failed[key]
+        return tuple(written[key] for key in blobs)
 
     def _write(self, key: str, blob: Blob) -> StoredFile:
         self._storage.write(key, blob.parts)

@@ -123,10 +123,14 @@ class CheckpointManager:
 
     def _commit(self, job: Job) -> None:
         with self._log_lock:
-            entry = self._committer.commit(job.snapshot.to_saved_state(), job.reason)
+            self._committer.commit(job.snapshot.to_saved_state(), job.reason, committed=self._committed)
+
+    def _committed(self, entry: Entry) -> None:
         if not isinstance(entry.body, Commit):
             raise StorageUnavailable(f"log entry {entry.number} holds no checkpoint")
         body = entry.body
         self._newest = CheckpointRef(
             number=entry.number, step=body.step, attempt=entry.attempt, folder=body.folder, files=body.files
         )
+        # Who waits for this step needn't wait until what it retires is deleted, nor hear of trouble with that.
+        self._thread.tell_durable(body.step)

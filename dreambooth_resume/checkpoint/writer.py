@@ -68,6 +68,12 @@ class SaveThread:
             self._waiting = job
             self._changed.notify_all()
 
+    def tell_durable(self, step: int) -> None:
+        """For `commit`: the step is durable, though there is still something to tidy up."""
+        with self._changed:
+            self.durable_step, self.alarm = step, None
+            self._changed.notify_all()
+
     def wait_until_durable(self, step: int, *, give_up: Callable[[], bool]) -> bool:
         """Wait until a checkpoint of `step` or later is committed; False if `give_up` said so first."""
         with self._changed:
