@@ -109,6 +109,7 @@ class _Download(Generic[SinkKind]):
         self._key = key
         self._new_sink = new_sink
         self._checked_reads = _CHECKED_READS if check else 0
+        self._allowed_bytes = 0
         self._restart()
 
     def _restart(self) -> None:
@@ -140,7 +141,9 @@ class _Download(Generic[SinkKind]):
         mode = {"ChecksumMode": "ENABLED"} if self._checked_reads > 0 else {}
         response = self._get(mode)
         self._size_bytes, self._etag = int(response["ContentLength"]), str(response.get("ETag", ""))
-        self.deadline.extend_for(self._size_bytes)
+        # Once for the body, and not at every new beginning: one that breaks each time has to be given up.
+        self.deadline.extend_for(max(0, self._size_bytes - self._allowed_bytes))
+        self._allowed_bytes = max(self._allowed_bytes, self._size_bytes)
         return response
 
     def _rest(self) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from accelerate import Accelerator
 
@@ -15,7 +16,7 @@ from dreambooth_resume.errors import BadInput, ComeBack
 from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, take_over
-from dreambooth_resume.runs.entries import Adopt, Process
+from dreambooth_resume.runs.entries import Adopt, CheckpointRef, Process
 from dreambooth_resume.runs.holder import Patience, this_process
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.record import Pins, RunRecord, new_record, write_record
@@ -175,10 +176,11 @@ def _take_over(
         should_stop=watcher.should_stop,
         tell=reporter.message,
     )
-    return patiently(
-        lambda: take_over(
-            storage, wish, load=lambda ref: load_checkpoint(storage, ref), process=process, patience=patience
-        ),
-        tell=reporter.message,
-        should_stop=watcher.should_stop,
-    )
+    patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
+
+    def load(ref: CheckpointRef) -> SavedState:
+        # With a patience of its own: asking for everything again would adopt again, once for each time, and what the
+        # attempt before had staged would no longer be that of the attempt just before.
+        return patient(lambda: load_checkpoint(storage, ref))
+
+    return patient(lambda: take_over(storage, wish, load=load, process=process, patience=patience))
