@@ -48,7 +48,7 @@ def unet_parameters(folder: Path) -> int:
         return sum(parameter.numel() for parameter in UNet2DConditionModel.from_config(config).parameters())
 
 
-def train_words(folder: Path, home: Path, *, steps: int, checkpointing_steps: int) -> list[str]:
+def train_words(folder: Path, home: Path | str, *, steps: int, checkpointing_steps: int) -> list[str]:
     """The words of `dbr train` for this model."""
     options = {
         "pretrained_model_name_or_path": folder / "model",

@@ -1,4 +1,4 @@
-"""From a notice to the committed checkpoint, in a bucket a round trip away, against one plain upload of as many bytes."""
+"""From a notice to the committed checkpoint, in a bucket a round trip away, against a plain upload of as many bytes."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
-"""Samples a second of `dbr train` against the plain loop, and what a checkpoint costs the training thread of each."""
+"""Samples a second of `dbr train` against the plain loop."""
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +11,13 @@ import torch
 from bench_model import BATCH_SIZE, PROMPT, RESOLUTION, SEED, train_words
 from plain_loop import PlainBatch, PlainLoop
 
-from dreambooth_resume.checkpoint.snapshot import Snapshotter
 from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.data.batch import BatchBuilder
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
 from dreambooth_resume.data.plan import Plan, Slot
 from dreambooth_resume.data.samples import Sample
 from dreambooth_resume.data.transforms import CropOptions, load_pixels, time_ids, variant_crop
-from dreambooth_resume.training.optimizer import AdamWOptions, build_adamw
 from dreambooth_resume.training.progress import StepUpdate
-from dreambooth_resume.training.state import TrainingState
 from dreambooth_resume.workflows.train import train
 
 BLOCK_STEPS = 10
@@ -45,16 +40,6 @@ class StepFigures:
     @property
     def ratio(self) -> float:
         return statistics.median(self.ratios)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaveFigures:
-    """Medians, and of each pair of neighbours save_state / snapshot."""
-
-    snapshot_seconds: float
-    save_state_seconds: float
-    state_bytes: int
-    ratio: float
 
 
 class _Interleaved:
@@ -112,31 +97,6 @@ def measure_steps(folder: Path, plain: PlainLoop, *, pairs: int) -> StepFigures:
     words = train_words(folder, folder / "home", steps=steps, checkpointing_steps=BLOCK_STEPS)
     train(parse_train(words), reporter)
     return reporter.figures()
-
-
-def measure_saves(folder: Path, plain: PlainLoop, *, pairs: int) -> SaveFigures:
-    """The same adapter and moments, copied for dbr's save thread, and saved by accelerate as the script does."""
-    parameters = {f"{number:04}": parameter for number, parameter in enumerate(plain.parameters)}
-    state = TrainingState(parameters, build_adamw(parameters, AdamWOptions()), lr_scheduler="constant")
-    target = folder / "accelerate-state"
-    taking = Snapshotter(state)
-    snapshots, saves = [], []
-    for _ in range(pairs + 1):
-        snapshots.append(_seconds(lambda: taking.give_back(taking.take())))
-        shutil.rmtree(target, ignore_errors=True)
-        saves.append(_seconds(lambda: plain.save_state(target)))
-    return SaveFigures(
-        snapshot_seconds=statistics.median(snapshots[1:]),
-        save_state_seconds=statistics.median(saves[1:]),
-        state_bytes=sum(tensor.nbytes for tensor in state.tensors().values()),
-        ratio=statistics.median(slow / fast for fast, slow in zip(snapshots[1:], saves[1:], strict=True)),
-    )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 class _CroppedPixels:

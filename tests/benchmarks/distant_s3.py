@@ -24,7 +24,7 @@ ROUND_TRIP_SECONDS = 0.1
 
 
 class DistantS3:
-    """A running service with an empty bucket; `url` is its address. This process gets the environment to speak to it."""
+    """A running service with an empty bucket; `url` is its address. This process gets the environment it needs."""
 
     def __init__(self) -> None:
         os.environ.update(ENVIRONMENT)

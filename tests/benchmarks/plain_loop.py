@@ -20,7 +20,6 @@ from diffusers.optimization import get_scheduler
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 from torch.nn.functional import mse_loss
 
 from dreambooth_resume.data.random import Stream, generator
@@ -56,7 +55,6 @@ class PlainLoop:
         )
         lr_scheduler = get_scheduler("constant", optimizer=optimizer, num_training_steps=steps)
         self.unet, self.optimizer, self.lr_scheduler = self.accelerator.prepare(unet, optimizer, lr_scheduler)
-        self._save_the_adapter_alone()
 
     def step(self, batch: PlainBatch) -> float:
         """One update; returns its loss."""
@@ -82,19 +80,6 @@ class PlainLoop:
             self.lr_scheduler.step()
             self.optimizer.zero_grad()
         return float(loss.detach().item())
-
-    def save_state(self, folder: Path) -> None:
-        """A checkpoint as the script writes it, on the training thread."""
-        self.accelerator.save_state(str(folder))
-
-    def _save_the_adapter_alone(self) -> None:
-        def save(models: list[torch.nn.Module], weights: list[object], folder: str) -> None:
-            for model in models:
-                layers = get_peft_model_state_dict(model)
-                StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=layers)
-                weights.pop()
-
-        self.accelerator.register_save_state_pre_hook(save)
 
 
 def _encode_prompt(model: Path) -> tuple[torch.Tensor, torch.Tensor]:

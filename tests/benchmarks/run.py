@@ -1,6 +1,6 @@
-"""`make bench`: speed against the plain Diffusers loop, start-up in its parts, cost of a checkpoint.
+"""`make bench`: speed against the plain Diffusers loop, start-up in its parts, and what saving costs.
 
-Prints a Markdown table. Ends with 1 if dbr's step is less than 1.25 times as fast, or any loss differs by over 1e-5.
+Prints Markdown tables, the last with the limits. Ends with 1 if one was missed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ import tempfile
 import warnings
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from report import Report
+
 WANTED_RATIO = 1.25
+PARTS = ("steps", "starts", "stop", "saving", "notice", "memory")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=12, help="blocks of 10 steps of each loop (default 12)")
-    parser.add_argument("--starts", type=int, default=3, help="starts of each kind (default 3)")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
+    parser.add_argument("--pairs", type=int, default=10, help="blocks of 10 steps of each loop (default 10)")
+    parser.add_argument("--repeats", type=int, default=3, help="starts of each kind (default 3)")
     parser.add_argument(
         "--threads",
         type=int,
@@ -26,87 +32,165 @@ def main() -> int:
         help="torch's threads (default 1: with more, a core that something else uses stops all of them)",
     )
     given = parser.parse_args()
+    chosen = given.only.split(",")
+    if unknown := set(chosen) - set(PARTS):
+        parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
     # Read when torch is imported, here and in the processes that are started.
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory(prefix="dbr-bench-") as folder:
         os.environ["XDG_CACHE_HOME"] = folder
-        return _bench(Path(folder), given)
+        return _bench(Path(folder), chosen, given)
 
 
-def _bench(folder: Path, given: argparse.Namespace) -> int:
+def _bench(folder: Path, chosen: list[str], given: argparse.Namespace) -> int:
     from dreambooth_resume.models.quiet import quiet_loading
 
     busy = _load()
+    report = Report()
     with quiet_loading():
         import bench_model
-        import bench_start
-        from bench_steps import TOLERANCE, measure_saves, measure_steps
-        from plain_loop import PlainLoop
 
         _say("building the small model")
         bench_model.build(folder)
-        _say(f"training {given.pairs} pairs of blocks")
-        plain = PlainLoop(folder / "model", steps=10_000)
-        steps = measure_steps(folder, plain, pairs=given.pairs)
-        saves = measure_saves(folder, plain, pairs=15)
-    _say(f"starting {given.starts} times 2 processes")
-    first, second = bench_start.measure_starts(folder, repeats=given.starts)
-    home = folder / "home"
-    again = bench_model.train_words(folder, home, steps=1, checkpointing_steps=10)
-    finished = bench_start.measure_command(["train", *again], repeats=given.starts)
-    overview = bench_start.measure_command(["--help"], repeats=given.starts)
-    samples = bench_model.BATCH_SIZE
-    rows = [
-        ("measured", "dbr", "Diffusers' recipe", "ratio"),
-        ("---", "---:", "---:", "---:"),
-        ("samples/s", f"{samples / steps.dbr_seconds:.1f}", f"{samples / steps.plain_seconds:.1f}", _x(steps.ratio)),
-        ("seconds a step", f"{steps.dbr_seconds:.3f}", f"{steps.plain_seconds:.3f}", _x(steps.ratio)),
-        (
-            f"checkpoint of {saves.state_bytes / 1e6:.1f} MB, ms of the training thread",
-            f"{saves.snapshot_seconds * 1e3:.1f}",
-            f"{saves.save_state_seconds * 1e3:.1f}",
-            _x(saves.ratio),
-        ),
-    ]
-    starts = [
-        ("seconds from process start to first step", "first start", "after a kill"),
-        ("---", "---:", "---:"),
-        *((part, f"{first[part]:.2f}", f"{second[part]:.2f}") for part in bench_start.PARTS),
-    ]
-    commands = [
+        for part in PARTS:
+            if part in chosen:
+                _MEASURES[part](folder, given, report)
+    print(
+        f"\nUNet of {bench_model.unet_parameters(folder) / 1e6:.1f} M parameters, {bench_model.RESOLUTION} px, batch "
+        f"{bench_model.BATCH_SIZE}, rank {bench_model.RANK}, torch threads: {given.threads}; load of the machine "
+        f"{busy} before, {_load()} after.\n\n{report.text()}"
+    )
+    for missed in report.missed:
+        print(f"bench: {missed}", file=sys.stderr)
+    return 1 if report.missed else 0
+
+
+def _steps(folder: Path, given: argparse.Namespace, report: Report) -> None:
+    from bench_model import BATCH_SIZE
+    from bench_steps import TOLERANCE, measure_steps
+    from plain_loop import PlainLoop
+
+    _say(f"training {given.pairs} pairs of blocks")
+    found = measure_steps(folder, PlainLoop(folder / "model", steps=10_000), pairs=given.pairs)
+    rate, plain_rate = BATCH_SIZE / found.dbr_seconds, BATCH_SIZE / found.plain_seconds
+    report.table(
+        ("measured", "dbr", "Diffusers' recipe"),
+        ("samples/s", f"{rate:.1f}", f"{plain_rate:.1f}"),
+        ("seconds a step", f"{found.dbr_seconds:.3f}", f"{found.plain_seconds:.3f}"),
+    )
+    speed, shown = "samples/s, times those of the recipe", f"{WANTED_RATIO}"
+    report.limited(
+        speed, _with_range(found.ratio, found.ratios), value=found.ratio, limit=WANTED_RATIO, shown=shown, at_least=True
+    )
+    difference = found.largest_difference
+    what = f"difference of the losses of {found.compared_steps} steps"
+    report.limited(what, f"{difference:.1e}", value=difference, limit=TOLERANCE, shown=f"{TOLERANCE:g}")
+
+
+def _starts(folder: Path, given: argparse.Namespace, report: Report) -> None:
+    import bench_start
+    from bench_model import train_words
+    from distant_s3 import DistantS3
+
+    _say(f"starting {given.repeats} times 4 processes")
+    first, second = bench_start.measure_starts(folder, repeats=given.repeats)
+    with DistantS3() as service:
+        far, far_again = bench_start.measure_starts_in_a_bucket(folder, service, repeats=1)
+    columns = (first, second, far, far_again)
+    report.table(
+        ("seconds from process start to first step", "first start", "after a kill", "in a bucket", "new machine"),
+        *((part, *(f"{column[part]:.2f}" for column in columns)) for part in bench_start.PARTS),
+    )
+    home = folder / "finished"
+    words = ["train", *train_words(folder, home, steps=1, checkpointing_steps=10)]
+    bench_start.measure_command(words, repeats=1)
+    finished = bench_start.measure_command(words, repeats=given.repeats)
+    overview = bench_start.measure_command(["--help"], repeats=given.repeats)
+    report.table(
         ("seconds from start to end", "dbr"),
-        ("---", "---:"),
         ("`dbr train` on a finished run", f"{finished:.2f}"),
         ("`dbr --help`", f"{overview:.2f}"),
-    ]
-    parameters = bench_model.unet_parameters(folder)
-    print(
-        f"\nUNet of {parameters / 1e6:.1f} M parameters, {bench_model.RESOLUTION} px, batch {samples}, rank "
-        f"{bench_model.RANK}, {given.threads} thread{'s' if given.threads > 1 else ''}; "
-        f"load of the machine {busy} before, {_load()} after.\n"
     )
-    print("\n\n".join(_table(one) for one in (rows, starts, commands)))
-    low, high = min(steps.ratios), max(steps.ratios)
-    print(
-        f"\nLosses of {steps.compared_steps} steps differ by at most {steps.largest_difference:.1e}. "
-        f"The ratio of samples/s is the median of {len(steps.ratios)} pairs of blocks ({low:.2f} to {high:.2f})."
+
+
+def _stop(folder: Path, _given: argparse.Namespace, report: Report) -> None:
+    from bench_stop import WANTED_SHARE, measure_stop
+
+    _say("saving a state of SDXL's size here")
+    found = measure_stop(folder, pairs=15)
+    report.table(
+        (f"training stands still for a save of {found.state_bytes / 2**20:.0f} MiB", "dbr", "save_state"),
+        ("milliseconds", f"{found.snapshot_seconds * 1e3:.1f}", f"{found.save_state_seconds * 1e3:.1f}"),
     )
-    if steps.largest_difference > TOLERANCE:
-        return _fail(f"the losses differ by more than {TOLERANCE:g}: the two loops don't train the same")
-    if steps.ratio < WANTED_RATIO:
-        return _fail(f"{_x(steps.ratio)} is less than {_x(WANTED_RATIO)}")
-    return 0
+    what = "dbr's stop, as a share of save_state's"
+    report.limited(what, f"{found.share:.1%}", value=found.share, limit=WANTED_SHARE, shown=f"{WANTED_SHARE:.0%}")
 
 
-def _x(ratio: float) -> str:
-    return f"{ratio:.2f} x" if ratio < 10 else f"{ratio:.0f} x"
+def _saving(folder: Path, _given: argparse.Namespace, report: Report) -> None:
+    from bench_saving import WANTED_LOCAL, WANTED_S3, measure_saving
+    from distant_s3 import ROUND_TRIP_SECONDS, DistantS3
+
+    _say("training 200 steps that save, on a folder")
+    local = measure_saving(folder, str(folder / "saved"))
+    _say("training 200 steps that save, in a bucket")
+    with DistantS3() as service:
+        far = measure_saving(folder, service.new_home(), endpoint_url=service.url)
+    both = (local, far)
+    far_away = f"bucket, {ROUND_TRIP_SECONDS * 1e3:.0f} ms away"
+    report.table(
+        ("a save after every step", "folder", far_away),
+        ("seconds a step, saving", *(f"{one.saving_seconds:.3f}" for one in both)),
+        ("seconds a step, never saving", *(f"{one.calm_seconds:.3f}" for one in both)),
+        (f"commits in {local.steps} steps", *(str(one.commits) for one in both)),
+        ("seconds from commit to commit", *(f"{one.upload_seconds:.2f}" for one in both)),
+        ("oldest that the durable step got, steps", *(str(one.age_steps) for one in both)),
+        ("oldest that the durable step got, seconds", *(f"{one.age_seconds:.2f}" for one in both)),
+    )
+    for where, one, limit in (("a folder", local, WANTED_LOCAL), ("a bucket", far, WANTED_S3)):
+        what = f"wall time of saving every step to {where}, times never saving"
+        report.limited(what, _with_range(one.ratio, one.ratios), value=one.ratio, limit=limit, shown=f"{limit:.2f}")
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+def _notice(folder: Path, _given: argparse.Namespace, report: Report) -> None:
+    from bench_notice import WANTED_RATIO as WANTED
+    from bench_notice import measure_notice
+
+    _say("saving a state of SDXL's size in a bucket")
+    found = measure_notice(folder, repeats=5)
+    report.table(
+        (f"seconds for the {found.sent_bytes / 2**20:.0f} MiB of a state of {found.state_bytes / 2**20:.0f} MiB", ""),
+        ("notice to committed", f"{found.notice_seconds:.2f}"),
+        ("one plain `upload_file`", f"{found.upload_seconds:.2f}"),
+    )
+    what, shown = "notice to committed, times one upload", f"{WANTED:.2f}"
+    report.limited(what, _with_range(found.ratio, found.ratios), value=found.ratio, limit=WANTED, shown=shown)
+
+
+def _memory(_folder: Path, _given: argparse.Namespace, report: Report) -> None:
+    from bench_memory import WANTED_COPIES, measure_memory
+
+    _say("measuring memory")
+    found = measure_memory()
+    megabytes = (found.grown_bytes - WANTED_COPIES * found.state_bytes) / 1e6
+    shown = f"{found.copies:.2f} ({megabytes:+.0f} MB)"
+    what = f"memory that saving takes, in copies of the state ({found.state_bytes / 1e6:.0f} MB)"
+    report.limited(what, shown, value=found.copies, limit=WANTED_COPIES, shown=f"{WANTED_COPIES:.2f}")
+
+
+_MEASURES = {
+    "steps": _steps,
+    "starts": _starts,
+    "stop": _stop,
+    "saving": _saving,
+    "notice": _notice,
+    "memory": _memory,
+}
+
+
+def _with_range(ratio: float, ratios: tuple[float, ...]) -> str:
+    return f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def _load() -> str:
@@ -115,11 +199,6 @@ def _load() -> str:
 
 def _say(text: str) -> None:
     print(f"{text} …", file=sys.stderr, flush=True)
-
-
-def _fail(text: str) -> int:
-    print(f"bench: {text}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":
