@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -15,12 +16,12 @@ from dreambooth_resume.checkpoint.reader import load_staged
 from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.change_policy import OptionChange
 from dreambooth_resume.data.inputs import store_inputs
-from dreambooth_resume.errors import DbrError
+from dreambooth_resume.errors import AccessDenied, DbrError, Interrupted, StoppedOnPurpose, StorageUnavailable
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import Adoption
-from dreambooth_resume.runs.entries import Process
+from dreambooth_resume.runs.entries import Process, Stopped
 from dreambooth_resume.runs.history import STAGED_REASON
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage
@@ -100,20 +101,11 @@ def _begin_life(attempt: Attempt) -> _Life:
 def _train(attempt: Attempt, life: _Life) -> Log:
     storage, adopted, options = attempt.storage, attempt.adopted, attempt.assignment.options
     life.pulse.enter("preparing")
-    if options.data.store_inputs and not patiently(
-        lambda: store_inputs(storage, attempt.assignment.pictures, should_stop=life.watcher.should_stop),
-        tell=attempt.reporter.message,
-        should_stop=life.watcher.should_stop,
-    ):
-        life.watcher.leave_if_asked("copying the pictures")
-    staged = _staged(attempt)
-    parts = build_parts(
-        attempt.assignment,
-        storage,
-        accelerator=attempt.accelerator,
-        reporter=attempt.reporter,
-        watcher=life.watcher,
-    )
+    try:
+        staged, parts = _prepare(attempt, life)
+    except (Interrupted, StoppedOnPurpose) as error:
+        _say_stopped(attempt, life, error)
+        raise
     if (saved := staged or adopted.loaded) is not None:
         parts.state.load(saved)
     attempt.reporter.message(_how_it_begins(attempt, parts, staged))
@@ -146,6 +138,34 @@ def _train(attempt: Attempt, life: _Life) -> Log:
         manager.close()
         parts.loader.close()
     return adopted.writer.log
+
+
+def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
+    """Copy and encode what the home lacks, and load the model. Raises what a notice asks for in between."""
+    if attempt.assignment.options.data.store_inputs and not patiently(
+        lambda: store_inputs(attempt.storage, attempt.assignment.pictures, should_stop=life.watcher.should_stop),
+        tell=attempt.reporter.message,
+        should_stop=life.watcher.should_stop,
+    ):
+        life.watcher.leave_if_asked("copying the pictures")
+    staged = _staged(attempt)
+    parts = build_parts(
+        attempt.assignment,
+        attempt.storage,
+        accelerator=attempt.accelerator,
+        reporter=attempt.reporter,
+        watcher=life.watcher,
+    )
+    return staged, parts
+
+
+def _say_stopped(attempt: Attempt, life: _Life, error: DbrError) -> None:
+    """Before the first step there is nothing to save, but the next attempt need not wait for us to be gone."""
+    notice = life.watcher.notice()
+    body = Stopped(reason=notice.source if notice else str(error), exit_code=error.exit_code)
+    with contextlib.suppress(StorageUnavailable, AccessDenied):
+        attempt.adopted.writer.append(lambda log: (body, log.entries[-1].state))
+    life.requests.done(life.requests.open("stop"))
 
 
 def _staged(attempt: Attempt) -> SavedState | None:

@@ -72,6 +72,9 @@ def test_a_signal_while_it_gets_ready_leaves_at_once_and_loses_nothing(
     process.wait_for(lambda: "encoding" in process.output(), "encoding")
     process.send(signal.SIGTERM)
     assert process.wait() == 75, process.output()
+    ending = log_of(home).last
+    assert ending is not None
+    assert (ending.body.kind, ending.body.exit_code) == ("stopped", 75)
     assert "nothing was lost. The same command with --resume latest goes on." in process.output()
     bench.run(home)
     assert result_digests(home) == undisturbed()
