@@ -8,6 +8,9 @@ packages=()
 # Debian ships python3 without ensurepip, and without it `python3 -m venv` can't put pip into the environment.
 "$python" -c 'import ensurepip' 2> /dev/null || packages+=(python3-venv)
 
+# A test trains with the clock set a day off.
+command -v faketime > /dev/null || packages+=(faketime)
+
 [ "${#packages[@]}" -eq 0 ] && exit 0
 command -v apt-get > /dev/null || { echo "Please install what your system calls: ${packages[*]}" >&2; exit 1; }
 echo "Installing Debian packages: ${packages[*]}"
