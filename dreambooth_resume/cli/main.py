@@ -6,6 +6,7 @@ imported when the command is used.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -114,14 +115,17 @@ def _version() -> str:
 
 
 def _say(message: str, exit_code: int) -> int:
-    print(message, file=sys.stderr)
+    # Launchers decide by the exit code: it must not become another one because a full disk takes no message.
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr)
     return exit_code
 
 
 def _bug(error: Exception) -> int:
     import traceback
 
-    traceback.print_exception(error, file=sys.stderr)
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error, file=sys.stderr)
     return _say(
         "dbr: this is a bug in dbr, not in what you typed. Checkpoints that were committed are safe: the same command "
         "goes on from the newest.\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections import deque
@@ -189,4 +190,11 @@ def _describe_alarm(update: StepUpdate) -> str:
 
 
 def _print_now(text: str) -> None:
-    print(text, file=sys.stdout, flush=True)
+    try:
+        print(text, file=sys.stdout, flush=True)
+    except BrokenPipeError:
+        raise  # `dbr train | head`: the reader has left, and ends us as it does any program
+    except OSError:
+        # Output to a file on a full disk must not end a training that could go on. What can't be written is dropped
+        # with its stream: kept in the buffer, it would fail every later line too, and the exit code at the end.
+        sys.stdout = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")

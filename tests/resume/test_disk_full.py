@@ -107,3 +107,15 @@ def test_an_output_that_goes_to_the_full_disk_does_not_end_the_training(
     assert process.wait() == 0, process.output()[-2000:]
     assert log_of(run).highest_attempt == 1
     assert result_digests(run) == undisturbed(**LONG)
+
+
+def test_an_output_on_a_disk_that_stays_full_does_not_change_the_exit_code(
+    bench: Bench, undisturbed: Undisturbed, home: Path, tmp_path: Path
+) -> None:
+    """Only the output is on that disk: the run has room, ends, and says so by 0."""
+    elsewhere = tmp_path / "elsewhere"
+    process = bench.start(home / "output", **{**LONG, "output_dir": elsewhere})
+    process.wait_for_step(4)
+    fill(home)
+    assert process.wait() == 0, process.output()[-2000:]
+    assert result_digests(elsewhere) == undisturbed(**LONG)
