@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick bench format environment system-deps clean
+.PHONY: help demo test quick test-real bench format environment system-deps clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -35,6 +35,9 @@ test: $(VENV)/.stamp-package ## format, lint, types, import layers and all tests
 
 quick: $(VENV)/.stamp-package ## the tests to run while editing (3 min)
 	@$(BIN)/pytest -q -n 2 -m quick || $(call next,$(BIN)/pytest --lf -n 0 -x)
+
+test-real: $(VENV)/.stamp-package ## homes on Ceph's radosgw, over http and TLS; needs its packages (3 min, not in CI)
+	@DBR_TEST_REAL=1 $(BIN)/pytest -q -n 0 tests/real || $(call next,DBR_TEST_REAL=1 $(BIN)/pytest --lf -n 0 -x tests/real)
 
 bench: $(VENV)/.stamp-package ## speed against the plain Diffusers loop, and start-up times
 	@$(BIN)/python tests/benchmarks/run.py || $(call next,make bench on a machine that does nothing else)

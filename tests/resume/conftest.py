@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,15 @@ Undisturbed = Callable[..., dict[str, str]]
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def s3_environment() -> Mapping[str, str]:
+    """What a run needs to be let in by the S3 server of these tests."""
+    return ENVIRONMENT
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory, s3_environment: Mapping[str, str]) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("resume")
-    server = ForkServer()
+    server = ForkServer(s3_environment)
     # Built in a child: this process and the server have to stay free of tensor operations.
     answer = server.ask({"build_model": str(folder / "model"), "log": str(folder / "model.log")})
     pictures = folder / "pictures"

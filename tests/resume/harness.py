@@ -48,8 +48,8 @@ class CrashPoint:
 class ForkServer:
     """The parent of all `dbr` processes of one test worker."""
 
-    def __init__(self) -> None:
-        environment = {**os.environ, **ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
+    def __init__(self, s3_environment: Mapping[str, str] = ENVIRONMENT) -> None:
+        environment = {**os.environ, **s3_environment, "PYTHONUNBUFFERED": "1"}
         self._server = subprocess.Popen(
             [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
