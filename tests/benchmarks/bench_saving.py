@@ -131,10 +131,10 @@ class _Blocks:
         durable = update.durable_step
         if durable is None or durable < self._first_save:
             return
-        if self._durable is not None and self._durable[0] != durable:
-            self.commits += 1
-            self._uploads.append(now - self._durable[1])
         if self._durable is None or self._durable[0] != durable:
+            self.commits += 1
+            if self._durable is not None:
+                self._uploads.append(now - self._durable[1])
             self._durable = (durable, now)
         self.age_steps = max(self.age_steps, update.step - durable)
         self.age_seconds = max(self.age_seconds, now - self._made_at[durable])
@@ -163,7 +163,7 @@ def measure_saving(folder: Path, home: str, *, endpoint_url: str | None = None) 
         calm_seconds=statistics.median(calm),
         ratios=tuple(slow / fast for slow, fast in zip(reporter.saving, calm, strict=True)),
         commits=reporter.commits,
-        steps=SAVED_STEPS,
+        steps=blocks * (_BLOCK_STEPS + _LEAD_IN_STEPS),
         age_steps=reporter.age_steps,
         age_seconds=reporter.age_seconds,
         upload_seconds=reporter.upload_seconds,

@@ -143,7 +143,7 @@ def _saving(folder: Path, _given: argparse.Namespace, report: Report) -> None:
         ("a save after every step", "folder", far_away),
         ("seconds a step, saving", *(f"{one.saving_seconds:.3f}" for one in both)),
         ("seconds a step, never saving", *(f"{one.calm_seconds:.3f}" for one in both)),
-        (f"commits in {local.steps} steps", *(str(one.commits) for one in both)),
+        (f"commits, of {local.steps} saves", *(str(one.commits) for one in both)),
         ("seconds from commit to commit", *(f"{one.upload_seconds:.2f}" for one in both)),
         ("oldest that the durable step got, steps", *(str(one.age_steps) for one in both)),
         ("oldest that the durable step got, seconds", *(f"{one.age_seconds:.2f}" for one in both)),
