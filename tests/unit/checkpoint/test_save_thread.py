@@ -135,7 +135,12 @@ def test_close_lets_the_save_in_flight_end_and_drops_the_one_that_waits(gate: Ga
     saving.submit(job(1))
     until(lambda: gate.entered == [1])
     saving.submit(job(2))
-    threading.Timer(0.05, gate.open.set).start()
+
+    def open_once_it_closes() -> None:
+        until(lambda: saving._closing)
+        gate.open.set()
+
+    threading.Thread(target=open_once_it_closes).start()
     saving.close(timeout_seconds=PATIENCE_SECONDS)
     assert gate.committed == [1]
 
