@@ -55,6 +55,9 @@ def crash_points(record: Path) -> list[CrashPoint]:
         # What fsync does can't be seen by a process that comes after; the user's own cache is no part of a home.
         if call == "fsync" or HINTS.match(path) or "probe" in path or path.startswith(".."):
             continue
+        # Taking a temporary's name away shows nowhere: before it is after the link, after it before the next call.
+        if (call, path) == ("unlink", ".tmp"):
+            continue
         seen[line] += 1
         nth = seen[line]
         points.append(CrashPoint(call=call, path=path, nth=nth, when="before"))

@@ -157,7 +157,8 @@ def test_a_save_that_is_asked_for_while_storage_is_down_stops_no_training(
     trainer = trainer_on(home, at_step=at_step, requests=requests)
     trainer.run()
     trainer.manager.close()
-    assert committed_steps(home) == [STEPS]
+    # What waited may still be committed between the storage's return and the last step's save.
+    assert committed_steps(home) in ([STEPS], [1, STEPS])
     check_home(home)
 
 
