@@ -8,7 +8,7 @@ from datetime import datetime
 from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import add_home, open_run
 from dreambooth_resume.cli.output import print_columns, print_json
-from dreambooth_resume.cli.wording import UNKNOWN, clock, count
+from dreambooth_resume.cli.wording import UNKNOWN, clock, count, why_it_ended
 from dreambooth_resume.runs.entries import Totals
 from dreambooth_resume.runs.history import Attempt, HistoryTotals, read_history, totals_of
 from dreambooth_resume.runs.notes import Note, read_notes
@@ -51,12 +51,6 @@ def run(words: list[str]) -> int:
 
 
 def _row(attempt: Attempt) -> Sequence[str]:
-    remarks = [attempt.reason]
-    remarks += [f"set {aside.folder} aside: {aside.reason}" for aside in attempt.set_aside]
-    if attempt.going_back is not None:
-        remarks.append(f"went back to {attempt.base_folder}, as asked")
-    if attempt.reopened:
-        remarks.append("reopened the finished run")
     return (
         str(attempt.number),
         _moment(attempt.began_at),
@@ -68,7 +62,7 @@ def _row(attempt: Attempt) -> Sequence[str]:
         str(attempt.redone_steps or UNKNOWN),
         attempt.ending,
         UNKNOWN if attempt.exit_code is None else str(attempt.exit_code),
-        "; ".join(remarks),
+        why_it_ended(attempt),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import add_home, open_run, resume_command
 from dreambooth_resume.cli.output import print_columns, print_json
-from dreambooth_resume.cli.wording import UNKNOWN, ago, clock, count
+from dreambooth_resume.cli.wording import UNKNOWN, ago, clock, count, why_it_ended
 from dreambooth_resume.runs.history import Attempt, read_history
 from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.record import read_record
@@ -94,12 +94,6 @@ _ATTEMPT_HEAD = ("attempt", "began", "host", "pid", "from step", "to step", "end
 
 
 def _attempt_row(attempt: Attempt) -> Sequence[str]:
-    remarks = [attempt.reason]
-    remarks += [f"set {aside.folder} aside: {aside.reason}" for aside in attempt.set_aside]
-    if attempt.going_back is not None:
-        remarks.append(f"went back to {attempt.base_folder}, as asked")
-    if attempt.reopened:
-        remarks.append("reopened the finished run")
     return (
         str(attempt.number),
         attempt.began_at.replace("T", " ").removesuffix("+00:00"),
@@ -110,7 +104,7 @@ def _attempt_row(attempt: Attempt) -> Sequence[str]:
         attempt.ending,
         UNKNOWN if attempt.exit_code is None else str(attempt.exit_code),
         str(attempt.redone_steps or UNKNOWN),
-        "; ".join(remarks),
+        why_it_ended(attempt),
     )
 
 

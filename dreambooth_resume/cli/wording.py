@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dreambooth_resume.runs.history import Attempt
+
 UNKNOWN = "-"
 
 
@@ -38,3 +40,14 @@ def size(size_bytes: int) -> str:
 def count(number: int, noun: str) -> str:
     """`1 step`, `2 steps`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def why_it_ended(attempt: Attempt) -> str:
+    """Why an attempt ended, and what was unusual about its start."""
+    remarks = [attempt.reason]
+    remarks += [f"set {aside.folder} aside: {aside.reason}" for aside in attempt.set_aside]
+    if attempt.going_back is not None:
+        remarks.append(f"went back to {attempt.base_folder}, as asked")
+    if attempt.reopened:
+        remarks.append("reopened the finished run")
+    return "; ".join(remarks)

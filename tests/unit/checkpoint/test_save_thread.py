@@ -157,7 +157,9 @@ def test_close_leaves_a_save_that_hangs_behind(gate: Gate) -> None:
 
 
 def test_a_thread_that_never_started_can_be_closed(gate: Gate) -> None:
-    SaveThread(gate).close(timeout_seconds=0.0)
+    saving = SaveThread(gate)
+    saving.close(timeout_seconds=0.0)
+    assert (gate.entered, saving.durable_step) == ([], None)
 
 
 def test_a_snapshot_is_not_touched_by_the_next_step() -> None:
