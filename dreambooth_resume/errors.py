@@ -4,7 +4,8 @@
     ├── BadInput                    2  what the user typed or pointed to can't be used
     ├── ComeBack                   75  nothing is wrong: start the same command again
     │   ├── StorageUnavailable     75  the home could not be reached for as long as we try
-    │   │   └── OutcomeUnknown     75  a write may or may not have happened
+    │   │   ├── OutcomeUnknown     75  a write may or may not have happened
+    │   │   └── PatienceSpent      75  it was asked again until the patience of a start was spent
     │   ├── Interrupted            75  a notice or a signal of the platform
     │   └── HolderAlive            75  another attempt trains this run
     ├── StoppedOnPurpose           76  `dbr stop`, Ctrl-C: resumable by the user, restarted by nobody
@@ -54,6 +55,10 @@ class StorageUnavailable(ComeBack):
 
 class OutcomeUnknown(StorageUnavailable):
     """A write was sent and its answer never came: it may have happened, or happen later."""
+
+
+class PatienceSpent(StorageUnavailable):
+    """The home was asked again and again and never answered: whoever called must not begin to ask anew."""
 
 
 class Interrupted(ComeBack):

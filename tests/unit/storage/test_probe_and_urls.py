@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_resume.errors import AccessDenied, BadInput, KeyNotFound, StorageUnavailable
+from dreambooth_resume.errors import AccessDenied, BadInput, KeyNotFound, PatienceSpent, StorageUnavailable
 from dreambooth_resume.storage.base import StoredObject
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.patience import PATIENCE_SECONDS, patiently
@@ -118,3 +118,19 @@ def test_a_notice_ends_the_asking() -> None:
 
     with pytest.raises(StorageUnavailable):
         patiently(ask, tell=lambda _: None, should_stop=lambda: True, sleep=lambda _: pytest.fail("slept"))
+
+
+def test_patience_that_is_spent_within_another_is_not_begun_again() -> None:
+    """A start asks for a checkpoint patiently within its adopt: asked anew, the whole would adopt a second time."""
+    clock, adopts = Clock(), list[float]()
+
+    def ask() -> str:
+        raise StorageUnavailable("503")
+
+    def adopt_and_load() -> str:
+        adopts.append(clock.now)
+        return patiently(ask, tell=lambda _: None, should_stop=lambda: True)
+
+    with pytest.raises(PatienceSpent, match="503"):
+        patiently(adopt_and_load, tell=lambda _: None, monotonic=lambda: clock.now, sleep=clock.sleep)
+    assert len(adopts) == 1
