@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -60,6 +62,17 @@ class NoiseSchedule:
 
     prediction_type: PredictionType
     alphas_cumprod_T: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    """How a picture is made; the numbers are the defaults of Diffusers' StableDiffusionXLPipeline."""
+
+    height: int
+    width: int
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+    edm_style: bool = False
 
 
 class Denoiser(Protocol):
@@ -114,7 +127,40 @@ class Encoders(Protocol):
         """
         ...
 
+    def decode_latents(self, latents_CHW: torch.Tensor) -> NDArray[np.uint8]:
+        """A picture [height, width, 3] of one sampler's latents [channels, height, width]."""
+        ...
+
+    def set_aside(self) -> None:
+        """Move what was loaded to main memory: the device is free for training, and nothing is read again."""
+        ...
+
     def free(self) -> None: ...
+
+
+class Sampler(Protocol):
+    """Makes latents of pictures with a loaded denoiser, whatever adapter is on it."""
+
+    @property
+    def negative_prompt_is_zeros(self) -> bool:
+        """Whether the model was made to be steered away from zeros; else from the empty prompt's embeddings."""
+        ...
+
+    def sample(
+        self,
+        denoiser: Denoiser,
+        *,
+        noise_BCHW: torch.Tensor,
+        prompt_BSD_BP: tuple[torch.Tensor, torch.Tensor],
+        negative_BSD_BP: tuple[torch.Tensor, torch.Tensor] | None,
+        settings: SamplingSettings,
+        should_stop: Callable[[], bool],
+    ) -> torch.Tensor | None:
+        """Latents for `Encoders.decode_latents`; None if `should_stop` said so between two denoising steps.
+
+        Draws nothing: the pictures are a pure function of the noise, the prompts and the weights.
+        """
+        ...
 
 
 class Family(Protocol):
@@ -145,6 +191,8 @@ class Family(Protocol):
         ...
 
     def encoders(self, source: ModelSource, *, device: torch.device) -> Encoders: ...
+
+    def sampler(self, source: ModelSource, *, device: torch.device) -> Sampler: ...
 
     def load_denoiser(
         self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool

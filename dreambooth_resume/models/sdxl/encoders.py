@@ -71,6 +71,46 @@ class SdxlEncoders:
             distribution = self._loaded_vae().encode(pixels.unsqueeze(0)).latent_dist
         return distribution.mean[0], distribution.logvar[0]
 
+    def decode_latents(self, latents_CHW: torch.Tensor) -> NDArray[np.uint8]:
+        """A picture [height, width, 3] of what a sampler made. Out of memory: in tiles, as Diffusers' VAE has them."""
+        vae = self._loaded_vae()
+        latents = self._unscaled(latents_CHW.to(self._device, torch.float32).unsqueeze(0))
+        with torch.no_grad():
+            try:
+                decoded = vae.decode(latents, return_dict=False)[0][0]
+            except torch.OutOfMemoryError:
+                logger.info(
+                    "The VAE decodes in tiles: a picture of this size does not fit into the memory that is left."
+                )
+                torch.cuda.empty_cache()
+                vae.enable_tiling()
+                try:
+                    decoded = vae.decode(latents, return_dict=False)[0][0]
+                finally:
+                    vae.disable_tiling()
+            pixels_CHW = (decoded / 2 + 0.5).clamp(0, 1)
+        picture: NDArray[np.uint8] = (pixels_CHW.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+        return picture
+
+    def _unscaled(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        config = self._loaded_vae().config
+        if config.latents_mean is None or config.latents_std is None:
+            return latents_BCHW / float(config.scaling_factor)
+        mean, std = (
+            torch.tensor(numbers, device=latents_BCHW.device).view(1, -1, 1, 1)
+            for numbers in (config.latents_mean, config.latents_std)
+        )
+        return latents_BCHW * std / float(config.scaling_factor) + mean
+
+    def set_aside(self) -> None:
+        """Move what was loaded to main memory; the next call brings it back, and nothing is read from disk again."""
+        if self._device.type == "cpu":
+            return
+        for module in [*(encoder for _, encoder in self._text or ()), self._vae]:
+            if module is not None:
+                module.to("cpu")
+        torch.cuda.empty_cache()
+
     def free(self) -> None:
         """Drop whatever was loaded; the next call loads it again."""
         if self._text is None and self._vae is None:
@@ -101,6 +141,8 @@ class SdxlEncoders:
                     )
                     for end, encoder_class in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection))
                 )
+        for _, encoder in self._text:
+            encoder.to(self._device)
         return self._text
 
     def _loaded_vae(self) -> Any:
@@ -117,7 +159,7 @@ class SdxlEncoders:
                         local_files_only=True,
                     )
                 )
-        return self._vae
+        return self._vae.to(self._device)
 
     def _prepared(self, module: Any) -> Any:
         return module.requires_grad_(False).eval().to(self._device)

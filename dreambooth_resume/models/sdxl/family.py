@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dreambooth_resume.models.digests import SourceDigests
     from dreambooth_resume.models.sdxl.denoiser import SdxlDenoiser
     from dreambooth_resume.models.sdxl.encoders import SdxlEncoders
+    from dreambooth_resume.models.sdxl.generation import SdxlSampler
 
 LORA_TARGET_MODULES = ("to_k", "to_out.0", "to_q", "to_v")
 _TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -89,6 +90,13 @@ class SdxlFamily:
 
         return SdxlEncoders(source, device=device)
 
+    def sampler(self, source: ModelSource, *, device: torch.device) -> SdxlSampler:
+        from dreambooth_resume.models.sdxl.generation import SdxlSampler
+
+        return SdxlSampler(
+            _scheduler_config(source), device=device, negative_prompt_is_zeros=_negative_prompt_is_zeros(source)
+        )
+
     def load_denoiser(
         self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
     ) -> SdxlDenoiser:
@@ -136,6 +144,13 @@ def _latent_scale(vae: dict[str, Any]) -> LatentScale:
 
 def _scheduler_config(source: ModelSource) -> dict[str, Any]:
     return read_json(source.folder / "scheduler" / "scheduler_config.json")
+
+
+def _negative_prompt_is_zeros(source: ModelSource) -> bool:
+    """Only the pipeline's own file says so, which a fetched model needn't have; SDXL's base has it true."""
+    path = source.folder / "model_index.json"
+    index = read_json(path) if path.is_file() else {}
+    return bool(index.get("force_zeros_for_empty_prompt", True))
 
 
 def _prediction_type(source: ModelSource) -> PredictionType:

@@ -57,6 +57,13 @@ class CountingEncoders:
         self._asked.append("pixels")
         return self._real.encode_pixels(pixels_CHW)
 
+    def decode_latents(self, latents_CHW: torch.Tensor) -> NDArray[np.uint8]:
+        self._asked.append("latents")
+        return self._real.decode_latents(latents_CHW)
+
+    def set_aside(self) -> None:
+        self._real.set_aside()
+
     def free(self) -> None:
         self._real.free()
 
