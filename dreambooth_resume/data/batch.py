@@ -18,6 +18,9 @@ from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.samples import Sample, SampleSource
 from dreambooth_resume.data.transforms import FloatArray
 
+# Draws of TIMESTEP, NOISE and VAE: see `random.Stream`.
+_DRAW, _CLASS_DRAW = 0, 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
@@ -27,6 +30,9 @@ class MicroBatch:
     (to sample from these) and `noise` (to add) are float32 [b, C, h, w], `timesteps` int64 [b], `time_ids` float32
     [b, 6], and `prompt_index` int64 [b] counts in `PictureSet.prompts`. `dropout_seed` goes to torch's global generator
     before the forward pass.
+
+    With prior preservation b is twice the number of slots: first their pictures, then their class pictures, each with
+    a prompt, time ids and draws of its own. `class_weight` is then how much the class pictures' loss counts, else None.
     """
 
     pixels: Tensor | None
@@ -38,11 +44,18 @@ class MicroBatch:
     prompt_index: Tensor
     time_ids: Tensor
     dropout_seed: int
+    class_weight: float | None = None
+
+    @property
+    def slots(self) -> int:
+        """How many of the step's B samples these are; class pictures ride along and aren't counted."""
+        samples = len(self.timesteps)
+        return samples if self.class_weight is None else samples // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """The B samples of `step`, in micro-batches, with the pictures' names in slot order."""
+    """The B samples of `step`, in micro-batches, with the pictures' names in slot order (without class pictures)."""
 
     step: int
     micro_batches: tuple[MicroBatch, ...]
@@ -53,7 +66,8 @@ class BatchBuilder:
     """Step → batch, a pure function that several threads may call.
 
     `micro_batch_size` divides the plan's B; micro-batch m holds slots m*b to m*b + b-1. `latent_shape` is (C, h, w),
-    `train_timesteps` the noise scheduler's number of them.
+    `train_timesteps` the noise scheduler's number of them. `pictures` are those of the plan, class pictures last;
+    `class_weight` is how much these count.
     """
 
     def __init__(
@@ -65,6 +79,7 @@ class BatchBuilder:
         micro_batch_size: int,
         latent_shape: tuple[int, int, int],
         train_timesteps: int,
+        class_weight: float = 1.0,
     ) -> None:
         if plan.batch_size % micro_batch_size:
             raise ValueError(f"micro-batches of {micro_batch_size} don't make up a batch of {plan.batch_size}")
@@ -75,13 +90,14 @@ class BatchBuilder:
         self._micro_batch_size = micro_batch_size
         self._latent_shape = latent_shape
         self._train_timesteps = train_timesteps
+        self._class_weight = class_weight if plan.class_count else None
 
     def __call__(self, step: int) -> Batch:
-        slots = self._plan.batch(step)
-        size = self._micro_batch_size
+        slots, class_slots = self._plan.batch(step), self._plan.class_batch(step)
+        cuts = [slice(start, start + self._micro_batch_size) for start in range(0, len(slots), self._micro_batch_size)]
         return Batch(
             step=step,
-            micro_batches=tuple(self._micro_batch(slots[start : start + size]) for start in range(0, len(slots), size)),
+            micro_batches=tuple(self._micro_batch((*slots[cut], *class_slots[cut])) for cut in cuts),
             picture_names=tuple(self._pictures[slot.picture].name for slot in slots),
         )
 
@@ -100,21 +116,21 @@ class BatchBuilder:
             time_ids=_stacked([sample.time_ids for sample in samples]),
             # torch's CPU generator keeps the low 32 bits, so more would only pretend.
             dropout_seed=int(dropout_rng.integers(2**32)),
+            class_weight=self._class_weight,
         )
 
     def _noise(self, stream: Stream, slots: Sequence[Slot]) -> Tensor:
         """One draw per sample: what a slot gets must not depend on the micro-batch it lands in."""
-        draws = [
-            generator(self._plan.seed, stream, step=slot.step, slot=slot.slot).standard_normal(
-                self._latent_shape, dtype=np.float32
-            )
-            for slot in slots
-        ]
+        draws = [self._generator(stream, slot).standard_normal(self._latent_shape, dtype=np.float32) for slot in slots]
         return _stacked(draws)
 
     def _timestep(self, slot: Slot) -> np.int64:
-        rng = generator(self._plan.seed, Stream.TIMESTEP, step=slot.step, slot=slot.slot)
-        return np.int64(rng.integers(self._train_timesteps))
+        return np.int64(self._generator(Stream.TIMESTEP, slot).integers(self._train_timesteps))
+
+    def _generator(self, stream: Stream, slot: Slot) -> np.random.Generator:
+        # A class picture has a draw of its own, so what a slot's picture gets is the same with and without it.
+        draw = _CLASS_DRAW if slot.is_class else _DRAW
+        return generator(self._plan.seed, stream, step=slot.step, slot=slot.slot, draw=draw)
 
 
 def _stacked(values: Sequence[FloatArray] | Sequence[np.int64]) -> Tensor:

@@ -1,7 +1,10 @@
 """Says what a step trains on, and nothing else does: a pure function of (seed, step, slot).
 
-Samples are numbered through the whole run: step s holds samples s*B to s*B + B-1. An epoch is n * repeats samples in an
+Samples are numbered through the whole run: step s holds samples s*B to s*B + B-1. A pass is n * repeats samples in an
 order of its own, and steps run across its end, so every sample is seen once before any is seen again, whatever B is.
+
+With prior preservation a class picture rides in every slot, in passes of their own over the class pictures. These are
+counted from n on, behind the pictures 0 to n-1. The slots of the pictures are the same with and without.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import numpy as np
 from dreambooth_resume.data.random import Stream, generator, raw_words
 
 VARIANTS = 8
-# AUGMENT's draws at (step, slot): which variant, and in `transforms` the crop itself.
-_VARIANT_DRAW = 0
+# Draws of AUGMENT (which variant) and of SHUFFLE (the order of a pass): see `random.Stream`.
+_VARIANT_DRAW, _CLASS_VARIANT_DRAW = 0, 3
+_ORDER_DRAW, _CLASS_ORDER_DRAW = 0, 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,39 +31,78 @@ class Slot:
     slot: int
     picture: int
     variant: int
+    is_class: bool = False
+    """The class picture that rides in the slot, with draws of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The order of a run. `batch_size` is B, the samples of a step: micro-batch x accumulation x processes."""
+    """The order of a run. `batch_size` is B, the samples of a step: micro-batch x accumulation x processes.
+
+    `class_count` is the number of class pictures, 0 without prior preservation; B does not count them.
+    """
 
     seed: int
     picture_count: int
     batch_size: int
     repeats: int = 1
     variants: int = VARIANTS
+    class_count: int = 0
 
     def __post_init__(self) -> None:
         for name in ("picture_count", "batch_size", "repeats", "variants"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.class_count < 0:
+            raise ValueError(f"class_count must be at least 0, not {self.class_count}")
 
     @property
     def epoch_length(self) -> int:
-        """Samples in an epoch."""
+        """Samples in an epoch: a pass over the pictures, or over the class pictures if these are more.
+
+        That is how Diffusers' script counts epochs, and nothing but their number depends on it.
+        """
+        return max(self._pass_length, self.class_count)
+
+    @property
+    def _pass_length(self) -> int:
         return self.picture_count * self.repeats
 
     def batch(self, step: int) -> tuple[Slot, ...]:
         """The B slots of `step`, which counts from 0. O(B), and O(epoch) where an epoch begins."""
-        return tuple(self._slot(step, slot) for slot in range(self.batch_size))
-
-    def _slot(self, step: int, slot: int) -> Slot:
-        epoch, position = divmod(step * self.batch_size + slot, self.epoch_length)
-        sample = int(_epoch_order(self.seed, epoch, self.epoch_length)[position])
-        words = raw_words(generator(self.seed, Stream.AUGMENT, step=step, slot=slot, draw=_VARIANT_DRAW), 1)
-        return Slot(
-            step=step, slot=slot, picture=sample % self.picture_count, variant=int(words[0] % np.uint64(self.variants))
+        return tuple(
+            Slot(
+                step=step,
+                slot=slot,
+                picture=self._sample(step, slot, length=self._pass_length, draw=_ORDER_DRAW) % self.picture_count,
+                variant=self._variant(step, slot, draw=_VARIANT_DRAW),
+            )
+            for slot in range(self.batch_size)
         )
+
+    def class_batch(self, step: int) -> tuple[Slot, ...]:
+        """The class pictures that ride in the slots of `step`, in the slots' order; none without prior preservation."""
+        if not self.class_count:
+            return ()
+        return tuple(
+            Slot(
+                step=step,
+                slot=slot,
+                picture=self.picture_count + self._sample(step, slot, length=self.class_count, draw=_CLASS_ORDER_DRAW),
+                variant=self._variant(step, slot, draw=_CLASS_VARIANT_DRAW),
+                is_class=True,
+            )
+            for slot in range(self.batch_size)
+        )
+
+    def _sample(self, step: int, slot: int, *, length: int, draw: int) -> int:
+        """Which of `length` samples comes there, in passes in which each comes once."""
+        number, position = divmod(step * self.batch_size + slot, length)
+        return int(_pass_order(self.seed, number, length, draw)[position])
+
+    def _variant(self, step: int, slot: int, *, draw: int) -> int:
+        words = raw_words(generator(self.seed, Stream.AUGMENT, step=step, slot=slot, draw=draw), 1)
+        return int(words[0] % np.uint64(self.variants))
 
     def epoch_of(self, step: int) -> int:
         """The epoch that `step`'s first sample belongs to, from 0."""
@@ -76,14 +119,14 @@ class Plan:
         """
         used: set[tuple[int, int]] = set()
         for step in steps:
-            used.update((slot.picture, slot.variant) for slot in self.batch(step))
-            if len(used) == self.picture_count * self.variants:
+            used.update((slot.picture, slot.variant) for slot in (*self.batch(step), *self.class_batch(step)))
+            if len(used) == (self.picture_count + self.class_count) * self.variants:
                 break
         return tuple(sorted(used))
 
 
-# A few epochs are in use at once (steps cross epoch ends, workers run ahead); 16 orders bound the memory.
+# A few passes are in use at once (steps cross their ends, workers run ahead); 16 orders bound the memory.
 @functools.lru_cache(maxsize=16)
-def _epoch_order(seed: int, epoch: int, length: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _pass_order(seed: int, number: int, length: int, draw: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     """A permutation of range(length): the samples sorted by a random word each."""
-    return np.argsort(raw_words(generator(seed, Stream.SHUFFLE, step=epoch), length), kind="stable")
+    return np.argsort(raw_words(generator(seed, Stream.SHUFFLE, step=number, draw=draw), length), kind="stable")

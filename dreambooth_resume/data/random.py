@@ -15,7 +15,16 @@ _WORD = 1 << 64
 
 
 class Stream(IntEnum):
-    """What the numbers are for. A number here is part of every run ever made: never reuse or change one."""
+    """What the numbers are for. A number here is part of every run ever made: never reuse or change one.
+
+    The draws of a stream at (step, slot), where it has more than draw 0:
+
+    SHUFFLE (step is the epoch): 0 the pictures' order, 1 the class pictures'.
+    AUGMENT: 0 a slot's variant, 1 a variant's crop (step is the picture's content, slot the variant), 2 a free crop;
+    3 and 4 are the variant and the free crop of the class picture in that slot.
+    TIMESTEP, NOISE, VAE: 0 the picture in the slot, 1 the class picture.
+    SAMPLE (step 0, slot the number of a class picture that is made): 1 its latents, 2 the seed of its scheduler.
+    """
 
     SHUFFLE = 0
     AUGMENT = 1

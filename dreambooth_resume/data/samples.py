@@ -51,7 +51,7 @@ class PixelSource:
 
     def __call__(self, slot: Slot) -> Sample:
         picture = self._pictures[slot.picture]
-        crop = free_crop(picture, step=slot.step, slot=slot.slot, seed=self._seed, options=self._crops)
+        crop = free_crop(picture, slot, seed=self._seed, options=self._crops)
         resolution = self._crops.resolution
         return Sample(
             pixels=load_pixels(picture, crop, resolution=resolution, interpolation=self._interpolation),

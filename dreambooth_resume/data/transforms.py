@@ -16,6 +16,7 @@ from PIL import Image
 
 from dreambooth_resume.data.dataset import Picture
 from dreambooth_resume.data.images import UnreadableImageError, decode_rgb
+from dreambooth_resume.data.plan import Slot
 from dreambooth_resume.data.random import Stream, generator, raw_words
 from dreambooth_resume.errors import RefusedToGoOn
 
@@ -34,9 +35,9 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# AUGMENT's draws; 0 is `plan`'s choice of a variant.
+# AUGMENT's draws (`random.Stream` has all of them).
 _VARIANT_CROP_DRAW = 1
-_FREE_CROP_DRAW = 2
+_FREE_CROP_DRAW, _CLASS_FREE_CROP_DRAW = 2, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +70,10 @@ def variant_crop(picture: Picture, variant: int, *, seed: int, options: CropOpti
     return _draw_crop(picture, rng, options)
 
 
-def free_crop(picture: Picture, *, step: int, slot: int, seed: int, options: CropOptions) -> Crop:
+def free_crop(picture: Picture, slot: Slot, *, seed: int, options: CropOptions) -> Crop:
     """A crop of this sample's own, for runs that encode at every step."""
-    return _draw_crop(picture, generator(seed, Stream.AUGMENT, step=step, slot=slot, draw=_FREE_CROP_DRAW), options)
+    draw = _CLASS_FREE_CROP_DRAW if slot.is_class else _FREE_CROP_DRAW
+    return _draw_crop(picture, generator(seed, Stream.AUGMENT, step=slot.step, slot=slot.slot, draw=draw), options)
 
 
 def _draw_crop(picture: Picture, rng: np.random.Generator, options: CropOptions) -> Crop:

@@ -100,7 +100,10 @@ def train_step(
 
 
 def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Tensor:
-    """The loss of these samples, a float32 scalar that can be differentiated. Reseeds torch's global generators."""
+    """The loss of these samples, a float32 scalar that can be differentiated. Reseeds torch's global generators.
+
+    With class pictures: the mean over the slots' pictures + class_weight x the mean over their class pictures.
+    """
     denoiser, device = model.denoiser, model.accelerator.device
     schedule = denoiser.noise_schedule
     noise_BCHW = micro_batch.noise.to(device, non_blocking=True)
@@ -122,7 +125,11 @@ def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Te
             time_ids_B6=micro_batch.time_ids.to(device, non_blocking=True),
         )
     target_BCHW = prediction_target(latents_BCHW, noise_BCHW, timesteps_B, schedule=schedule)
-    return denoising_loss(prediction_BCHW, target_BCHW)
+    if micro_batch.class_weight is None:
+        return denoising_loss(prediction_BCHW, target_BCHW)
+    slots = micro_batch.slots
+    prior = denoising_loss(prediction_BCHW[slots:], target_BCHW[slots:])
+    return denoising_loss(prediction_BCHW[:slots], target_BCHW[:slots]) + micro_batch.class_weight * prior
 
 
 def _latent_distribution(model: TrainableModel, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:

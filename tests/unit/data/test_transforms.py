@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dreambooth_resume.data.dataset import Picture, scan_pictures
+from dreambooth_resume.data.plan import Slot
 from dreambooth_resume.data.transforms import (
     INTERPOLATIONS,
     Crop,
@@ -33,6 +34,10 @@ CENTRE = CropOptions(resolution=32, center_crop=True, random_flip=False)
 TORCHVISION_CODES = {
     "nearest": 0, "nearest_exact": 0, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5, "lanczos": 1,
 }  # fmt: skip
+
+
+def slot_of(step: int, slot: int, *, is_class: bool = False) -> Slot:
+    return Slot(step=step, slot=slot, picture=0, variant=0, is_class=is_class)
 
 
 @pytest.fixture
@@ -108,7 +113,7 @@ def test_golden_variants() -> None:
     )
     crops = [variant_crop(picture, number, seed=0, options=FREE) for number in range(8)]
     assert [(crop.top, crop.left, crop.flip) for crop in crops] == GOLDEN_VARIANTS
-    free = [free_crop(picture, step=step, slot=1, seed=0, options=FREE) for step in range(4)]
+    free = [free_crop(picture, slot_of(step, 1), seed=0, options=FREE) for step in range(4)]
     assert [(crop.top, crop.left, crop.flip) for crop in free] == GOLDEN_FREE
 
 
@@ -125,8 +130,18 @@ GOLDEN_VARIANTS = [
 GOLDEN_FREE = [(0, 2, True), (0, 2, False), (0, 8, False), (0, 4, False)]
 
 
+def test_a_class_picture_has_a_free_crop_of_its_own(picture: Picture) -> None:
+    plain = [free_crop(picture, slot_of(step, 1), seed=0, options=FREE) for step in range(40)]
+    ridden = [free_crop(picture, slot_of(step, 1, is_class=True), seed=0, options=FREE) for step in range(40)]
+    assert sum(one == other for one, other in zip(plain, ridden, strict=True)) < 10
+    assert [(crop.left, crop.flip) for crop in ridden[:4]] == GOLDEN_CLASS_FREE
+
+
+GOLDEN_CLASS_FREE = [(16, True), (17, True), (3, False), (4, True)]
+
+
 def test_crops_lie_inside_and_reach_every_place(picture: Picture) -> None:
-    crops = [free_crop(picture, step=step, slot=0, seed=0, options=FREE) for step in range(2000)]
+    crops = [free_crop(picture, slot_of(step, 0), seed=0, options=FREE) for step in range(2000)]
     assert {crop.left for crop in crops} == set(range(50 - 32 + 1))
     assert {crop.top for crop in crops} == {0}
     assert 900 < Counter(crop.flip for crop in crops)[True] < 1100

@@ -84,6 +84,13 @@ def make_batch(step: int, *, size: int = 2, micro_batches: int = 1, pixels: bool
     return Batch(step=step, micro_batches=parts, picture_names=())
 
 
+def batch_of(step: int, recipe: Recipe) -> Batch:
+    samples = recipe.size if recipe.class_weight is None else 2 * recipe.size
+    batch = make_batch(step, size=samples, micro_batches=recipe.micro_batches, pixels=recipe.pixels)
+    parts = tuple(replace(part, class_weight=recipe.class_weight) for part in batch.micro_batches)
+    return replace(batch, micro_batches=parts)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What one comparison trains with."""
@@ -96,6 +103,8 @@ class Recipe:
     rank: int = 4
     alpha: float = 4
     max_grad_norm: float = 1.0
+    class_weight: float | None = None
+    size: int = 2
 
 
 def scripts_unet(source: ModelSource, recipe: Recipe) -> tuple[Any, dict[str, torch.nn.Parameter]]:
@@ -178,7 +187,13 @@ def scripts_loss(
         target = part.noise
     else:
         target = noise_scheduler.get_velocity(model_input, part.noise, part.timesteps)
-    return torch.nn.functional.mse_loss(model_pred.float(), target.float(), reduction="mean")
+    if part.class_weight is None:
+        return torch.nn.functional.mse_loss(model_pred.float(), target.float(), reduction="mean")
+    model_pred, model_pred_prior = torch.chunk(model_pred, 2, dim=0)
+    target, target_prior = torch.chunk(target, 2, dim=0)
+    prior_loss = torch.nn.functional.mse_loss(model_pred_prior.float(), target_prior.float(), reduction="mean")
+    loss = torch.nn.functional.mse_loss(model_pred.float(), target.float(), reduction="mean")
+    return loss + part.class_weight * prior_loss
 
 
 def our_loop(model: TrainableModel, recipe: Recipe, batches: list[Batch]) -> list[float]:
@@ -202,14 +217,21 @@ def our_loop(model: TrainableModel, recipe: Recipe, batches: list[Batch]) -> lis
         Recipe(lr_scheduler="cosine", warmup=2, micro_batches=2),
         Recipe(prediction_type="v_prediction", rank=8, alpha=2),
         Recipe(pixels=True, max_grad_norm=0.01),
+        Recipe(class_weight=0.7, size=3, micro_batches=2),
     ],
-    ids=["defaults", "warm-up, cosine and accumulation", "v-prediction and alpha", "pixels and a tight clip"],
+    ids=[
+        "defaults",
+        "warm-up, cosine and accumulation",
+        "v-prediction and alpha",
+        "pixels and a tight clip",
+        "prior preservation and accumulation",
+    ],
 )
 def test_five_updates_equal_those_of_diffusers_script(
     tiny_source: ModelSource, recipe: Recipe, source_with: Callable[[str], ModelSource]
 ) -> None:
     source = tiny_source if recipe.prediction_type == "epsilon" else source_with(recipe.prediction_type)
-    batches = [make_batch(step, micro_batches=recipe.micro_batches, pixels=recipe.pixels) for step in range(5)]
+    batches = [batch_of(step, recipe) for step in range(5)]
     model = build_model(source, LoraSpec(rank=recipe.rank, alpha=recipe.alpha))
     start = {name: parameter.detach().clone() for name, parameter in model.parameters.items()}
     losses = our_loop(model, recipe, batches)
@@ -333,6 +355,20 @@ def test_cutting_a_batch_into_other_micro_batches_keeps_loss_and_gradient_norm(t
     assert cut.loss == pytest.approx(together.loss, rel=1e-5)
     assert cut.grad_norm == pytest.approx(together.grad_norm, rel=1e-4)
     assert together.learning_rate == 1e-4
+
+
+def test_class_pictures_count_by_their_weight(tiny_source: ModelSource) -> None:
+    model = build_model(tiny_source, LoraSpec(rank=4, alpha=4))
+    both = make_micro_batch(13, 4)
+
+    def half(rows: slice) -> float:
+        names = ("mean", "logvar", "vae_noise", "noise", "timesteps", "prompt_index", "time_ids")
+        return micro_batch_loss(model, replace(both, **{name: getattr(both, name)[rows] for name in names})).item()
+
+    own, prior = half(slice(0, 2)), half(slice(2, 4))
+    for weight in (0.0, 0.5, 1.0, 3.0):
+        loss = micro_batch_loss(model, replace(both, class_weight=weight)).item()
+        assert loss == pytest.approx(own + weight * prior, rel=1e-5)
 
 
 def test_learning_rate_is_that_of_the_batchs_step(tiny_source: ModelSource) -> None:
