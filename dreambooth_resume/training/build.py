@@ -28,13 +28,10 @@ from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
-from dreambooth_resume.training.optimizer import (
-    AdamWOptions,
-    LearningRateSchedule,
-    build_adamw,
-    scaled_learning_rate,
-)
+from dreambooth_resume.training.optimizer import Optimizer
+from dreambooth_resume.training.optimizers.base import ParameterGroup
 from dreambooth_resume.training.progress import Reporter
+from dreambooth_resume.training.schedule import LearningRateSchedule, scaled_learning_rate
 from dreambooth_resume.training.state import TrainingState, lora_tensors
 from dreambooth_resume.training.step import StepMetrics, TrainableModel, prompt_table, train_step
 
@@ -109,7 +106,7 @@ def build_parts(
         gradient_checkpointing=options.training.gradient_checkpointing,
     )
     parameters = add_lora(denoiser, assignment.lora, normal_draw=partial(_init_draw, assignment.seed))
-    state = TrainingState(parameters, _adamw(options, parameters), lr_scheduler=options.optimization.lr_scheduler)
+    optimizer = Optimizer(_parameter_groups(assignment, parameters), options.optimization)
     watcher.leave_if_asked("loading the denoiser")
     model = TrainableModel(
         denoiser=denoiser,
@@ -119,13 +116,12 @@ def build_parts(
         encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
     )
     return Parts(
-        state=state,
+        state=TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler),
         loader=_loader(assignment, samples),
         train_step=partial(
             train_step,
             model,
-            optimizer=state.optimizer,
-            schedule=_schedule(assignment),
+            optimizer=optimizer,
             max_grad_norm=options.optimization.max_grad_norm,
         ),
         export_weights=partial(_export, assignment.lora, denoiser.export_prefix, denoiser.lora_target_modules),
@@ -187,25 +183,26 @@ def _sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> 
     return LatentSource(pictures, variants, cache=cache, resolution=data.resolution)
 
 
-def _adamw(options: TrainOptions, parameters: Mapping[str, torch.nn.Parameter]) -> torch.optim.AdamW:
-    chosen = options.optimization
-    return build_adamw(
-        parameters,
-        AdamWOptions(
-            beta1=chosen.adam_beta1,
-            beta2=chosen.adam_beta2,
+def _parameter_groups(
+    assignment: Assignment, parameters: Mapping[str, torch.nn.Parameter]
+) -> tuple[ParameterGroup, ...]:
+    chosen = assignment.options.optimization
+    return (
+        ParameterGroup(
+            name="unet",
+            parameters=parameters,
+            schedule=_schedule(assignment, chosen.learning_rate),
             weight_decay=chosen.adam_weight_decay,
-            epsilon=chosen.adam_epsilon,
         ),
     )
 
 
-def _schedule(assignment: Assignment) -> LearningRateSchedule:
+def _schedule(assignment: Assignment, learning_rate: float) -> LearningRateSchedule:
     chosen, training = assignment.options.optimization, assignment.options.training
     return LearningRateSchedule(
         name=chosen.lr_scheduler,
         peak=scaled_learning_rate(
-            chosen.learning_rate,
+            learning_rate,
             scale_lr=chosen.scale_lr,
             train_batch_size=training.train_batch_size,
             gradient_accumulation_steps=training.gradient_accumulation_steps,

@@ -1,170 +1,117 @@
-"""AdamW over named float32 parameters, and the learning rate as a pure function of the step.
+"""Groups of named parameters, the optimizer that updates them, and its whole state by flat names.
 
-There is no scheduler object, so a resume has no scheduler state to restore: the rate of step s is `schedule.at(s)`.
+A new optimizer is a file in `optimizers/` and a line in OPTIMIZERS.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import cast
 
 import torch
 
-from dreambooth_resume.errors import BadInput
+from dreambooth_resume.checkpoint.format import Scalars
+from dreambooth_resume.config.options.optimization import OptimizationOptions
+from dreambooth_resume.training.optimizers.base import BuildOptimizer, ParameterGroup
 
-LrScheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+OPTIMIZERS: dict[str, str] = {
+    "AdamW": "dreambooth_resume.training.optimizers.adamw:build",
+}
+"""What `optimizer` (and `use_8bit_adam`) asks for -> the function that builds it."""
 
-_POLYNOMIAL_END = 1e-7
-"""Where Diffusers' polynomial schedule ends, whatever it starts from."""
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_NUMBERS = (int, float)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearningRateSchedule:
-    """The learning rate of every step, equal to `diffusers.optimization.get_scheduler` counted in optimizer steps.
+class Optimizer:
+    """The parameters of a run in their groups, and what updates them.
 
-    `peak` is the rate after the warm-up (and after `scaled_learning_rate`); `total_steps` what the run is to do in all.
-    `num_cycles` matters to cosine_with_restarts alone, `power` to polynomial alone, as in Diffusers. Plain "constant"
-    has no warm-up, whatever `warmup_steps` says. Raises BadInput for a polynomial schedule that would have to climb.
+    Its state is what `tensors` and `scalars` return together; names are "exp_avg.<parameter>" for a tensor of one
+    parameter, "qmap1" for one that all share, "step" for a number that all share, "d.<group>" for a group's number.
     """
 
-    name: LrScheduler
-    peak: float
-    warmup_steps: int
-    total_steps: int
-    num_cycles: int = 1
-    power: float = 1.0
+    def __init__(self, groups: Sequence[ParameterGroup], options: OptimizationOptions) -> None:
+        """Raises ValueError for a parameter that isn't float32, and for a name that two groups have."""
+        self.groups = tuple(groups)
+        self.parameters = _parameters_by_name(self.groups)
+        module, _, function = OPTIMIZERS[optimizer_name(options)].partition(":")
+        build = cast(BuildOptimizer, getattr(import_module(module), function))
+        self._built = build(self.groups, options)
+        self.torch_optimizer = self._built.torch_optimizer
 
-    def __post_init__(self) -> None:
-        if self.name not in get_args(LrScheduler):
-            raise BadInput(
-                f"no learning rate schedule is called {self.name}",
-                where="--lr_scheduler",
-                fix=", ".join(get_args(LrScheduler)),
-            )
-        if self.name == "polynomial" and not self.peak > _POLYNOMIAL_END:
-            raise BadInput(
-                f"the polynomial schedule falls to {_POLYNOMIAL_END:g}, which is not below {self.peak:g}",
-                where="--lr_scheduler polynomial",
-                fix="give a greater --learning_rate or another --lr_scheduler",
-            )
+    def rates(self, step: int) -> dict[str, float]:
+        """Each group's learning rate in the update that turns `step` into `step` + 1."""
+        return {group.name: group.schedule.at(step) for group in self.groups}
 
-    def at(self, step: int) -> float:
-        """The rate of the update that turns `step` into `step` + 1."""
-        return self.peak * self._factor(step)
+    def set_rates(self, step: int) -> None:
+        """To be called before each update: there is no scheduler that would keep count."""
+        for group, rate in zip(self.torch_optimizer.param_groups, self.rates(step).values(), strict=True):
+            group["lr"] = rate
 
-    def _factor(self, step: int) -> float:
-        if self.name == "constant":
-            return 1.0
-        if step < self.warmup_steps:
-            return step / max(1, self.warmup_steps)
-        if self.name == "constant_with_warmup":
-            return 1.0
-        if self.name == "polynomial":
-            return self._polynomial(step)
-        decay_steps = max(1, self.total_steps - self.warmup_steps)
-        if self.name == "linear":
-            return max(0.0, (self.total_steps - step) / decay_steps)
-        progress = (step - self.warmup_steps) / decay_steps
-        if self.name == "cosine":
-            return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
-        if progress >= 1.0:
-            return 0.0
-        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((self.num_cycles * progress) % 1.0))))
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The live tensors of the state, not copies, sorted by name."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, parameter in self.parameters.items():
+            for key, value in self.torch_optimizer.state[parameter].items():
+                if isinstance(value, torch.Tensor):
+                    tensors[key if key in self._built.shared_state else f"{key}.{name}"] = value
+        return dict(sorted(tensors.items()))
 
-    def _polynomial(self, step: int) -> float:
-        decay_steps = self.total_steps - self.warmup_steps
-        if step > self.total_steps or decay_steps <= 0:
-            return _POLYNOMIAL_END / self.peak
-        remaining = 1 - (step - self.warmup_steps) / decay_steps
-        return ((self.peak - _POLYNOMIAL_END) * math.pow(remaining, self.power) + _POLYNOMIAL_END) / self.peak
+    def scalars(self) -> Scalars:
+        """The numbers of the state. Floats are Python's, which JSON keeps to the last bit.
 
+        Raises ValueError if a number that all parameters share is not the same for all of them.
+        """
+        scalars: Scalars = {}
+        for name, parameter in self.parameters.items():
+            for key, value in self.torch_optimizer.state[parameter].items():
+                if isinstance(value, _NUMBERS) and scalars.setdefault(key, value) != value:
+                    raise ValueError(f"{key} is {value} for {name} and {scalars[key]} for others")
+        for group, torch_group in zip(self.groups, self.torch_optimizer.param_groups, strict=True):
+            for key in self._built.group_state:
+                scalars[f"{key}.{group.name}"] = torch_group[key]
+        return dict(sorted(scalars.items()))
 
-def scaled_learning_rate(
-    learning_rate: float, *, scale_lr: bool, train_batch_size: int, gradient_accumulation_steps: int, processes: int = 1
-) -> float:
-    """`--scale_lr`: the rate times the pictures that one update sees, as in Diffusers' script."""
-    if not scale_lr:
-        return learning_rate
-    return learning_rate * gradient_accumulation_steps * train_batch_size * processes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdamWOptions:
-    """torch.optim.AdamW's settings apart from the learning rate; the defaults are those of Diffusers' script."""
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-    weight_decay: float = 1e-4
-    epsilon: float = 1e-8
+    def load(self, tensors: Mapping[str, torch.Tensor], scalars: Scalars) -> None:
+        """Overwrite the state, the tensors in place. Raises ValueError unless names, shapes and dtypes are the same."""
+        own = self.tensors()
+        _refuse_other_names(own.keys() ^ tensors.keys(), "tensors")
+        _refuse_other_names(self.scalars().keys() ^ scalars.keys(), "numbers")
+        for name, tensor in own.items():
+            saved = tensors[name]
+            if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
+                raise ValueError(
+                    f"{name} is {tensor.dtype} {tuple(tensor.shape)}, saved {saved.dtype} {tuple(saved.shape)}"
+                )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+        for parameter in self.parameters.values():
+            state = self.torch_optimizer.state[parameter]
+            state.update({key: scalars[key] for key, value in state.items() if isinstance(value, _NUMBERS)})
+        for group, torch_group in zip(self.groups, self.torch_optimizer.param_groups, strict=True):
+            torch_group.update({key: scalars[f"{key}.{group.name}"] for key in self._built.group_state})
 
 
-def build_adamw(parameters: Mapping[str, torch.nn.Parameter], options: AdamWOptions) -> torch.optim.AdamW:
-    """AdamW over these parameters in their order, with zero moments already made, so that it can be saved at step 0.
-
-    The learning rate is 0 until `train_step` sets it. Raises ValueError for a parameter that isn't float32.
-    """
-    for name, parameter in parameters.items():
-        if parameter.dtype != torch.float32:
-            raise ValueError(f"{name} is {parameter.dtype}: moments and updates of a trained parameter are float32")
-    # Fused: one kernel for all parameters instead of ten small operations for each, on CPUs and GPUs alike.
-    optimizer = torch.optim.AdamW(
-        parameters.values(),
-        lr=0.0,
-        betas=(options.beta1, options.beta2),
-        weight_decay=options.weight_decay,
-        eps=options.epsilon,
-        fused=all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values()),
-    )
-    for name in _MOMENTS:
-        shapes = [torch.Size() if name == "step" else parameter.shape for parameter in parameters.values()]
-        for parameter, zeros in zip(parameters.values(), _zeros_in_one_piece(shapes, parameters), strict=True):
-            optimizer.state[parameter][name] = zeros
-    return optimizer
+def optimizer_name(options: OptimizationOptions) -> str:
+    """Which entry of OPTIMIZERS the options ask for."""
+    return options.optimizer
 
 
-def _zeros_in_one_piece(
-    shapes: list[torch.Size], parameters: Mapping[str, torch.nn.Parameter]
-) -> Iterator[torch.Tensor]:
-    """Zeros of these shapes side by side in memory: a snapshot then copies them as one, not one by one."""
-    device = next(iter(parameters.values())).device
-    sizes = [shape.numel() for shape in shapes]
-    pieces = torch.split(torch.zeros(sum(sizes), dtype=torch.float32, device=device), sizes)
-    return (piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
+def _parameters_by_name(groups: Sequence[ParameterGroup]) -> dict[str, torch.nn.Parameter]:
+    parameters: dict[str, torch.nn.Parameter] = {}
+    for group in groups:
+        for name, parameter in group.parameters.items():
+            if parameter.dtype != torch.float32:
+                raise ValueError(f"{name} is {parameter.dtype}: moments and updates of a trained parameter are float32")
+            if name in parameters:
+                raise ValueError(f"{name} is in more than one group")
+            parameters[name] = parameter
+    return parameters
 
 
-def optimizer_tensors(
-    optimizer: torch.optim.AdamW, parameters: Mapping[str, torch.nn.Parameter]
-) -> dict[str, torch.Tensor]:
-    """The optimizer's whole state under flat names, sorted: "exp_avg.<parameter>", "exp_avg_sq.…", "step.…".
-
-    The tensors are the live ones, not copies.
-    """
-    tensors = {
-        f"{moment}.{name}": optimizer.state[parameter][moment]
-        for name, parameter in parameters.items()
-        for moment in _MOMENTS
-    }
-    return dict(sorted(tensors.items()))
-
-
-def load_optimizer_tensors(
-    optimizer: torch.optim.AdamW, parameters: Mapping[str, torch.nn.Parameter], tensors: Mapping[str, torch.Tensor]
-) -> None:
-    """Overwrite the optimizer's state in place. Raises ValueError unless names, shapes and dtypes are the same."""
-    own = optimizer_tensors(optimizer, parameters)
-    if own.keys() != tensors.keys():
-        odd = sorted(own.keys() ^ tensors.keys())
+def _refuse_other_names(odd: set[str], what: str) -> None:
+    if odd:
         raise ValueError(
-            f"{len(odd)} tensors are in the optimizer or in the saved state but not in both, such as {odd[0]}"
+            f"{len(odd)} {what} are in the optimizer or in the saved state but not in both, such as {min(odd)}"
         )
-    for name, tensor in own.items():
-        saved = tensors[name]
-        if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
-            raise ValueError(
-                f"{name} is {tensor.dtype} {tuple(tensor.shape)}, saved {saved.dtype} {tuple(saved.shape)}"
-            )
-    for name, tensor in own.items():
-        tensor.copy_(tensors[name])

@@ -3,56 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 
 from dreambooth_resume.checkpoint.format import SavedState, Scalars
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.lora import load_parameters
-from dreambooth_resume.training.optimizer import load_optimizer_tensors, optimizer_tensors
+from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.step import StepMetrics
 
 LORA_PREFIX = "lora."
 OPTIMIZER_PREFIX = "optimizer."
 
+_Value = TypeVar("_Value")
+
 
 class TrainingState:
-    """The adapter's float32 parameters, the optimizer's moments, the step, and what the last step measured.
+    """The float32 parameters, the optimizer's state, the step, and what the last step measured.
 
-    Tensors go by flat names: `lora.<parameter>` and `optimizer.<exp_avg | exp_avg_sq | step>.<parameter>`.
+    Tensors and scalars go by flat names: `lora.<parameter>`, and `optimizer.` before the optimizer's own names.
     """
 
-    def __init__(
-        self, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.AdamW, *, lr_scheduler: str
-    ) -> None:
-        self.parameters = parameters
+    def __init__(self, optimizer: Optimizer, *, lr_scheduler: str) -> None:
         self.optimizer = optimizer
+        self.parameters = optimizer.parameters
         self.global_step = 0
         self.last: StepMetrics | None = None
         self._lr_scheduler = lr_scheduler
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
-        moments = optimizer_tensors(self.optimizer, self.parameters)
         return {
             **{f"{LORA_PREFIX}{name}": parameter.detach() for name, parameter in self.parameters.items()},
-            **{f"{OPTIMIZER_PREFIX}{name}": tensor for name, tensor in moments.items()},
+            **{f"{OPTIMIZER_PREFIX}{name}": tensor for name, tensor in self.optimizer.tensors().items()},
         }
 
     def scalars(self) -> Scalars:
-        """The schedule's name and the continuity values: a resume shows them, and a reader can compare them."""
+        """The optimizer's numbers, and what a resume shows and a reader can compare: schedule and continuity values."""
         measured = self.last
         return {
             "lr_scheduler": self._lr_scheduler,
             "loss": measured.loss if measured else None,
             "grad_norm": measured.grad_norm if measured else None,
             "learning_rate": measured.learning_rate if measured else None,
+            **{f"{OPTIMIZER_PREFIX}{name}": number for name, number in self.optimizer.scalars().items()},
         }
 
     def load(self, saved: SavedState) -> None:
         """Become the saved state. Raises RefusedToGoOn if it is of another adapter."""
         try:
             load_parameters(self.parameters, lora_tensors(saved.tensors))
-            load_optimizer_tensors(self.optimizer, self.parameters, _without_prefix(saved.tensors, OPTIMIZER_PREFIX))
+            self.optimizer.load(
+                _without_prefix(saved.tensors, OPTIMIZER_PREFIX), _without_prefix(saved.scalars, OPTIMIZER_PREFIX)
+            )
         except ValueError as error:
             raise RefusedToGoOn(
                 f"The checkpoint of step {saved.step} does not fit this run's adapter: {error}. Use the base model and "
@@ -67,8 +70,8 @@ def lora_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return _without_prefix(tensors, LORA_PREFIX)
 
 
-def _without_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _without_prefix(values: Mapping[str, _Value], prefix: str) -> dict[str, _Value]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 def _metrics_of(scalars: Scalars) -> StepMetrics | None:

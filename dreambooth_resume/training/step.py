@@ -1,4 +1,4 @@
-"""One optimizer update: micro-batches, backward, clip, learning rate, AdamW.
+"""One optimizer update: micro-batches, backward, clip, learning rate, optimizer.
 
 Nothing here draws a number: noise, timesteps and seeds come with the batch. Letters: B micro-batch, C channels, H and W
 latent height and width, N prompts, S tokens, D and P widths of the two kinds of embedding.
@@ -7,7 +7,7 @@ latent height and width, N prompts, S tokens, D and P widths of the two kinds of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.models.base import Denoiser
 from dreambooth_resume.training.objective import add_noise, denoising_loss, prediction_target, sample_latents
-from dreambooth_resume.training.optimizer import LearningRateSchedule
+from dreambooth_resume.training.optimizer import Optimizer
 
 PixelEncoder = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """One picture [3, height, width] in -1..1 -> mean and log-variance of its latents [channels, height, width]."""
@@ -62,22 +62,25 @@ class TrainableModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
-    """Of one update: mean loss of its samples, norm of the whole gradient before clipping, rate that was used."""
+    """Of one update: mean loss of its samples, norm of the whole gradient before clipping, the first group's rate.
+
+    `more` goes into the metrics file under its own names: the other groups' rates, as `lr_<group>`.
+    """
 
     loss: float
     grad_norm: float
     learning_rate: float
+    more: Mapping[str, float] = field(default_factory=dict)
 
 
 def train_step(
     model: TrainableModel,
     batch: Batch,
     *,
-    optimizer: torch.optim.Optimizer,
-    schedule: LearningRateSchedule,
+    optimizer: Optimizer,
     max_grad_norm: float,
 ) -> StepMetrics:
-    """Update the adapter once with this batch, at the learning rate of its step.
+    """Update the adapter once with this batch, at the learning rates of its step.
 
     Every sample weighs the same, however the batch is cut into micro-batches. Waits for the device once, at the end.
     """
@@ -89,14 +92,14 @@ def train_step(
         model.accelerator.backward(loss)
         losses.append(loss.detach())
     grad_norm = torch.nn.utils.clip_grad_norm_(list(model.parameters.values()), max_grad_norm)
-    learning_rate = schedule.at(batch.step)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.set_rates(batch.step)
+    optimizer.torch_optimizer.step()
+    optimizer.torch_optimizer.zero_grad(set_to_none=True)
     # One transfer for both numbers: each .item() would make the CPU wait for the GPU.
     loss_value, norm_value = torch.stack([torch.stack(losses).sum(), grad_norm.detach()]).tolist()
-    return StepMetrics(loss=loss_value, grad_norm=norm_value, learning_rate=learning_rate)
+    (_, learning_rate), *others = optimizer.rates(batch.step).items()
+    more = {f"lr_{group}": rate for group, rate in others}
+    return StepMetrics(loss=loss_value, grad_norm=norm_value, learning_rate=learning_rate, more=more)
 
 
 def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Tensor:

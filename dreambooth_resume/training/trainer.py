@@ -84,6 +84,7 @@ class Trainer:
                 "learning_rate": metrics.learning_rate,
                 "grad_norm": metrics.grad_norm,
                 "seconds": round(seconds, 4),
+                **metrics.more,
             },
         )
         now = self.pulse.situation

@@ -36,7 +36,7 @@ def measure_stop(folder: Path, *, pairs: int) -> StopFigures:
     """The same weights and moments, copied for dbr's save thread, and saved by accelerate, turn about."""
     state = sdxl_state()
     accelerator = Accelerator()
-    module, _ = accelerator.prepare(torch.nn.ParameterList(state.parameters.values()), state.optimizer)
+    module, _ = accelerator.prepare(torch.nn.ParameterList(state.parameters.values()), state.optimizer.torch_optimizer)
     assert [one.data_ptr() for one in module.parameters()] == [one.data_ptr() for one in state.parameters.values()]
     target = folder / "accelerate-sdxl"
     taking = Snapshotter(state)

@@ -9,13 +9,16 @@ import torch
 
 from dreambooth_resume.checkpoint.commit import Committer
 from dreambooth_resume.checkpoint.manager import CheckpointManager
+from dreambooth_resume.config.options.optimization import OptimizationOptions
 from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors
 from dreambooth_resume.models.lora import LoraSpec
 from dreambooth_resume.runs.entries import Adopt, AttemptRef, Process, RunState
 from dreambooth_resume.runs.log import Log, LogWriter, make_entry, put_entry
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.training.metrics import MetricsSink
-from dreambooth_resume.training.optimizer import AdamWOptions, build_adamw
+from dreambooth_resume.training.optimizer import Optimizer
+from dreambooth_resume.training.optimizers.base import ParameterGroup
+from dreambooth_resume.training.schedule import LearningRateSchedule
 from dreambooth_resume.training.state import TrainingState, lora_tensors
 
 RANK = 16
@@ -36,8 +39,9 @@ def sdxl_state() -> TrainingState:
     """Weights and two moments in float32, for 560 linear layers: 266 MiB at rank 16."""
     parameters = dict(sorted(_parameters()))
     assert sum(one.numel() for one in parameters.values()) == PARAMETERS_PER_RANK * RANK
-    optimizer = build_adamw(parameters, AdamWOptions())
-    state = TrainingState(parameters, optimizer, lr_scheduler="constant")
+    schedule = LearningRateSchedule(name="constant", peak=1e-4, warmup_steps=0, total_steps=1)
+    group = ParameterGroup(name="unet", parameters=parameters, schedule=schedule, weight_decay=1e-4)
+    state = TrainingState(Optimizer((group,), OptimizationOptions()), lr_scheduler="constant")
     with torch.no_grad():
         for tensor in state.tensors().values():
             tensor.normal_()

@@ -14,8 +14,9 @@ from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.lora import LoraSpec, add_lora
 from dreambooth_resume.models.source import ModelSource
-from dreambooth_resume.training.optimizer import AdamWOptions, LearningRateSchedule, build_adamw
+from dreambooth_resume.training.schedule import LearningRateSchedule
 from dreambooth_resume.training.step import TrainableModel, prompt_table, train_step
+from tests.fakes.optimizers import one_group
 
 FACTOR = 2.5
 MAX_STEPS = 150
@@ -63,13 +64,13 @@ def test_loss_on_fixed_draws_falls_by_the_stated_factor(tiny_source: ModelSource
         accelerator=Accelerator(cpu=True, mixed_precision="no"),
         encode_pixels=encoders.encode_pixels,
     )
-    optimizer = build_adamw(model.parameters, AdamWOptions())
     schedule = LearningRateSchedule(name="constant_with_warmup", peak=1e-2, warmup_steps=5, total_steps=MAX_STEPS)
+    optimizer = one_group(model.parameters, schedule=schedule)
     draws = fixed_draws(model)
     losses = []
     for step in range(MAX_STEPS):
         batch = Batch(step=step, micro_batches=(draws,), picture_names=())
-        losses.append(train_step(model, batch, optimizer=optimizer, schedule=schedule, max_grad_norm=1.0).loss)
+        losses.append(train_step(model, batch, optimizer=optimizer, max_grad_norm=1.0).loss)
         if losses[-1] < losses[0] / FACTOR:
             return
     pytest.fail(f"after {MAX_STEPS} steps the loss went from {losses[0]:.3f} to {losses[-1]:.3f}")

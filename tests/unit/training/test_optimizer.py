@@ -1,150 +1,156 @@
-"""Learning rates against `diffusers.optimization.get_scheduler`, AdamW and its state against torch's."""
+"""Every optimizer against its library's own, and its state: whole from the start, restored to the last bit."""
 
 from __future__ import annotations
 
-from typing import get_args
+import json
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
-from diffusers.optimization import get_scheduler
 
-from dreambooth_resume.errors import BadInput
-from dreambooth_resume.training.optimizer import (
-    AdamWOptions,
-    LearningRateSchedule,
-    LrScheduler,
-    build_adamw,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    scaled_learning_rate,
-)
+from dreambooth_resume.config.options.optimization import OptimizationOptions
+from dreambooth_resume.training.optimizer import Optimizer
+from dreambooth_resume.training.optimizers.base import ParameterGroup
+from tests.fakes.optimizers import constant, one_group
+
+Parameters = dict[str, torch.nn.Parameter]
 
 
-def diffusers_rates(name: str, *, peak: float, warmup: int, total: int, cycles: int, power: float) -> list[float]:
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=peak)
-    scheduler = get_scheduler(
-        name,
-        optimizer=optimizer,
-        num_warmup_steps=warmup,
-        num_training_steps=total,
-        num_cycles=cycles,
-        power=power,
-    )
-    rates = []
-    for _ in range(total + 3):  # a little beyond the end: what --max_train_steps raised later would meet
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return rates
+@dataclass(frozen=True)
+class Kind:
+    """One optimizer of the table: options that ask for it, and its state's names."""
+
+    options: OptimizationOptions
+    rate: float
+    tensors: tuple[str, ...]
+    scalars: tuple[str, ...] = ()
 
 
-@pytest.mark.parametrize("name", get_args(LrScheduler))
-@pytest.mark.parametrize(
-    ("warmup", "total", "cycles", "power"), [(0, 20, 1, 1.0), (7, 40, 1, 1.0), (5, 31, 3, 2.5), (1, 2, 2, 0.5)]
-)
-def test_rate_of_every_step_is_diffusers(name: LrScheduler, warmup: int, total: int, cycles: int, power: float) -> None:
-    ours = LearningRateSchedule(
-        name=name, peak=3e-4, warmup_steps=warmup, total_steps=total, num_cycles=cycles, power=power
-    )
-    theirs = diffusers_rates(name, peak=3e-4, warmup=warmup, total=total, cycles=cycles, power=power)
-    assert [ours.at(step) for step in range(len(theirs))] == pytest.approx(theirs, rel=1e-12, abs=1e-18)
+KINDS = {
+    "AdamW": Kind(OptimizationOptions(), 1e-2, ("exp_avg", "exp_avg_sq", "step")),
+}
 
 
-@pytest.mark.parametrize("name", get_args(LrScheduler))
-def test_warmup_longer_than_the_run_climbs_to_the_end(name: LrScheduler) -> None:
-    schedule = LearningRateSchedule(name=name, peak=1e-4, warmup_steps=500, total_steps=40)
-    rates = [schedule.at(step) for step in range(40)]
-    if name == "constant":
-        assert rates == [1e-4] * 40
-    else:
-        assert rates == pytest.approx([1e-4 * step / 500 for step in range(40)])
-
-
-def test_rate_is_a_function_of_the_step_alone() -> None:
-    schedule = LearningRateSchedule(name="cosine", peak=1e-4, warmup_steps=5, total_steps=50)
-    forwards = [schedule.at(step) for step in range(50)]
-    assert [schedule.at(step) for step in reversed(range(50))] == forwards[::-1]
-
-
-def test_polynomial_needs_a_rate_above_its_end() -> None:
-    with pytest.raises(BadInput, match="polynomial"):
-        LearningRateSchedule(name="polynomial", peak=1e-8, warmup_steps=0, total_steps=10)
-
-
-@pytest.mark.parametrize(("scale_lr", "expected"), [(False, 1e-4), (True, 1e-4 * 2 * 4 * 3)])
-def test_scale_lr_multiplies_by_the_pictures_of_an_update(scale_lr: bool, expected: float) -> None:
-    rate = scaled_learning_rate(1e-4, scale_lr=scale_lr, train_batch_size=4, gradient_accumulation_steps=2, processes=3)
-    assert rate == pytest.approx(expected)
-
-
-def named_parameters(seed: int) -> dict[str, torch.nn.Parameter]:
+def named_parameters(seed: int) -> Parameters:
     generator = torch.Generator().manual_seed(seed)
     shapes = {"a.lora_A.weight": (4, 33), "a.lora_B.weight": (17, 4), "b.lora_A.weight": (4, 8)}
-    return {name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+    parameters = {name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+    parameters["a.lora_B.weight"].data.zero_()  # as a fresh adapter has it
+    return parameters
 
 
-def run_updates(
-    parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, steps: range, rate: float = 1e-2
-) -> None:
+def run_updates(parameters: Parameters, optimizer: torch.optim.Optimizer, steps: range, rate: float = 1e-2) -> None:
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         for parameter in parameters.values():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
-        optimizer.param_groups[0]["lr"] = rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         optimizer.step()
 
 
+def two_groups(parameters: Parameters, options: OptimizationOptions, *, decays: tuple[float, float]) -> Optimizer:
+    split = {"unet": ("a.lora_A.weight", "a.lora_B.weight"), "text_encoder": ("b.lora_A.weight",)}
+    return Optimizer(
+        [
+            ParameterGroup(
+                name=group,
+                parameters={name: parameters[name] for name in names},
+                schedule=constant(1e-3),
+                weight_decay=decay,
+            )
+            for (group, names), decay in zip(split.items(), decays, strict=True)
+        ],
+        options,
+    )
+
+
 def test_updates_are_those_of_torch_adamw() -> None:
-    options = AdamWOptions(beta1=0.8, beta2=0.95, weight_decay=0.1, epsilon=1e-6)
+    options = OptimizationOptions(adam_beta1=0.8, adam_beta2=0.95, adam_weight_decay=0.1, adam_epsilon=1e-6)
     ours, theirs = named_parameters(0), named_parameters(0)
     plain = torch.optim.AdamW(
         theirs.values(), betas=(0.8, 0.95), weight_decay=0.1, eps=1e-6, fused=False, foreach=False
     )
-    run_updates(ours, build_adamw(ours, options), range(10))
+    run_updates(ours, one_group(ours, options).torch_optimizer, range(10))
     run_updates(theirs, plain, range(10))
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-6, atol=1e-6)
 
 
-def test_state_restored_half_way_goes_on_bit_for_bit() -> None:
+def test_each_group_decays_at_its_own_rate() -> None:
+    ours, theirs = named_parameters(0), named_parameters(0)
+    plain = torch.optim.AdamW(
+        [
+            {"params": [theirs["a.lora_A.weight"], theirs["a.lora_B.weight"]], "weight_decay": 0.5},
+            {"params": [theirs["b.lora_A.weight"]], "weight_decay": 0.0},
+        ]
+    )
+    run_updates(ours, two_groups(ours, OptimizationOptions(), decays=(0.5, 0.0)).torch_optimizer, range(10))
+    run_updates(theirs, plain, range(10))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_restored_half_way_goes_on_bit_for_bit(kind: str) -> None:
+    options, rate = KINDS[kind].options, KINDS[kind].rate
     whole = named_parameters(1)
-    run_updates(whole, build_adamw(whole, AdamWOptions()), range(8))
+    never_stopped = one_group(whole, options)
+    run_updates(whole, never_stopped.torch_optimizer, range(8), rate)
 
     first = named_parameters(1)
-    optimizer = build_adamw(first, AdamWOptions())
-    run_updates(first, optimizer, range(5))
-    saved = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer, first).items()}
+    optimizer = one_group(first, options)
+    run_updates(first, optimizer.torch_optimizer, range(5), rate)
+    saved = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+    numbers = json.loads(json.dumps(optimizer.scalars()))
 
     second = {name: torch.nn.Parameter(parameter.detach().clone()) for name, parameter in first.items()}
-    resumed = build_adamw(second, AdamWOptions())
-    load_optimizer_tensors(resumed, second, saved)
-    run_updates(second, resumed, range(5, 8))
+    resumed = one_group(second, options)
+    resumed.load(saved, numbers)
+    run_updates(second, resumed.torch_optimizer, range(5, 8), rate)
     for name in whole:
         assert torch.equal(whole[name], second[name])
+    assert resumed.scalars() == never_stopped.scalars()
 
 
-def test_state_has_the_same_names_and_shapes_before_the_first_update_as_after() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_is_whole_before_the_first_update_and_keeps_its_tensors(kind: str) -> None:
     parameters = named_parameters(2)
-    optimizer = build_adamw(parameters, AdamWOptions())
-    before = {name: (tensor.shape, tensor.dtype) for name, tensor in optimizer_tensors(optimizer, parameters).items()}
-    run_updates(parameters, optimizer, range(1))
-    after = {name: (tensor.shape, tensor.dtype) for name, tensor in optimizer_tensors(optimizer, parameters).items()}
-    assert list(before) == sorted(before)
-    assert before == after
+    optimizer = one_group(parameters, KINDS[kind].options)
+
+    def layout() -> dict[str, Any]:
+        tensors = optimizer.tensors()
+        assert list(tensors) == sorted(tensors)
+        return {name: (tensor.shape, tensor.dtype, tensor.data_ptr()) for name, tensor in tensors.items()}
+
+    before = layout()
+    assert set(before) == {f"{key}.{name}" for key in KINDS[kind].tensors for name in parameters}
+    assert tuple(optimizer.scalars()) == KINDS[kind].scalars
+    run_updates(parameters, optimizer.torch_optimizer, range(2), KINDS[kind].rate)
+    assert layout() == before
+    assert tuple(optimizer.scalars()) == KINDS[kind].scalars
 
 
 def test_state_of_another_adapter_is_refused() -> None:
-    parameters = named_parameters(3)
-    optimizer = build_adamw(parameters, AdamWOptions())
-    saved = dict(optimizer_tensors(optimizer, parameters))
+    optimizer = one_group(named_parameters(3))
+    saved = optimizer.tensors()
     del saved["step.a.lora_A.weight"]
     with pytest.raises(ValueError, match=r"step\.a\.lora_A\.weight"):
-        load_optimizer_tensors(optimizer, parameters, saved)
-    saved = {**optimizer_tensors(optimizer, parameters), "exp_avg.a.lora_A.weight": torch.zeros(8, 33)}
+        optimizer.load(saved, {})
     with pytest.raises(ValueError, match="exp_avg"):
-        load_optimizer_tensors(optimizer, parameters, saved)
+        optimizer.load({**optimizer.tensors(), "exp_avg.a.lora_A.weight": torch.zeros(8, 33)}, {})
+    with pytest.raises(ValueError, match=r"numbers .* such as d\.unet"):
+        optimizer.load(optimizer.tensors(), {"d.unet": 1e-6})
 
 
 def test_half_precision_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="bfloat16"):
-        build_adamw({"a": torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))}, AdamWOptions())
+        one_group({"a": torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))})
+
+
+def test_a_name_in_two_groups_is_refused() -> None:
+    parameters = {"a": torch.nn.Parameter(torch.zeros(2))}
+    group = ParameterGroup(name="unet", parameters=parameters, schedule=constant(1.0), weight_decay=0.0)
+    with pytest.raises(ValueError, match="more than one group"):
+        Optimizer((group, group), OptimizationOptions())

@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 
+from dreambooth_resume.config.options.optimization import OptimizationOptions
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.data.dataset import Picture
 from dreambooth_resume.data.transforms import Crop, time_ids
@@ -23,8 +24,11 @@ from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.lora import LoraSpec, add_lora
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.source import ModelSource
-from dreambooth_resume.training.optimizer import AdamWOptions, LearningRateSchedule, build_adamw
+from dreambooth_resume.training.optimizer import Optimizer
+from dreambooth_resume.training.optimizers.base import ParameterGroup
+from dreambooth_resume.training.schedule import LearningRateSchedule
 from dreambooth_resume.training.step import PromptTable, TrainableModel, micro_batch_loss, prompt_table, train_step
+from tests.fakes.optimizers import constant, one_group
 
 PROMPTS = ("a photo of sks robot", "a photo of a dog")
 SIDE = 64  # pixels
@@ -197,17 +201,14 @@ def scripts_loss(
 
 
 def our_loop(model: TrainableModel, recipe: Recipe, batches: list[Batch]) -> list[float]:
-    optimizer = build_adamw(model.parameters, AdamWOptions())
     schedule = LearningRateSchedule(
         name=recipe.lr_scheduler,  # type: ignore[arg-type]
         peak=1e-4,
         warmup_steps=recipe.warmup,
         total_steps=len(batches),
     )
-    return [
-        train_step(model, batch, optimizer=optimizer, schedule=schedule, max_grad_norm=recipe.max_grad_norm).loss
-        for batch in batches
-    ]
+    optimizer = one_group(model.parameters, schedule=schedule)
+    return [train_step(model, batch, optimizer=optimizer, max_grad_norm=recipe.max_grad_norm).loss for batch in batches]
 
 
 @pytest.mark.parametrize(
@@ -311,12 +312,10 @@ def test_bf16_keeps_the_adapter_its_gradients_and_moments_in_float32(tiny_source
     batch = make_micro_batch(8, 2)
     assert micro_batch_loss(model, batch).dtype == torch.float32
     assert {gradient.dtype for gradient in gradients(model, batch).values()} == {torch.float32}
-    optimizer = build_adamw(model.parameters, AdamWOptions())
-    schedule = LearningRateSchedule(name="constant", peak=1e-4, warmup_steps=0, total_steps=3)
+    optimizer = one_group(model.parameters)
     for step in range(3):
-        train_step(model, make_batch(step), optimizer=optimizer, schedule=schedule, max_grad_norm=1.0)
-    moments = [value for state in optimizer.state.values() for value in state.values()]
-    assert {value.dtype for value in moments} == {torch.float32}
+        train_step(model, make_batch(step), optimizer=optimizer, max_grad_norm=1.0)
+    assert {moment.dtype for moment in optimizer.tensors().values()} == {torch.float32}
     assert {parameter.dtype for parameter in model.parameters.values()} == {torch.float32}
 
 
@@ -345,8 +344,7 @@ def test_cutting_a_batch_into_other_micro_batches_keeps_loss_and_gradient_norm(t
         return train_step(
             model,
             Batch(step=0, micro_batches=parts, picture_names=()),
-            optimizer=build_adamw(model.parameters, AdamWOptions()),
-            schedule=LearningRateSchedule(name="constant", peak=1e-4, warmup_steps=0, total_steps=1),
+            optimizer=one_group(model.parameters),
             max_grad_norm=1.0,
         )
 
@@ -373,10 +371,31 @@ def test_class_pictures_count_by_their_weight(tiny_source: ModelSource) -> None:
 
 def test_learning_rate_is_that_of_the_batchs_step(tiny_source: ModelSource) -> None:
     model = build_model(tiny_source, LoraSpec(rank=4, alpha=4))
-    optimizer = build_adamw(model.parameters, AdamWOptions())
     schedule = LearningRateSchedule(name="linear", peak=1e-3, warmup_steps=10, total_steps=100)
-    metrics = train_step(model, make_batch(55), optimizer=optimizer, schedule=schedule, max_grad_norm=1.0)
-    assert metrics.learning_rate == schedule.at(55) == optimizer.param_groups[0]["lr"]
+    optimizer = one_group(model.parameters, schedule=schedule)
+    metrics = train_step(model, make_batch(55), optimizer=optimizer, max_grad_norm=1.0)
+    assert metrics.learning_rate == schedule.at(55) == optimizer.torch_optimizer.param_groups[0]["lr"]
+    assert metrics.more == {}
+
+
+def test_each_group_has_its_own_rate_and_the_metrics_name_it(tiny_source: ModelSource) -> None:
+    model = build_model(tiny_source, LoraSpec(rank=4, alpha=4))
+    names = sorted(model.parameters)
+    rates = {"unet": 1e-3, "text_encoder": 5e-6}
+    groups = tuple(
+        ParameterGroup(name=group, parameters=part, schedule=constant(rates[group]), weight_decay=0.0)
+        for group, part in {
+            "unet": {name: model.parameters[name] for name in names[:20]},
+            "text_encoder": {name: model.parameters[name] for name in names[20:]},
+        }.items()
+    )
+    optimizer = Optimizer(groups, OptimizationOptions())
+    before = {name: parameter.detach().clone() for name, parameter in model.parameters.items()}
+    metrics = train_step(model, make_batch(3), optimizer=optimizer, max_grad_norm=1.0)
+    assert (metrics.learning_rate, metrics.more) == (1e-3, {"lr_text_encoder": 5e-6})
+    for group in groups:  # Adam's first update is the rate, whatever the gradient
+        moved = [(parameter - before[name]).abs().max().item() for name, parameter in group.parameters.items()]
+        assert max(moved) == pytest.approx(rates[group.name], rel=0.01)
 
 
 def test_prompt_index_names_the_row_of_the_table(tiny_source: ModelSource) -> None:

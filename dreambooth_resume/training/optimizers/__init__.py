@@ -1,0 +1,1 @@
+"""The optimizers: a file each, named in the table of `training/optimizer.py`."""
