@@ -21,6 +21,10 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     MPLBACKEND="Agg",
+    # The metadata services of the clouds: nobody listens there, so nothing outside this machine is asked.
+    AWS_EC2_METADATA_SERVICE_ENDPOINT="http://127.0.0.1:9",
+    GCE_METADATA_HOST="127.0.0.1:9",
+    DBR_AZURE_METADATA_URL="http://127.0.0.1:9",
     # Beside pytest's own cache: the font list takes seconds to make and is the same for every test.
     MPLCONFIGDIR=str(TESTS.parent / ".pytest_cache" / "matplotlib"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from dreambooth_resume.errors import DbrError, Interrupted, StoppedOnPurpose
@@ -20,14 +21,18 @@ class NoticeSource(Protocol):
 
 
 class Watcher:
-    """Asks every source; the most insistent notice wins, the first source among equals."""
+    """Asks every source; the most insistent notice wins, the first source among equals, and the nearest end counts."""
 
     def __init__(self, sources: Sequence[NoticeSource]) -> None:
         self._sources = tuple(sources)
 
     def notice(self) -> Notice | None:
         found = [notice for source in self._sources if (notice := source.notice()) is not None]
-        return max(found, key=lambda notice: notice.insistence, default=None)
+        if not found:
+            return None
+        most_insistent = max(found, key=lambda notice: notice.insistence)
+        ends = [notice.deadline_monotonic_s for notice in found if notice.deadline_monotonic_s is not None]
+        return replace(most_insistent, deadline_monotonic_s=min(ends, default=None))
 
     def should_stop(self) -> bool:
         """For loops that have nothing to save."""

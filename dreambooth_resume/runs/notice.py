@@ -11,9 +11,11 @@ class Notice:
 
     `deadline_monotonic_s` is on this process's monotonic clock, None where the source names none. `insistence` counts
     how often it was said: 1 save at the next step boundary, 2 commit only what is needed and go, 3 go now.
+    `is_advice`: the machine may go soon (AWS's rebalance recommendation); save more often, and train on.
     """
 
     source: str
     exit_code: int
     deadline_monotonic_s: float | None = None
     insistence: int = 1
+    is_advice: bool = False

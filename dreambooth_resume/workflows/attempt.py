@@ -18,7 +18,6 @@ from dreambooth_resume.config.change_policy import OptionChange
 from dreambooth_resume.data.inputs import store_inputs
 from dreambooth_resume.errors import AccessDenied, DbrError, Interrupted, StoppedOnPurpose, StorageUnavailable
 from dreambooth_resume.preemption.requests import RequestSource
-from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import Adoption
 from dreambooth_resume.runs.entries import Process, Stopped
@@ -46,7 +45,7 @@ class Attempt:
     accelerator: Accelerator
     adopted: Adoption[SavedState]
     process: Process
-    signals: SignalSource
+    watcher: Watcher
     reporter: Reporter
     not_exact_because: tuple[str, ...]
     changes: tuple[OptionChange, ...]
@@ -95,7 +94,7 @@ def _begin_life(attempt: Attempt) -> _Life:
     pulse = Pulse(
         attempt.storage, situation, attempt=attempt.number, process=attempt.process, requests=requests, sink=sink
     )
-    return _Life(pulse=pulse, requests=requests, watcher=Watcher([attempt.signals, requests]), sink=sink)
+    return _Life(pulse=pulse, requests=requests, watcher=Watcher([attempt.watcher, requests]), sink=sink)
 
 
 def _train(attempt: Attempt, life: _Life) -> Log:

@@ -13,7 +13,6 @@ from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.load import record
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.errors import BadInput, ComeBack
-from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, take_over
 from dreambooth_resume.runs.entries import Adopt, CheckpointRef, Process
@@ -41,10 +40,9 @@ class _Ready:
     numerics: dict[str, str]
 
 
-def start(checked: Checked, signals: SignalSource, reporter: Reporter) -> Log:
+def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
     """Begin the run or go on with it, to the finished log. Raises the error that ended the attempt earlier."""
     home, options = checked.home, checked.options
-    watcher = Watcher([signals])
     process = this_process()
     ready = _get_ready(checked)
     mine = _new_record(ready)
@@ -67,7 +65,7 @@ def start(checked: Checked, signals: SignalSource, reporter: Reporter) -> Log:
         accelerator=ready.accelerator,
         adopted=adopted,
         process=process,
-        signals=signals,
+        watcher=watcher,
         reporter=reporter,
         not_exact_because=because,
         changes=options.changes,

@@ -5,6 +5,7 @@ Nothing imported here needs torch: a finished run, and a start that can't succee
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from dreambooth_resume.checkpoint.publish import publish
@@ -12,8 +13,11 @@ from dreambooth_resume.config.contradictions import remarks
 from dreambooth_resume.config.load import GivenOptions
 from dreambooth_resume.errors import HolderAlive, StorageUnavailable
 from dreambooth_resume.models.quiet import few_collections
+from dreambooth_resume.preemption.deadline import DeadlineSource
+from dreambooth_resume.preemption.poller import Poller
 from dreambooth_resume.preemption.signals import SignalSource
-from dreambooth_resume.preemption.watcher import Watcher, ending
+from dreambooth_resume.preemption.sources import polled_sources
+from dreambooth_resume.preemption.watcher import NoticeSource, Watcher, ending
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.access import check_access
 from dreambooth_resume.storage.patience import patiently
@@ -32,15 +36,23 @@ from dreambooth_resume.workflows.preflight import (
 
 def train(given: GivenOptions, reporter: Reporter) -> int:
     """Start or go on with the run in --output_dir until it is done. Returns 0, or raises the error that ended it."""
+    started = time.monotonic()
     signals = SignalSource()
     signals.install()
     watcher = Watcher([signals])
+    poller = Poller(tell=reporter.message)
     try:
         refuse_several_processes()
         place = find_place(given)
         home = patiently(lambda: open_home(place), tell=reporter.message, should_stop=watcher.should_stop)
         options = choose_options(home, given)
-        finished = home.log if _is_done(home, options, given) else _train(home, options, signals, watcher, reporter)
+        if _is_done(home, options, given):
+            finished = home.log
+        else:
+            watcher = Watcher([signals, poller, *_deadline(options, started)])
+            chosen = options.train.preemption
+            poller.start(polled_sources(spot=chosen.spot, notice_file=chosen.notice_file, tell=reporter.message))
+            finished = _train(home, options, watcher, reporter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
         result = publish(place.storage, finished)
         reporter.message(wording.finished(place.storage, finished, result, folder=result_folder(place)))
@@ -50,7 +62,13 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
             raise ending(notice, f"{notice.source}. {error}") from error
         raise
     finally:
+        poller.close()
         reporter.close()
+
+
+def _deadline(options: Options, started_monotonic_s: float) -> list[NoticeSource]:
+    seconds = options.train.preemption.deadline_seconds
+    return [] if seconds is None else [DeadlineSource(seconds, started_monotonic_s=started_monotonic_s)]
 
 
 def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
@@ -65,7 +83,7 @@ def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
     return True
 
 
-def _train(home: Home, options: Options, signals: SignalSource, watcher: Watcher, reporter: Reporter) -> Log:
+def _train(home: Home, options: Options, watcher: Watcher, reporter: Reporter) -> Log:
     patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
     checked = patient(lambda: check_start(home, options))
     for remark in remarks(options.train, options.sources):
@@ -79,4 +97,4 @@ def _train(home: Home, options: Options, signals: SignalSource, watcher: Watcher
     with few_collections():
         from dreambooth_resume.workflows.start import start
 
-    return start(checked, signals, reporter)
+    return start(checked, watcher, reporter)

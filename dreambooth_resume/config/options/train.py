@@ -10,6 +10,7 @@ from dreambooth_resume.config.options.lora import LoraOptions
 from dreambooth_resume.config.options.machine import MachineOptions
 from dreambooth_resume.config.options.model import ModelOptions
 from dreambooth_resume.config.options.optimization import OptimizationOptions
+from dreambooth_resume.config.options.preemption import PreemptionOptions
 from dreambooth_resume.config.options.storage import StorageOptions
 from dreambooth_resume.config.options.training import TrainingOptions
 
@@ -26,6 +27,7 @@ class TrainOptions(BaseModel):
     training: TrainingOptions
     checkpoints: CheckpointOptions
     storage: StorageOptions
+    preemption: PreemptionOptions
     machine: MachineOptions
 
 
@@ -38,5 +40,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "training": TrainingOptions,
     "checkpoints": CheckpointOptions,
     "storage": StorageOptions,
+    "preemption": PreemptionOptions,
     "machine": MachineOptions,
 }

@@ -82,6 +82,8 @@ def _another_value(option: Option) -> object:
         return "latest"
     if option.name == "storage_uri":
         return "s3://bucket/dog"
+    if option.name == "deadline":
+        return "25m"
     if option.kind == "text":
         return "another"
     if option.kind == "int":

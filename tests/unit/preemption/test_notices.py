@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,14 @@ def test_the_most_insistent_notice_wins_and_the_first_among_equals() -> None:
     assert Watcher([]).notice() is None
     assert Watcher([Says(None), Says(calm), Says(other)]).notice() == calm
     assert Watcher([Says(calm), Says(urgent), Says(other)]).notice() == urgent
+
+
+def test_the_nearest_end_of_several_notices_counts() -> None:
+    cloud = Notice(source="cloud", exit_code=75, deadline_monotonic_s=120.0)
+    limit = Notice(source="limit", exit_code=75, deadline_monotonic_s=60.0)
+    term = Notice(source="SIGTERM", exit_code=75, insistence=2)
+    assert Watcher([Says(cloud), Says(limit)]).notice() == replace(cloud, deadline_monotonic_s=60.0)
+    assert Watcher([Says(cloud), Says(term)]).notice() == replace(term, deadline_monotonic_s=120.0)
 
 
 @pytest.mark.parametrize(("exit_code", "error"), [(75, Interrupted), (76, StoppedOnPurpose)])

@@ -1,0 +1,94 @@
+"""Which clouds there are, and which of them this machine is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from dreambooth_resume.preemption.metadata import MetadataTrouble
+from dreambooth_resume.preemption.notice_file import NoticeFile
+from dreambooth_resume.preemption.poller import PolledSource
+from dreambooth_resume.runs.notice import Notice
+
+CLOUDS: dict[str, str] = {
+    "aws": "dreambooth_resume.preemption.aws:AwsSource",
+    "gcp": "dreambooth_resume.preemption.gcp:GcpSource",
+    "azure": "dreambooth_resume.preemption.azure:AzureSource",
+}
+_DETECTION_SECONDS = 0.5
+_NEVER_AGAIN_SECONDS = 86_400.0
+
+
+NONE, AUTO = "none", "auto"
+
+
+class CloudSource(PolledSource, Protocol):
+    """A cloud's notices."""
+
+    def is_here(self, *, timeout_seconds: float) -> bool: ...
+
+
+def cloud_source(name: str) -> CloudSource:
+    """The source called `name` in CLOUDS."""
+    module, _, cls = CLOUDS[name].partition(":")
+    source: CloudSource = getattr(import_module(module), cls)()
+    return source
+
+
+class AutoSource:
+    """`--spot auto`: finds out at its first look which cloud this is, and is that cloud's source from then on.
+
+    Off a cloud that takes half a second, once, on the watcher's thread, and is said.
+    """
+
+    name = "the cloud"
+
+    def __init__(
+        self, *, tell: Callable[[str], None], clouds: Callable[[], Sequence[CloudSource]] | None = None
+    ) -> None:
+        self._tell = tell
+        self._clouds = clouds or (lambda: [cloud_source(name) for name in CLOUDS])
+        self._found: CloudSource | None = None
+        self._looked = False
+
+    @property
+    def interval_seconds(self) -> float:
+        if self._found is not None:
+            return self._found.interval_seconds
+        return _NEVER_AGAIN_SECONDS if self._looked else 0.0
+
+    def look(self) -> Notice | None:
+        if not self._looked:
+            self._found, self._looked = _first_that_is_here(self._clouds()), True
+            self._tell(
+                f"Watching for notices of {self._found.name}."
+                if self._found
+                else "No cloud's metadata service answers here: only signals and dbr stop are heeded (--spot)."
+            )
+        return self._found.look() if self._found is not None else None
+
+
+def _first_that_is_here(clouds: Sequence[CloudSource]) -> CloudSource | None:
+    def is_here(cloud: CloudSource) -> bool:
+        try:
+            return cloud.is_here(timeout_seconds=_DETECTION_SECONDS)
+        except MetadataTrouble:
+            return False
+
+    with ThreadPoolExecutor(len(clouds), thread_name_prefix="which-cloud") as pool:
+        return next((cloud for cloud, here in zip(clouds, pool.map(is_here, clouds), strict=True) if here), None)
+
+
+def polled_sources(*, spot: str, notice_file: str | None, tell: Callable[[str], None]) -> list[PolledSource]:
+    """What the watcher's thread is to ask: a cloud by its name, `auto` or `none`, and a file."""
+    sources: list[PolledSource] = []
+    if spot == AUTO:
+        sources.append(AutoSource(tell=tell))
+    elif spot != NONE:
+        sources.append(cloud_source(spot))
+    if notice_file is not None:
+        sources.append(NoticeFile(Path(notice_file)))
+    return sources
