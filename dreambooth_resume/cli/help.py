@@ -77,8 +77,10 @@ def _flags(option: Option) -> str:
 
 
 def _on_resume(option: Option) -> str:
-    if option.policy is ChangePolicy.REFUSED:
+    if option.policy is ChangePolicy.NEVER:
         return "fixed for the life of a run"
+    if option.policy is ChangePolicy.REFUSED:
+        return f"kept for the life of a run, unless --allow-change {option.name}"
     return "may change on a resume" if option.recorded else "for this start only"
 
 

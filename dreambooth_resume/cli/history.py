@@ -9,7 +9,8 @@ from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import add_home, open_run
 from dreambooth_resume.cli.output import print_columns, print_json
 from dreambooth_resume.cli.wording import UNKNOWN, clock, count, why_it_ended
-from dreambooth_resume.runs.entries import Totals
+from dreambooth_resume.config.messages import plain
+from dreambooth_resume.runs.entries import ChangedOption, Totals
 from dreambooth_resume.runs.history import Attempt, HistoryTotals, read_history, totals_of
 from dreambooth_resume.runs.notes import Note, read_notes
 
@@ -43,6 +44,10 @@ def run(words: list[str]) -> int:
     if attempts:
         print_columns([_row(attempt) for attempt in attempts], head=_HEAD)
         print()
+    if changes := [_change_row(attempt.number, change) for attempt in attempts for change in attempt.changes]:
+        print("changed on a resume")
+        print_columns(changes)
+        print()
     print(_in_all(totals))
     if notes:
         print("\nnoted by others")
@@ -64,6 +69,11 @@ def _row(attempt: Attempt) -> Sequence[str]:
         UNKNOWN if attempt.exit_code is None else str(attempt.exit_code),
         why_it_ended(attempt),
     )
+
+
+def _change_row(attempt: int, change: ChangedOption) -> Sequence[str]:
+    policy = f"{change.policy}, and allowed" if change.allowed else change.policy
+    return (f"attempt {attempt}", change.name, f"{plain(change.before)} -> {plain(change.after)}", policy)
 
 
 def _in_all(totals: HistoryTotals) -> str:

@@ -48,11 +48,16 @@ def parse_train(argv: Sequence[str]) -> GivenOptions:
                 raise BadInput(f"says the same as {sources[name]}", where=entry.where, fix="leave one of the two lines")
             sources[name] = entry.where
             values[name] = checked(OPTIONS[name], entry.value, where=entry.where)
+    typed: set[str] = set()
     for flag in flags:
         if flag.name == "config":
             continue
+        value = flag.value
+        if OPTIONS[flag.name].repeatable and flag.name in typed:
+            value = f"{values[flag.name]},{value}"
+        typed.add(flag.name)
         sources[flag.name] = flag.where
-        values[flag.name] = checked(OPTIONS[flag.name], flag.value, where=flag.where)
+        values[flag.name] = checked(OPTIONS[flag.name], value, where=flag.where)
     given = {name: value for name, value in values.items() if not _is_unset(name, value)}
     return GivenOptions(values=given, sources={name: sources[name] for name in given}, config_file=config_file)
 

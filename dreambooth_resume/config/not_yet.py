@@ -43,7 +43,6 @@ DIFFUSERS_SCRIPT: dict[str, str] = {
 }
 
 LATER: dict[str, str] = {
-    "allow_change": "allowing a change that is refused on a resume",
     "aspect_ratio_buckets": "the list of aspect-ratio buckets",
     "base_precision": "a quantised base model",
     "bnb_quantization_config_path": "a base model quantised by bitsandbytes",

@@ -23,7 +23,11 @@ Flags win over the file. Bools are `--random_flip`, `--no-random_flip` or `--ran
 
 - *free*: the new value is taken; it can't change the weights.
 - *applied*: the new value counts from the next step on, and the run says so.
-- *refused*: `dbr` stops before it touches anything and says what to do.
+- *refused*: `dbr` stops before it touches anything (exit 2) and says what to do. `--allow-change NAME` applies the
+  new value from the next step on all the same; the log and `dbr history` keep that it was so.
+- *never*: refused, and nothing allows it: what is saved does not fit the new value.
+
+Whatever is given otherwise than the run has it, a start shows in a table before it loads anything.
 """
 
 

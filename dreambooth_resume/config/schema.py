@@ -37,6 +37,8 @@ class Option:
     common: bool
     aliases: tuple[str, ...]
     null_is_unset: bool
+    repeatable: bool
+    in_fork: bool
 
     @property
     def first_sentence(self) -> str:
@@ -96,6 +98,8 @@ def _option(section: str, name: str, field: FieldInfo, annotation: Any) -> Optio
         common=declaration.common,
         aliases=declaration.aliases,
         null_is_unset=declaration.null_is_unset,
+        repeatable=declaration.repeatable,
+        in_fork=declaration.in_fork,
     )
 
 

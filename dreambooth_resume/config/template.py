@@ -56,6 +56,8 @@ def _lines(option: Option) -> str:
     if option.choices:
         notes.append(f"One of {', '.join(option.choices)}.")
     if option.policy is ChangePolicy.REFUSED:
+        notes.append(f"Kept for the life of a run, unless allow_change names {option.name}.")
+    if option.policy is ChangePolicy.NEVER:
         notes.append("Fixed for the life of a run.")
     comment = textwrap.fill(" ".join(notes), _WIDTH, initial_indent="# ", subsequent_indent="# ")
     value = EXAMPLES[option.name] if option.required else option.default

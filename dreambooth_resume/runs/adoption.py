@@ -13,6 +13,7 @@ from dreambooth_resume.errors import BadInput, CheckpointDamaged, NothingValid, 
 from dreambooth_resume.runs.entries import (
     Adopt,
     AttemptRef,
+    ChangedOption,
     CheckpointRef,
     Commit,
     Entry,
@@ -47,6 +48,7 @@ class Wish:
     request_id: str | None = None
     reopen: bool = False
     changed_options: Mapping[str, JsonValue] = field(default_factory=dict)
+    changes: tuple[ChangedOption, ...] = ()
     not_exact_because: tuple[str, ...] = ()
 
     @property
@@ -213,6 +215,7 @@ def _adopt_entry(log: Log, target: CheckpointRef | None, going_back: str | None,
         going_back=going_back,
         reopened=log.finished is not None,
         not_exact_because=wish.not_exact_because,
+        changes=wish.changes,
     )
     before = log.last.state if log.last else RunState(step=0, max_train_steps=0, live=(), lineage=(), totals=Totals())
     link = AttemptRef(attempt=attempt, base=body.base, base_step=base_step)

@@ -93,6 +93,19 @@ class RunState(Record):
     """Options that were changed since `run.json` was written, with the values that hold now."""
 
 
+class ChangedOption(Record):
+    """An option that an attempt was given otherwise than the run had it, and went on with."""
+
+    name: str
+    before: JsonValue
+    after: JsonValue
+    policy: str
+    """`free`, `applied` or `refused`, as the option declared it then."""
+    allowed: bool = False
+    """It is refused, and --allow_change named it."""
+    changes_the_result: bool = True
+
+
 class Adopt(Record):
     """An attempt takes the run over and goes on from `base` (a checkpoint entry's number, None: from step 0)."""
 
@@ -106,6 +119,8 @@ class Adopt(Record):
     """The run was finished, and `max_train_steps` was raised."""
     not_exact_because: tuple[str, ...] = ()
     """What of the numerics is not as at the run's start; empty: this attempt computes the very same bits."""
+    changes: tuple[ChangedOption, ...] = ()
+    """Options that hold otherwise from here on; `state.changed_options` repeats the values for later entries."""
 
 
 class Commit(Record):

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from dreambooth_resume.runs.entries import Adopt, Commit, Entry, Finished, Process, SetAside, Stopped, Totals
+from dreambooth_resume.runs.entries import (
+    Adopt,
+    ChangedOption,
+    Commit,
+    Entry,
+    Finished,
+    Process,
+    SetAside,
+    Stopped,
+    Totals,
+)
 from dreambooth_resume.runs.liveness import look_for_life
 from dreambooth_resume.runs.log import Log, read_log
 from dreambooth_resume.runs.status import Status, read_status
@@ -48,6 +58,8 @@ class Attempt:
     set_aside: tuple[SetAside, ...]
     going_back: str | None
     reopened: bool
+    changes: tuple[ChangedOption, ...] = ()
+    """Options that it was given otherwise than the run had them."""
 
 
 def read_history(storage: Storage) -> tuple[Attempt, ...]:
@@ -151,6 +163,7 @@ def _attempt(
         set_aside=adopt.body.set_aside,
         going_back=adopt.body.going_back,
         reopened=adopt.body.reopened,
+        changes=adopt.body.changes,
     )
 
 

@@ -15,6 +15,7 @@ from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.checkpoint.reader import load_staged
 from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.change_policy import OptionChange
+from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.inputs import store_inputs
 from dreambooth_resume.errors import AccessDenied, DbrError, Interrupted, StoppedOnPurpose, StorageUnavailable
 from dreambooth_resume.preemption.requests import RequestSource
@@ -31,6 +32,7 @@ from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.pulse import Pulse, Situation
 from dreambooth_resume.training.trainer import Trainer
 from dreambooth_resume.workflows import wording
+from dreambooth_resume.workflows.changes import what_changes
 from dreambooth_resume.workflows.preflight import save_interval
 
 
@@ -48,6 +50,8 @@ class Attempt:
     watcher: Watcher
     reporter: Reporter
     not_exact_because: tuple[str, ...]
+    before: TrainOptions | None
+    """The options that the run had, where this attempt has others."""
     changes: tuple[OptionChange, ...]
 
     @property
@@ -201,13 +205,27 @@ def _trainer(attempt: Attempt, life: _Life, parts: Parts, manager: CheckpointMan
 def _how_it_begins(attempt: Attempt, parts: Parts, staged: SavedState | None) -> str:
     adopted, assignment = attempt.adopted, attempt.assignment
     if adopted.base is None and staged is None:
-        return wording.fresh_start(attempt.number, assignment.max_train_steps, attempt.not_exact_because)
+        log, end = adopted.writer.log, assignment.max_train_steps
+        lines = [wording.fresh_start(attempt.number, end, attempt.not_exact_because, log)]
+    else:
+        lines = [_how_it_goes_on(attempt, parts, staged)]
+    if attempt.before is not None:
+        lines += what_changes(
+            attempt.changes,
+            before=attempt.before,
+            now=assignment.options,
+            step=parts.state.global_step,
+            max_train_steps=assignment.max_train_steps,
+        )
+    return "\n".join(lines)
+
+
+def _how_it_goes_on(attempt: Attempt, parts: Parts, staged: SavedState | None) -> str:
     return wording.resumed(
-        adopted,
+        attempt.adopted,
         step=parts.state.global_step,
         staged=staged is not None,
-        assignment=assignment,
+        assignment=attempt.assignment,
         last=parts.state.last,
         not_exact_because=attempt.not_exact_because,
-        changes=attempt.changes,
     )

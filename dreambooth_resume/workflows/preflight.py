@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from dreambooth_resume.config.change_policy import OptionChange, compare, refuse_if_refused
+from dreambooth_resume.config.change_policy import OptionChange, allowed_names, compare
 from dreambooth_resume.config.contradictions import refuse_endless_warmup
 from dreambooth_resume.config.load import GivenOptions, record, resolve, with_values
 from dreambooth_resume.config.options.train import TrainOptions
@@ -25,6 +25,7 @@ from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
 from dreambooth_resume.models.source import ModelSource, resolve_source
 from dreambooth_resume.runs.adoption import LATEST
+from dreambooth_resume.runs.entries import ChangedOption
 from dreambooth_resume.workflows.home import Home
 
 # The LoRA file, the float32 masters and AdamW's two moments: four times four bytes a parameter.
@@ -43,12 +44,29 @@ class Options:
     changes: tuple[OptionChange, ...]
     sources: Mapping[str, str]
     """Where each given option was given."""
+    before: TrainOptions | None = None
+    """What the run has; None for a new one."""
 
     @property
     def changed(self) -> dict[str, JsonValue]:
         """What later attempts are to take over."""
         now = as_json(record(self.train))
         return {change.name: now[change.name] for change in self.changes}
+
+    @property
+    def changes_for_the_log(self) -> tuple[ChangedOption, ...]:
+        """The changes as this attempt's `adopt` entry keeps them."""
+        return tuple(
+            ChangedOption(
+                name=change.name,
+                before=as_json({change.name: change.before}).get(change.name),
+                after=self.changed[change.name],
+                policy=str(change.policy),
+                allowed=change.allowed,
+                changes_the_result=change.changes_the_result,
+            )
+            for change in self.changes
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +104,12 @@ def refuse_several_processes() -> None:
 
 
 def choose_options(home: Home, given: GivenOptions) -> Options:
-    """The options to train with. Raises BadInput for a run that nobody asked to resume, and for refused changes."""
+    """The options to train with. Raises BadInput for a run that nobody asked to resume.
+
+    Refused changes are among `changes`: the caller shows all of them before it refuses.
+    """
     given = _with_absolute_folders(given)
+    allowed_names(given)
     if home.record is None:
         return Options(train=_with_a_seed(resolve(given, recorded=None)), changes=(), sources=given.sources)
     recorded = home.recorded
@@ -99,9 +121,8 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
             where=home.place.flag,
             fix="--resume latest to go on with it, or another --output_dir for a new run",
         )
-    changes = compare(recorded, given)
-    refuse_if_refused(changes)
-    return Options(train=options, changes=changes, sources=given.sources)
+    before = resolve(replace(given, values={}, sources={}), recorded=recorded)
+    return Options(train=options, changes=compare(recorded, given), sources=given.sources, before=before)
 
 
 def refuse_going_back_behind_the_end(home: Home, options: Options) -> None:

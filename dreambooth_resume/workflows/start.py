@@ -68,6 +68,7 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
         watcher=watcher,
         reporter=reporter,
         not_exact_because=because,
+        before=options.before if options.changes else None,
         changes=options.changes,
     )
     return run_attempt(attempt)
@@ -160,6 +161,7 @@ def _wish(home: Home, options: Options, assignment: Assignment, *, not_exact_bec
         request_id=chosen.resume_request_id,
         reopen=home.log.finished is not None,
         changed_options=options.changed,
+        changes=options.changes_for_the_log,
         not_exact_because=not_exact_because,
     )
 

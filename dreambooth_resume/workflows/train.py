@@ -9,6 +9,7 @@ import time
 from functools import partial
 
 from dreambooth_resume.checkpoint.publish import publish
+from dreambooth_resume.config.change_policy import refuse_if_refused, table
 from dreambooth_resume.config.contradictions import remarks
 from dreambooth_resume.config.load import GivenOptions
 from dreambooth_resume.errors import HolderAlive, StorageUnavailable
@@ -46,6 +47,7 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
         place = find_place(given)
         home = patiently(lambda: open_home(place), tell=reporter.message, should_stop=watcher.should_stop)
         options = choose_options(home, given)
+        _refuse_or_show(options, reporter)
         if _is_done(home, options, given):
             finished = home.log
         else:
@@ -69,6 +71,13 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
 def _deadline(options: Options, started_monotonic_s: float) -> list[NoticeSource]:
     seconds = options.train.preemption.deadline_seconds
     return [] if seconds is None else [DeadlineSource(seconds, started_monotonic_s=started_monotonic_s)]
+
+
+def _refuse_or_show(options: Options, reporter: Reporter) -> None:
+    """Show what is given otherwise than the run has it, before anything is loaded. Raises BadInput if it is refused."""
+    if changed := table(options.changes):
+        reporter.message(changed)
+    refuse_if_refused(options.changes)
 
 
 def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:

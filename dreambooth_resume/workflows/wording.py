@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth_resume.config.change_policy import OptionChange
-from dreambooth_resume.config.options.declaration import ChangePolicy
+from dreambooth_resume.config.messages import plain as plain_value
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.runs.adoption import Adoption
 from dreambooth_resume.runs.entries import Adopt, CheckpointRef
@@ -38,10 +37,10 @@ def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str)
     )
 
 
-def exactness(not_exact_because: Sequence[str], log: Log, changes: Sequence[OptionChange]) -> str:
+def exactness(not_exact_because: Sequence[str], log: Log) -> str:
     """`Exact`, or `Equivalent` and why: because of this attempt, or of one whose checkpoint it goes on from.
 
-    The same bytes are promised only to a run whose options are those that it was begun with.
+    The bytes of an undisturbed run are promised only to a run whose options are those that it was begun with.
     """
     if not_exact_because:
         return f"Equivalent: same samples and noise, but not the same last bits ({'; '.join(not_exact_because)})."
@@ -50,18 +49,33 @@ def exactness(not_exact_because: Sequence[str], log: Log, changes: Sequence[Opti
         if isinstance(entry.body, Adopt) and entry.attempt in in_line and entry.body.not_exact_because:
             why = "; ".join(entry.body.not_exact_because)
             return f"Equivalent: exact from here on, but attempt {entry.attempt} before it was not ({why})."
-    if any(change.policy is ChangePolicy.APPLIED for change in changes):
-        return f"{_EXACT}; what is changed below changes the result."
+    if changed := options_changed_on_the_way(log):
+        return f"{_EXACT}, but the result has not the bytes of an unchanged run: {changed}."
     return f"{_EXACT}, so the result has the same bytes."
 
 
-def fresh_start(attempt: int, max_train_steps: int, not_exact_because: Sequence[str]) -> str:
+def options_changed_on_the_way(log: Log) -> str:
+    """Which attempts changed what, if the run can't end in the bytes that it would have ended in without that."""
+    made = {
+        (entry.attempt, change.name): change
+        for entry in log.entries
+        if isinstance(entry.body, Adopt)
+        for change in entry.body.changes
+        if change.changes_the_result
+    }
+    return "; ".join(
+        f"attempt {attempt} changed {name} from {plain_value(change.before)} to {plain_value(change.after)}"
+        for (attempt, name), change in made.items()
+    )
+
+
+def fresh_start(attempt: int, max_train_steps: int, not_exact_because: Sequence[str], log: Log) -> str:
     """Where a run begins, or begins again because no attempt came to its first checkpoint."""
     begins = f"Attempt {attempt} begins at step 0 of {max_train_steps}."
     if attempt == 1:
         return f"{begins} Interrupt it whenever you like; the same command with --resume latest goes on."
     before = f"No checkpoint was committed by the {attempt - 1} before it."
-    return f"{begins} {before}\n{exactness(not_exact_because, Log(), ())}"
+    return f"{begins} {before}\n{exactness(not_exact_because, log)}"
 
 
 def resumed(
@@ -72,9 +86,8 @@ def resumed(
     assignment: Assignment,
     last: StepMetrics | None,
     not_exact_because: Sequence[str],
-    changes: Sequence[OptionChange],
 ) -> str:
-    """A resume in three lines, and a line for everything that is otherwise than it was."""
+    """A resume in three lines."""
     plan = assignment.plan
     samples = step * plan.batch_size
     found = _found(adopted, staged=staged)
@@ -84,8 +97,7 @@ def resumed(
         f"Resuming from {found} as attempt {adopted.writer.attempt}: step {step} of {assignment.max_train_steps}.",
         f"Restored: {rate}optimizer moments; data position {samples % plan.epoch_length} of {plan.epoch_length} in "
         f"epoch {samples // plan.epoch_length + 1}.",
-        exactness(not_exact_because, adopted.writer.log, changes),
-        *(f"Changed: {change.line}" for change in changes),
+        exactness(not_exact_because, adopted.writer.log),
     ]
     return "\n".join(lines)
 

@@ -105,7 +105,7 @@ def test_refused_change_says_what_the_run_has(bench: Bench, home: Path) -> None:
 def test_applied_change_is_said_and_kept(bench: Bench, home: Path) -> None:
     bench.run(home, max_train_steps=2)
     process = bench.run(home, max_train_steps=4, learning_rate=2e-3)
-    assert "Changed: learning_rate: 0.001 -> 0.002 (--learning_rate): applied" in process.output()
+    assert "Changed from step 2 on: learning_rate 0.002 (was 0.001), max_train_steps 4 (was 2)." in process.output()
     # Not given again, it is the run's, not today's default.
     process = bench.run(home, max_train_steps=6, learning_rate=None)
     assert "lr 2.0e-03" in process.output()

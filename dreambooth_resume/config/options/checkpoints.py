@@ -34,6 +34,18 @@ def _resume_target(value: str | None) -> str | None:
     raise ValueError("is neither latest, nor a step such as 500, nor a name such as checkpoint-500")
 
 
+def _names(value: object) -> object:
+    # A list in YAML; on a command line names with commas, or the flag once for each.
+    return ",".join(str(one) for one in value) if isinstance(value, list) else value
+
+
+def _joined(value: str | None) -> str | None:
+    if value is None:
+        return None
+    names = [name.strip().lstrip("-").replace("-", "_") for name in value.split(",")]
+    return ",".join(dict.fromkeys(name for name in names if name)) or None
+
+
 def _request_id(value: str | None) -> str | None:
     if value is not None and not _REQUEST_ID.fullmatch(value):
         raise ValueError("must be 1 to 64 letters, digits, '.', '_' or '-'")
@@ -77,6 +89,12 @@ class CheckpointOptions(BaseModel):
     ] = None
     """Name for one wish to go back, so that a start-up script with --resume 300 goes back once: when the run's log
     holds the name already, latest is meant."""
+
+    allow_change: Annotated[
+        str | None, BeforeValidator(_names), AfterValidator(_joined), free(recorded=False, repeatable=True)
+    ] = None
+    """Names of options that are refused on a resume and may change all the same, such as resolution: with commas, or
+    the flag once for each. The new value counts from the next step on, and the run's log keeps that it was allowed."""
 
     take_over: Annotated[bool, free(recorded=False)] = False
     """Take the run over from another attempt at once, without waiting to see whether it is still alive."""

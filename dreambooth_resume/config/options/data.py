@@ -12,6 +12,7 @@ from dreambooth_resume.config.options.declaration import (
     TILDE_EXPANDED,
     any_case,
     free,
+    never,
     refused,
 )
 
@@ -29,7 +30,7 @@ class DataOptions(BaseModel):
     home; where the folder is there, its pictures are compared by their bytes."""
 
     instance_prompt: Annotated[
-        str, NOT_BLANK, refused("the run was trained on its first prompt; for another, start a new run", common=True)
+        str, NOT_BLANK, never("the run was trained on its first prompt; for another, start a new run", common=True)
     ]
     """Prompt that names the subject by a rare word and its class, for example "a photo of sks dog"."""
 

@@ -22,7 +22,9 @@ class ChangePolicy(StrEnum):
     APPLIED = "applied"
     """The new value counts from the next step on, and is said; the weights differ from those of an unchanged run."""
     REFUSED = "refused"
-    """The run does not start: what is done already would not fit."""
+    """The run does not start, unless the user names the option in --allow_change: then the new value is applied."""
+    NEVER = "never"
+    """The run does not start, whatever is allowed: what is done already does not fit the new value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class Declaration:
 
     `advice` is what to do for a refused option, what the change does for an applied one, and None for a free one.
     `null_is_unset`: null means "whatever the run has", so it is no value that could differ from the run's.
+    `repeatable`: text whose flag may be typed several times; the values are joined by commas, as a YAML list is.
+    `in_fork`: `dbr fork` may begin a run with another value from a checkpoint of this one.
     """
 
     policy: ChangePolicy
@@ -39,14 +43,26 @@ class Declaration:
     common: bool = False
     aliases: tuple[str, ...] = ()
     null_is_unset: bool = False
+    repeatable: bool = False
+    in_fork: bool = True
 
 
 def free(
-    *, recorded: bool = True, common: bool = False, aliases: tuple[str, ...] = (), null_is_unset: bool = False
+    *,
+    recorded: bool = True,
+    common: bool = False,
+    aliases: tuple[str, ...] = (),
+    null_is_unset: bool = False,
+    repeatable: bool = False,
 ) -> Declaration:
     """The option may change on every resume. Not `recorded`: it belongs to one attempt or one machine."""
     return Declaration(
-        policy=ChangePolicy.FREE, recorded=recorded, common=common, aliases=aliases, null_is_unset=null_is_unset
+        policy=ChangePolicy.FREE,
+        recorded=recorded,
+        common=common,
+        aliases=aliases,
+        null_is_unset=null_is_unset,
+        repeatable=repeatable,
     )
 
 
@@ -60,15 +76,27 @@ def applied(
 
 
 def refused(what_to_do: str, *, common: bool = False, null_is_unset: bool = False) -> Declaration:
-    """A resumed run keeps its value; `what_to_do` is the line a user reads who asked for another."""
+    """A resumed run keeps its value, unless --allow_change names the option: the code can go on with another one.
+
+    `what_to_do` is the line a user reads who asked for another value.
+    """
     return Declaration(policy=ChangePolicy.REFUSED, advice=what_to_do, common=common, null_is_unset=null_is_unset)
+
+
+def never(what_to_do: str, *, common: bool = False, null_is_unset: bool = False, in_fork: bool = False) -> Declaration:
+    """A resumed run keeps its value, and nothing allows another: the saved state, or the run's plan, would not fit."""
+    return Declaration(
+        policy=ChangePolicy.NEVER, advice=what_to_do, common=common, null_is_unset=null_is_unset, in_fork=in_fork
+    )
 
 
 def declaration_of(field: FieldInfo) -> Declaration:
     """The field's declaration. Raises TypeError if it has none or several: that is a mistake in the schema."""
     found = [entry for entry in field.metadata if isinstance(entry, Declaration)]
     if len(found) != 1:
-        raise TypeError(f"an option declares free(), applied() or refused() once, this one {len(found)} times: {field}")
+        raise TypeError(
+            f"an option declares free(), applied(), refused() or never() once, this one {len(found)} times: {field}"
+        )
     return found[0]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, applied, refused
+from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, applied, never, refused
 
 
 class LoraOptions(BaseModel):
@@ -14,7 +14,7 @@ class LoraOptions(BaseModel):
 
     model_config = SECTION_CONFIG
 
-    rank: Annotated[int, Field(ge=1), refused("weights of another rank do not fit; start a new run", common=True)] = 4
+    rank: Annotated[int, Field(ge=1), never("weights of another rank do not fit; start a new run", common=True)] = 4
     """Rank of the LoRA: its size and capacity. 4 to 32 is usual."""
 
     lora_alpha: Annotated[

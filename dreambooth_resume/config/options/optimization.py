@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, any_case, applied, refused
+from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, any_case, applied, never, refused
 
 SchedulerName = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 
@@ -20,7 +20,7 @@ class OptimizationOptions(BaseModel):
     model_config = SECTION_CONFIG
 
     optimizer: Annotated[
-        Literal["AdamW"], any_case("AdamW"), refused("its state would not fit another one; start a new run")
+        Literal["AdamW"], any_case("AdamW"), never("its state would not fit another one; start a new run")
     ] = "AdamW"
     """The optimizer."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dreambooth_resume.config.options.declaration import SECTION_CONFIG, any_case, applied, refused
+from dreambooth_resume.config.options.declaration import SECTION_CONFIG, any_case, applied, never, refused
 
 LARGEST_SEED = 2**64 - 1  # the key of the counter-based generator has 64 bits
 
@@ -23,14 +23,14 @@ class TrainingOptions(BaseModel):
 
     model_config = SECTION_CONFIG
 
-    train_batch_size: Annotated[int, Field(ge=1), refused(_BATCH, common=True)] = 4
+    train_batch_size: Annotated[int, Field(ge=1), never(_BATCH, common=True, in_fork=True)] = 4
     """Samples that are computed at once."""
 
-    gradient_accumulation_steps: Annotated[int, Field(ge=1), refused(_BATCH, common=True)] = 1
+    gradient_accumulation_steps: Annotated[int, Field(ge=1), never(_BATCH, common=True, in_fork=True)] = 1
     """Batches whose gradients make up one step. More of them and a smaller train_batch_size need less memory."""
 
     num_train_epochs: Annotated[
-        int, Field(ge=1), refused("a run keeps the number of steps that its epochs made; change max_train_steps")
+        int, Field(ge=1), never("a run keeps the number of steps that its epochs made; change max_train_steps")
     ] = 1
     """Length of the run in epochs, when max_train_steps is not given: ceil(epochs x pictures x repeats / samples a
     step) steps."""
@@ -51,7 +51,12 @@ class TrainingOptions(BaseModel):
     seed: Annotated[
         int | None,
         Field(ge=0, le=LARGEST_SEED),
-        refused("a run keeps its seed; leave the option out, or start a new run", common=True, null_is_unset=True),
+        never(
+            "a run keeps its seed; leave the option out, or start a new run",
+            common=True,
+            null_is_unset=True,
+            in_fork=True,
+        ),
     ] = None
     """Decides every random draw. null: one is drawn at the first start and kept."""
 

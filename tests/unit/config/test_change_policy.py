@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from dreambooth_resume.config.change_policy import compare, refuse_if_refused
+from dreambooth_resume.config.change_policy import allowed_names, compare, refuse_if_refused, table
 from dreambooth_resume.config.load import parse_train, record, resolve
 from dreambooth_resume.config.messages import format_error
 from dreambooth_resume.config.options.declaration import ChangePolicy
@@ -68,19 +70,70 @@ def test_epochs_beside_steps_have_no_effect_and_are_free() -> None:
 
 
 def test_all_refused_changes_are_named_at_once() -> None:
-    given = parse_train(["--rank", "8", "--resolution", "512", "--learning_rate", "1e-5"])
+    given = parse_train(["--lora_alpha", "8", "--resolution", "512", "--learning_rate", "1e-5"])
     with pytest.raises(BadInput) as refusal:
         refuse_if_refused(compare(_recorded(), given))
     assert format_error(refusal.value) == (
-        "dbr: --resolution, --rank: the run has resolution 1024 (not 512), rank 4 (not 8)\n"
-        "  fix: leave them out to go on as before; start a new run for another picture size; weights of another rank "
-        "do not fit; start a new run; a new run has an output_dir of its own"
+        "dbr: --resolution, --lora_alpha: the run has resolution 1024 (not 512), lora_alpha 4.0 (not 8.0)\n"
+        "  fix: leave them out to go on as before; start a new run for another picture size; it scales all that was "
+        "learned; start a new run; a new run has an output_dir of its own; or add --allow_change "
+        "resolution,lora_alpha to go on with the new values from the next step on"
     )
 
 
 def test_line_of_a_change_says_all_of_it() -> None:
     (change,) = compare(_recorded(), parse_train(["--learning_rate", "5e-5"]))
     assert change.line == (
-        "learning_rate: 0.0001 -> 5e-05 (--learning_rate): applied, the schedule is computed from the new rate from "
-        "the next step on"
+        "learning_rate: 0.0001 -> 5e-05 (--learning_rate): applied: the schedule is computed from the new rate "
+        "from the next step on"
     )
+
+
+def test_what_nothing_allows_offers_no_allow_change() -> None:
+    with pytest.raises(BadInput) as refusal:
+        refuse_if_refused(compare(_recorded(), parse_train(["--rank", "8", "--resolution", "512"])))
+    assert "--allow_change" not in str(refusal.value.fix)
+
+
+def test_allowed_names_are_a_list_in_yaml_and_commas_or_several_flags_on_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("allow_change: [resolution, lr-power]\n")
+    several = parse_train(["--allow-change", "resolution", "--allow_change=lr_power"])
+    assert several.values == parse_train(["--allow_change", "resolution, lr_power"]).values
+    assert several.values == parse_train(["--config", str(file)]).values == {"allow_change": "resolution,lr_power"}
+
+
+def test_a_flag_of_allowed_names_wins_over_the_file_like_any_flag(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("allow_change: resolution\n")
+    given = parse_train(["--config", str(file), "--allow_change", "lr_power"])
+    assert allowed_names(given) == {"lr_power"}
+
+
+def test_a_misspelt_name_is_refused_with_the_right_one() -> None:
+    with pytest.raises(BadInput, match="resolutoin is no option") as refusal:
+        allowed_names(parse_train(["--allow_change", "resolutoin"]))
+    assert refusal.value.fix == "did you mean resolution?"
+
+
+def test_allowing_one_refused_change_allows_no_other() -> None:
+    given = parse_train(["--resolution", "512", "--center_crop", "--allow_change", "resolution"])
+    with pytest.raises(BadInput, match=r"^(--center_crop: )?the run has center_crop false \(not true\)"):
+        refuse_if_refused(compare(_recorded(), given))
+
+
+def test_the_table_has_a_line_for_every_change_refused_or_not() -> None:
+    given = parse_train(
+        ["--rank", "8", "--learning_rate", "5e-5", "--resolution", "512", "--allow_change", "resolution"]
+    )
+    assert table(compare(_recorded(), given)) == (
+        "Given otherwise than the run has it:\n"
+        "  option         the run has  given  by               on a resume\n"
+        "  resolution     1024         512    --resolution     refused, and allowed: the new value counts from the "
+        "next step on\n"
+        "  rank           4            8      --rank           never: weights of another rank do not fit; start a "
+        "new run\n"
+        "  learning_rate  0.0001       5e-05  --learning_rate  applied: the schedule is computed from the new rate "
+        "from the next step on"
+    )
+    assert table(()) == ""

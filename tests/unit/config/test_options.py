@@ -80,6 +80,8 @@ def _another_value(option: Option) -> object:
         return 512
     if option.name == "resume_from_checkpoint":
         return "latest"
+    if option.name == "allow_change":
+        return "resolution"
     if option.name == "storage_uri":
         return "s3://bucket/dog"
     if option.name == "deadline":
@@ -121,13 +123,28 @@ def test_changed_option_is_treated_as_its_policy_says(name: str) -> None:
     assert (change.name, change.policy, change.where) == (name, option.policy, f"--{name}")
     assert change.after == value
     assert f"{name}: " in change.line
-    if option.policy is ChangePolicy.REFUSED:
+    if option.policy in (ChangePolicy.REFUSED, ChangePolicy.NEVER):
         with pytest.raises(BadInput, match=name) as refusal:
             refuse_if_refused(changes)
         assert option.advice is not None
         assert option.advice in str(refusal.value.fix)
+        assert ("--allow_change" in str(refusal.value.fix)) == (option.policy is ChangePolicy.REFUSED)
     else:
         refuse_if_refused(changes)
+
+
+@EACH_OF_THE_RUN
+def test_only_what_is_refused_can_be_allowed(name: str) -> None:
+    option = OPTIONS[name]
+    given = _given({name: _another_value(option), "allow_change": name})
+    if option.policy is ChangePolicy.NEVER:
+        with pytest.raises(BadInput, match=f"{name} can't be allowed to change"):
+            compare(_first_record(), given)
+        return
+    (change,) = compare(_first_record(), given)
+    assert change.allowed == (option.policy is ChangePolicy.REFUSED)
+    assert change.changes_the_result == (option.policy is not ChangePolicy.FREE)
+    refuse_if_refused((change,))
 
 
 def test_options_of_one_attempt_are_never_a_change() -> None:

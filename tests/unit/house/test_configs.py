@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 RUN_FILES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 
 # Options of one moment, not of a run file: how an attempt takes the run up.
-ON_THE_COMMAND_LINE = {"resume_from_checkpoint", "resume_request_id", "take_over", "unfenced"}
+ON_THE_COMMAND_LINE = {"resume_from_checkpoint", "resume_request_id", "allow_change", "take_over", "unfenced"}
 # Their default depends on the run or the machine, so the file has a line without a value, or none.
 WITHOUT_A_VALUE = {"torch_threads"}
 
@@ -71,7 +71,7 @@ def test_the_flag_table_says_not_yet_where_the_program_does() -> None:
 
 def test_the_policies_in_the_docs_are_those_of_the_options() -> None:
     text = (ROOT / "docs" / "how-resume-works.md").read_text()
-    for policy in ("free", "applied", "refused"):
+    for policy in ("free", "applied", "refused", "never"):
         (row,) = re.findall(rf"^\| {policy} \| ([^|]*)\|", text, re.M)
         for name in re.findall(r"`--(\w+)`", row):
             assert str(OPTIONS[name].policy) == policy, name

@@ -1,0 +1,61 @@
+"""What an attempt says about options that it was given otherwise than the run had them, once its step is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dreambooth_resume.config.change_policy import OptionChange
+from dreambooth_resume.config.messages import plain
+from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.training.schedule import LearningRateSchedule, scaled_learning_rate
+
+_OF_THE_RATE = frozenset(
+    ("learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps", "lr_num_cycles", "lr_power", "max_train_steps")
+)
+
+
+def what_changes(
+    changes: Sequence[OptionChange], *, before: TrainOptions, now: TrainOptions, step: int, max_train_steps: int
+) -> list[str]:
+    """A line for what holds from `step` on, and one for what that makes of the learning rate."""
+    changed = [change for change in changes if change.changes_the_result]
+    if not changed:
+        return []
+    values = ", ".join(f"{change.name} {plain(change.after)} (was {plain(change.before)})" for change in changed)
+    lines = [f"Changed from step {step} on: {values}."]
+    if _OF_THE_RATE & {change.name for change in changed}:
+        was, is_now = schedule_of(before, before.training.max_train_steps), schedule_of(now, max_train_steps)
+        lines.append(_rate(was, is_now, step=step))
+    return lines
+
+
+def schedule_of(options: TrainOptions, total_steps: int | None) -> LearningRateSchedule:
+    """The learning rate of the run with these options and so many steps."""
+    chosen, training = options.optimization, options.training
+    return LearningRateSchedule(
+        name=chosen.lr_scheduler,
+        peak=scaled_learning_rate(
+            chosen.learning_rate,
+            scale_lr=chosen.scale_lr,
+            train_batch_size=training.train_batch_size,
+            gradient_accumulation_steps=training.gradient_accumulation_steps,
+        ),
+        warmup_steps=chosen.lr_warmup_steps,
+        total_steps=total_steps or 1,
+        num_cycles=chosen.lr_num_cycles,
+        power=chosen.lr_power,
+    )
+
+
+def _rate(was: LearningRateSchedule, is_now: LearningRateSchedule, *, step: int) -> str:
+    if was == is_now:
+        return f"The learning rate stays as it was: {is_now.at(step):.4g} at step {step}."
+    same_but_longer = was.name == is_now.name and was.peak == is_now.peak and was.warmup_steps == is_now.warmup_steps
+    if same_but_longer and is_now.name in ("constant", "constant_with_warmup"):
+        return (
+            f"The {is_now.name} schedule has no end, so no learning rate changes: {is_now.at(step):.4g} at step {step}."
+        )
+    how = "stretched" if is_now.total_steps > was.total_steps else "shortened"
+    end = f", {how} to end at step {is_now.total_steps}" if is_now.total_steps != was.total_steps else ""
+    rates = f"{was.at(step):.4g} until now, {is_now.at(step):.4g} from here on"
+    return f"Learning rate at step {step}: {rates} ({is_now.name}{end})."
