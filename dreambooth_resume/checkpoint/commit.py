@@ -172,5 +172,6 @@ class Committer:
             lineage=before.lineage,
             totals=totals,
             changed_options=before.changed_options,
+            segments=before.segments,
         )
         return body, state

@@ -5,13 +5,16 @@ order of its own, and steps run across its end, so every sample is seen once bef
 
 With prior preservation a class picture rides in every slot, in passes of their own over the class pictures. These are
 counted from n on, behind the pictures 0 to n-1. The slots of the pictures are the same with and without.
+
+A data set that changed on purpose begins a segment: from its first step on, passes go over the new pictures, which are
+counted behind those of the segments before. What the steps before it hold stays as it was.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,7 +42,8 @@ class Slot:
 class Plan:
     """The order of a run. `batch_size` is B, the samples of a step: micro-batch x accumulation x processes.
 
-    `class_count` is the number of class pictures, 0 without prior preservation; B does not count them.
+    `class_count` is the number of class pictures, 0 without prior preservation; B does not count them. `earlier` holds
+    before `first_step`, and `picture_count` is the number of pictures from there on.
     """
 
     seed: int
@@ -48,6 +52,8 @@ class Plan:
     repeats: int = 1
     variants: int = VARIANTS
     class_count: int = 0
+    first_step: int = 0
+    earlier: Plan | None = None
 
     def __post_init__(self) -> None:
         for name in ("picture_count", "batch_size", "repeats", "variants"):
@@ -55,6 +61,19 @@ class Plan:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.class_count < 0:
             raise ValueError(f"class_count must be at least 0, not {self.class_count}")
+        if (self.earlier is None) != (self.first_step == 0) or (
+            self.earlier is not None and self.earlier.first_step >= self.first_step
+        ):
+            raise ValueError(f"a segment begins behind the one before, not at step {self.first_step}")
+
+    @property
+    def pictures_in_all(self) -> int:
+        """The pictures of all segments; class pictures are counted behind them."""
+        return self._first_picture + self.picture_count
+
+    @property
+    def _first_picture(self) -> int:
+        return self.earlier.pictures_in_all if self.earlier else 0
 
     @property
     def epoch_length(self) -> int:
@@ -70,11 +89,13 @@ class Plan:
 
     def batch(self, step: int) -> tuple[Slot, ...]:
         """The B slots of `step`, which counts from 0. O(B), and O(epoch) where an epoch begins."""
+        if self.earlier is not None and step < self.first_step:
+            return self.earlier.batch(step)
         return tuple(
             Slot(
                 step=step,
                 slot=slot,
-                picture=self._sample(step, slot, length=self._pass_length, draw=_ORDER_DRAW) % self.picture_count,
+                picture=self._first_picture + self._sample_of_pass(step, slot) % self.picture_count,
                 variant=self._variant(step, slot, draw=_VARIANT_DRAW),
             )
             for slot in range(self.batch_size)
@@ -88,25 +109,50 @@ class Plan:
             Slot(
                 step=step,
                 slot=slot,
-                picture=self.picture_count + self._sample(step, slot, length=self.class_count, draw=_CLASS_ORDER_DRAW),
+                picture=self.pictures_in_all + self._class_sample(step, slot),
                 variant=self._variant(step, slot, draw=_CLASS_VARIANT_DRAW),
                 is_class=True,
             )
             for slot in range(self.batch_size)
         )
 
-    def _sample(self, step: int, slot: int, *, length: int, draw: int) -> int:
-        """Which of `length` samples comes there, in passes in which each comes once."""
-        number, position = divmod(step * self.batch_size + slot, length)
-        return int(_pass_order(self.seed, number, length, draw)[position])
+    def _sample_of_pass(self, step: int, slot: int) -> int:
+        """Which of the segment's samples comes there, in passes in which each comes once."""
+        number, position = divmod((step - self.first_step) * self.batch_size + slot, self._pass_length)
+        # No pass has the order of one that an earlier segment had.
+        order = _pass_order(self.seed, self._passes_before + number, self._pass_length, _ORDER_DRAW)
+        return int(order[position])
+
+    def _class_sample(self, step: int, slot: int) -> int:
+        """Which class picture comes there: their passes know no segments."""
+        number, position = divmod(step * self.batch_size + slot, self.class_count)
+        return int(_pass_order(self.seed, number, self.class_count, _CLASS_ORDER_DRAW)[position])
+
+    @property
+    def _passes_before(self) -> int:
+        """Passes that were begun before this segment."""
+        if self.earlier is None:
+            return 0
+        samples = (self.first_step - self.earlier.first_step) * self.batch_size
+        return self.earlier._passes_before + -(-samples // self.earlier._pass_length)
 
     def _variant(self, step: int, slot: int, *, draw: int) -> int:
         words = raw_words(generator(self.seed, Stream.AUGMENT, step=step, slot=slot, draw=draw), 1)
         return int(words[0] % np.uint64(self.variants))
 
     def epoch_of(self, step: int) -> int:
-        """The epoch that `step`'s first sample belongs to, from 0."""
-        return step * self.batch_size // self.epoch_length
+        """The epoch that `step`'s first sample belongs to, from 0. A segment begins an epoch."""
+        return self.position(step)[0]
+
+    def position(self, step: int) -> tuple[int, int]:
+        """The epoch of `step`'s first sample, and which of the epoch's samples that is, both from 0."""
+        if self.earlier is not None and step < self.first_step:
+            return self.earlier.position(step)
+        epoch, sample = divmod((step - self.first_step) * self.batch_size, self.epoch_length)
+        if self.earlier is None:
+            return epoch, sample
+        last, begun = self.earlier.position(self.first_step)
+        return last + (begun > 0) + epoch, sample
 
     def steps_for_epochs(self, epochs: int) -> int:
         """Steps until every sample has been seen `epochs` times: ceil(epochs * n * repeats / B)."""
@@ -120,9 +166,18 @@ class Plan:
         used: set[tuple[int, int]] = set()
         for step in steps:
             used.update((slot.picture, slot.variant) for slot in (*self.batch(step), *self.class_batch(step)))
-            if len(used) == (self.picture_count + self.class_count) * self.variants:
+            if len(used) == (self.pictures_in_all + self.class_count) * self.variants:
                 break
         return tuple(sorted(used))
+
+
+def in_segments(plan: Plan, parts: Sequence[tuple[int, int]]) -> Plan:
+    """`plan` over data sets that took each other's place: (first step, pictures), the first of them from step 0."""
+    whole: Plan | None = None
+    for first_step, picture_count in parts:
+        whole = replace(plan, picture_count=picture_count, first_step=first_step, earlier=whole)
+    assert whole is not None, "a run has at least one data set"
+    return whole
 
 
 # A few passes are in use at once (steps cross their ends, workers run ahead); 16 orders bound the memory.

@@ -19,6 +19,7 @@ from dreambooth_resume.runs.entries import (
     Entry,
     Process,
     RunState,
+    Segment,
     SetAside,
     Totals,
 )
@@ -35,12 +36,21 @@ _ROUNDS_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewDataset:
+    """A data set that is to take the place of the one that the run was last trained on."""
+
+    fingerprint: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """From where the run is to go on.
 
     `resume` is `latest`, a step, or a checkpoint's full name; `request_id` makes a return to it happen once, however
     often the same command is started. `reopen` lets a finished run go on to `max_train_steps`. `changed_options`
-    are those that hold in place of what `run.json` says; `not_exact_because` what differs of the numerics.
+    are those that hold in place of what `run.json` says; `not_exact_because` what differs of the numerics. `dataset`
+    begins a segment: it holds from the adopted step on.
     """
 
     max_train_steps: int
@@ -49,6 +59,7 @@ class Wish:
     reopen: bool = False
     changed_options: Mapping[str, JsonValue] = field(default_factory=dict)
     changes: tuple[ChangedOption, ...] = ()
+    dataset: NewDataset | None = None
     not_exact_because: tuple[str, ...] = ()
 
     @property
@@ -121,7 +132,11 @@ def take_over(
             loaded=search.loaded[target.number] if target else None,
             set_aside=tuple(search.damaged.values()),
             reason=reason,
-            may_use_staged=going_back is None and not search.damaged and _stands_on_newest(log, target),
+            may_use_staged=going_back is None
+            and not search.damaged
+            # What is staged was trained on the pictures of before.
+            and adopted.state.segments == (log.last.state.segments if log.last else ())
+            and _stands_on_newest(log, target),
         )
     raise RefusedToGoOn(f"{storage.describe()}: gave up after {_ROUNDS_MAX} tries to adopt this run.")
 
@@ -226,10 +241,22 @@ def _adopt_entry(log: Log, target: CheckpointRef | None, going_back: str | None,
         lineage=(*before.lineage, link),
         totals=_totals_with_lost_work(search.storage, log, before, base_step),
         changed_options={**before.changed_options, **wish.changed_options},
+        segments=_segments(before, wish.dataset, base_step),
     )
     # One nonce a number: an earlier, late put of this very adopt is known again as ours.
     nonce = f"{search.nonce}-{log.next_number}"
     return make_entry(number=log.next_number, attempt=attempt, body=body, state=state, nonce=nonce)
+
+
+def _segments(before: RunState, dataset: NewDataset | None, base_step: int) -> tuple[Segment, ...]:
+    """The segments of before, and one that begins here if this is wished and wasn't done by an adopt just before."""
+    newest = before.segments[-1].fingerprint if before.segments else None
+    if dataset is None or dataset.fingerprint == newest:
+        return before.segments
+    # What was to hold later, before the run went back, is no more wished for than the steps that were gone back over.
+    kept = tuple(segment for segment in before.segments if segment.from_step < base_step)
+    begun = Segment(from_step=base_step, fingerprint=dataset.fingerprint, prompt=dataset.prompt)
+    return (*kept, begun)
 
 
 def _totals_with_lost_work(storage: Storage, log: Log, before: RunState, base_step: int) -> Totals:

@@ -81,6 +81,16 @@ class AttemptRef(Record):
     base_step: int
 
 
+class Segment(Record):
+    """From `from_step` on a run trains on other pictures than before, on purpose. Before the first: `run.json`'s."""
+
+    from_step: int
+    fingerprint: str
+    """Of the pictures and prompts, as in `run.json`."""
+    prompt: str
+    """The prompt of those pictures that have none of their own."""
+
+
 class RunState(Record):
     """What the newest entry alone tells about a run."""
 
@@ -91,6 +101,8 @@ class RunState(Record):
     totals: Totals
     changed_options: dict[str, JsonValue] = {}
     """Options that were changed since `run.json` was written, with the values that hold now."""
+    segments: tuple[Segment, ...] = ()
+    """Data sets that took the place of the one before, by their first steps."""
 
 
 class ChangedOption(Record):

@@ -89,14 +89,13 @@ def resumed(
 ) -> str:
     """A resume in three lines."""
     plan = assignment.plan
-    samples = step * plan.batch_size
+    epoch, sample = plan.position(step)
     found = _found(adopted, staged=staged)
     rate = f"learning rate {last.learning_rate:.3g}, loss {last.loss:.4f} at step {step}; " if last else ""
     lines = [
         *(f"Set aside: {aside.folder}: {aside.reason}." for aside in adopted.set_aside),
         f"Resuming from {found} as attempt {adopted.writer.attempt}: step {step} of {assignment.max_train_steps}.",
-        f"Restored: {rate}optimizer moments; data position {samples % plan.epoch_length} of {plan.epoch_length} in "
-        f"epoch {samples // plan.epoch_length + 1}.",
+        f"Restored: {rate}optimizer moments; data position {sample} of {plan.epoch_length} in epoch {epoch + 1}.",
         exactness(not_exact_because, adopted.writer.log),
     ]
     return "\n".join(lines)

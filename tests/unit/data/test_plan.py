@@ -131,3 +131,49 @@ def test_nothing_to_plan_is_refused(name: str) -> None:
     sizes = {"picture_count": 2, "batch_size": 2, name: 0}
     with pytest.raises(ValueError, match=name):
         Plan(seed=0, **sizes)
+
+
+def test_golden_plan_of_two_segments() -> None:
+    first = Plan(seed=0, picture_count=5, batch_size=2)
+    plan = Plan(seed=0, picture_count=3, batch_size=2, first_step=4, earlier=first)
+    assert [plan.batch(step) for step in range(4)] == [first.batch(step) for step in range(4)]
+    assert [[(slot.picture, slot.variant) for slot in plan.batch(step)] for step in range(4, 8)] == [
+        [(6, 5), (5, 2)],
+        [(7, 2), (5, 1)],
+        [(6, 2), (7, 4)],
+        [(7, 1), (5, 7)],
+    ]
+    assert [plan.position(step) for step in range(3, 7)] == [(1, 1), (2, 0), (2, 2), (3, 1)]
+
+
+@settings(deadline=None)
+@given(PLANS, st.integers(1, 20), st.integers(1, 20), st.integers(1, 12))
+def test_a_segment_begins_a_pass_over_its_own_pictures(first: Plan, begins: int, length: int, count: int) -> None:
+    """Whatever the segments before it held, and without a pass in an order that was there before."""
+    sizes = {"seed": first.seed, "batch_size": first.batch_size, "repeats": first.repeats, "variants": first.variants}
+    second = Plan(picture_count=count, first_step=begins, earlier=first, **sizes)
+    third = Plan(picture_count=count, first_step=begins + length, earlier=second, **sizes)
+    assert [third.batch(step) for step in range(begins)] == [first.batch(step) for step in range(begins)]
+    assert [third.batch(step) for step in range(begins, begins + length)] == [
+        second.batch(step) for step in range(begins, begins + length)
+    ]
+    offset = first.picture_count + count
+    steps = range(begins + length, begins + length + count * first.repeats)
+    pictures = [slot.picture for step in steps for slot in third.batch(step)][: count * first.repeats]
+    assert Counter(pictures) == dict.fromkeys(range(offset, offset + count), first.repeats)
+    assert third.pictures_in_all == offset + count
+
+
+def test_class_pictures_are_counted_behind_all_segments_and_keep_their_order() -> None:
+    first = Plan(seed=0, picture_count=5, batch_size=2, class_count=4)
+    plan = Plan(seed=0, picture_count=3, batch_size=2, class_count=4, first_step=3, earlier=first)
+    for step in range(8):
+        before = [slot.picture - 5 for slot in first.class_batch(step)]
+        assert [slot.picture - 8 for slot in plan.class_batch(step)] == before
+
+
+@pytest.mark.parametrize("first_step", [0, -1])
+def test_a_segment_that_begins_before_the_run_is_refused(first_step: int) -> None:
+    first = Plan(seed=0, picture_count=2, batch_size=2)
+    with pytest.raises(ValueError, match="a segment begins behind the one before"):
+        Plan(seed=0, picture_count=2, batch_size=2, first_step=first_step, earlier=first)
