@@ -13,6 +13,12 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
     """Raises BadInput for options that contradict each other, as far as that shows before the pictures are read."""
     if options.training.max_train_steps is not None:
         refuse_endless_warmup(options, sources, max_train_steps=options.training.max_train_steps)
+    if options.machine.local_rank > 0:
+        raise BadInput(
+            f"process {options.machine.local_rank} of several: training with several processes is not available yet",
+            where=sources.get("local_rank"),
+            fix="start one process; --gradient_accumulation_steps makes up for the batch",
+        )
     if options.checkpoints.resume_request_id is not None and options.checkpoints.resume_from_checkpoint is None:
         raise BadInput(
             "names a wish to go back, but no step to go back to",

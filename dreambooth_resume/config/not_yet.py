@@ -18,7 +18,6 @@ DIFFUSERS_SCRIPT: dict[str, str] = {
     "hub_model_id": "the name of the repository on the Hub",
     "hub_token": "the token for the Hub",
     "image_column": "the column of a data set that holds the pictures",
-    "local_rank": "training in several processes",
     "logging_dir": "the folder of the trackers' logs",
     "num_class_images": "the number of class pictures for prior preservation",
     "num_validation_images": "the number of validation pictures",
@@ -88,6 +87,5 @@ NOT_YET: dict[str, str] = DIFFUSERS_SCRIPT | LATER
 
 # Values that Diffusers' script takes for an option that we have.
 NOT_YET_VALUES: dict[tuple[str, str], str] = {
-    ("mixed_precision", "fp16"): "float16 with a loss scaler",
     ("optimizer", "prodigy"): "the Prodigy optimizer",
 }

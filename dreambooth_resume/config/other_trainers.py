@@ -92,7 +92,7 @@ OTHER_TRAINERS: dict[str, str] = {theirs: ours for ours, names in _THEIR_NAMES.i
 NO_COUNTERPART: dict[str, str] = {
     "block_size": "pictures have no sequence length; their size is resolution",
     "cutoff_len": "pictures have no sequence length; their size is resolution",
-    "fp16": "not available yet: float16 with a loss scaler; for less memory use mixed_precision bf16",
+    "fp16": "it is a value of mixed_precision: mixed_precision fp16",
     "load_in_4bit": "not available yet: a quantised base model; for less memory use mixed_precision bf16",
     "load_in_8bit": "not available yet: a quantised base model; for less memory use mixed_precision bf16",
     "lora": "a LoRA is what is trained always; its size is rank",

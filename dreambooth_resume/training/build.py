@@ -30,6 +30,7 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.optimizers.base import ParameterGroup
+from dreambooth_resume.training.precision import accelerates_precision, make_scaler, weight_dtype
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.schedule import LearningRateSchedule, scaled_learning_rate
 from dreambooth_resume.training.state import TrainingState, lora_tensors
@@ -71,7 +72,7 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
     """Device and autocast. Accumulation, clipping and saving are ours: the sums have to be the same on any machine."""
     # Without the plugin `backward` divides by what `accelerate launch` left in the environment.
     return Accelerator(
-        mixed_precision=options.training.precision,
+        mixed_precision=accelerates_precision(options.training.precision),
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
 
@@ -102,11 +103,12 @@ def build_parts(
     denoiser = assignment.family.load_denoiser(
         assignment.source,
         device=device,
-        weight_dtype=torch.bfloat16 if options.training.precision == "bf16" else torch.float32,
+        weight_dtype=weight_dtype(options.training.precision),
         gradient_checkpointing=options.training.gradient_checkpointing,
     )
     parameters = add_lora(denoiser, assignment.lora, normal_draw=partial(_init_draw, assignment.seed))
     optimizer = Optimizer(_parameter_groups(assignment, parameters), options.optimization)
+    scaler = make_scaler(options.training.precision, device)
     watcher.leave_if_asked("loading the denoiser")
     model = TrainableModel(
         denoiser=denoiser,
@@ -114,9 +116,10 @@ def build_parts(
         prompts=prompt_table(prompts, denoiser=denoiser, device=device),
         accelerator=accelerator,
         encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
+        scaler=scaler,
     )
     return Parts(
-        state=TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler),
+        state=TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=scaler),
         loader=_loader(assignment, samples),
         train_step=partial(
             train_step,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from dreambooth_resume.checkpoint.format import SavedState, Scalars
 from dreambooth_resume.errors import RefusedToGoOn
@@ -25,12 +27,13 @@ class TrainingState:
     Tensors and scalars go by flat names: `lora.<parameter>`, and `optimizer.` before the optimizer's own names.
     """
 
-    def __init__(self, optimizer: Optimizer, *, lr_scheduler: str) -> None:
+    def __init__(self, optimizer: Optimizer, *, lr_scheduler: str, scaler: GradScaler | None = None) -> None:
         self.optimizer = optimizer
         self.parameters = optimizer.parameters
         self.global_step = 0
         self.last: StepMetrics | None = None
         self._lr_scheduler = lr_scheduler
+        self._scaler = scaler
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
         return {
@@ -44,9 +47,11 @@ class TrainingState:
         return {
             "lr_scheduler": self._lr_scheduler,
             "loss": measured.loss if measured else None,
-            "grad_norm": measured.grad_norm if measured else None,
+            # A norm that overflowed in float16 is no number of JSON's.
+            "grad_norm": measured.grad_norm if measured and math.isfinite(measured.grad_norm) else None,
             "learning_rate": measured.learning_rate if measured else None,
             **{f"{OPTIMIZER_PREFIX}{name}": number for name, number in self.optimizer.scalars().items()},
+            **_scaler_scalars(self._scaler),
         }
 
     def load(self, saved: SavedState) -> None:
@@ -61,6 +66,7 @@ class TrainingState:
                 f"The checkpoint of step {saved.step} does not fit this run's adapter: {error}. Use the base model and "
                 "the --rank that the run was begun with."
             ) from error
+        _load_scaler(self._scaler, saved.scalars)
         self.global_step = saved.step
         self.last = _metrics_of(saved.scalars)
 
@@ -74,8 +80,23 @@ def _without_prefix(values: Mapping[str, _Value], prefix: str) -> dict[str, _Val
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
+def _scaler_scalars(scaler: GradScaler | None) -> Scalars:
+    """What the scaler's next decision depends on: its scale, and the steps since it last changed."""
+    if scaler is None:
+        return {}
+    facts = scaler.state_dict()
+    return {"scaler_scale": facts["scale"], "scaler_growth_tracker": facts["_growth_tracker"]}
+
+
+def _load_scaler(scaler: GradScaler | None, scalars: Scalars) -> None:
+    scale, tracker = scalars.get("scaler_scale"), scalars.get("scaler_growth_tracker")
+    if scaler is not None and scale is not None:
+        scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": tracker})
+
+
 def _metrics_of(scalars: Scalars) -> StepMetrics | None:
     loss, grad_norm, learning_rate = (scalars.get(name) for name in ("loss", "grad_norm", "learning_rate"))
-    if isinstance(loss, float) and isinstance(grad_norm, float) and isinstance(learning_rate, float):
-        return StepMetrics(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate)
+    if isinstance(loss, float) and isinstance(learning_rate, float):
+        norm = grad_norm if isinstance(grad_norm, float) else math.inf
+        return StepMetrics(loss=loss, grad_norm=norm, learning_rate=learning_rate)
     return None

@@ -6,6 +6,7 @@ latent height and width, N prompts, S tokens, D and P widths of the two kinds of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -13,11 +14,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from torch.amp.grad_scaler import GradScaler
 
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.models.base import Denoiser
 from dreambooth_resume.training.objective import add_noise, denoising_loss, prediction_target, sample_latents
 from dreambooth_resume.training.optimizer import Optimizer
+from dreambooth_resume.training.precision import autocast
+
+LOSS_SCALE = "loss_scale"
 
 PixelEncoder = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """One picture [3, height, width] in -1..1 -> mean and log-variance of its latents [channels, height, width]."""
@@ -50,7 +55,8 @@ def prompt_table(
 class TrainableModel:
     """A frozen denoiser with its adapter, and what it reads beside the batch.
 
-    `parameters` are the adapter's, in the order of their names. `encode_pixels` is needed only for batches of pixels.
+    `parameters` are the adapter's, in the order of their names. `encode_pixels` is needed only for batches of pixels,
+    `scaler` with float16, which would round small gradients to zero without it.
     """
 
     denoiser: Denoiser
@@ -58,19 +64,27 @@ class TrainableModel:
     prompts: PromptTable
     accelerator: Accelerator
     encode_pixels: PixelEncoder | None = None
+    scaler: GradScaler | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
     """Of one update: mean loss of its samples, norm of the whole gradient before clipping, the first group's rate.
 
-    `more` goes into the metrics file under its own names: the other groups' rates, as `lr_<group>`.
+    `more` goes into the metrics file under its own names: the other groups' rates as `lr_<group>`, and in float16 as
+    `loss_scale` what the loss was multiplied by; the norm is that of the true gradient.
     """
 
     loss: float
     grad_norm: float
     learning_rate: float
     more: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_overflow(self) -> bool:
+        """The loss was scaled too far for float16: the scaler changed no weight, and scales the next one less."""
+        is_scaled = self.more.get(LOSS_SCALE, 1.0) > 1.0
+        return is_scaled and math.isfinite(self.loss) and not math.isfinite(self.grad_norm)
 
 
 def train_step(
@@ -82,23 +96,32 @@ def train_step(
 ) -> StepMetrics:
     """Update the adapter once with this batch, at the learning rates of its step.
 
-    Every sample weighs the same, however the batch is cut into micro-batches. Waits for the device once, at the end.
+    Every sample weighs the same, however the batch is cut into micro-batches. In float16 a gradient that overflows
+    makes a step without an update: weights and moments stay. Waits for the device once, at the end.
     """
     total = sum(len(micro_batch.timesteps) for micro_batch in batch.micro_batches)
+    scaler = model.scaler
+    loss_scale = scaler.get_scale() if scaler else None
     losses = []
     for micro_batch in batch.micro_batches:
         share = len(micro_batch.timesteps) / total
         loss = micro_batch_loss(model, micro_batch) * share
-        model.accelerator.backward(loss)
+        model.accelerator.backward(scaler.scale(loss) if scaler else loss)
         losses.append(loss.detach())
+    if scaler:
+        scaler.unscale_(optimizer.torch_optimizer)  # clipping is of the true gradient
     grad_norm = torch.nn.utils.clip_grad_norm_(list(model.parameters.values()), max_grad_norm)
     optimizer.set_rates(batch.step)
-    optimizer.torch_optimizer.step()
+    if scaler:
+        scaler.step(optimizer.torch_optimizer)
+        scaler.update()
+    else:
+        optimizer.torch_optimizer.step()
     optimizer.torch_optimizer.zero_grad(set_to_none=True)
     # One transfer for both numbers: each .item() would make the CPU wait for the GPU.
     loss_value, norm_value = torch.stack([torch.stack(losses).sum(), grad_norm.detach()]).tolist()
     (_, learning_rate), *others = optimizer.rates(batch.step).items()
-    more = {f"lr_{group}": rate for group, rate in others}
+    more = {**{f"lr_{group}": rate for group, rate in others}, **({LOSS_SCALE: loss_scale} if loss_scale else {})}
     return StepMetrics(loss=loss_value, grad_norm=norm_value, learning_rate=learning_rate, more=more)
 
 
@@ -119,7 +142,7 @@ def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Te
     noisy_BCHW = add_noise(latents_BCHW, noise_BCHW, timesteps_B, schedule=schedule)
     # peft's dropout has no generator of its own, so the global one is put where this micro-batch needs it.
     torch.manual_seed(micro_batch.dropout_seed)
-    with model.accelerator.autocast():
+    with autocast(model.accelerator, model.scaler):
         prediction_BCHW = denoiser.predict(
             noisy_BCHW,
             timesteps_B,

@@ -71,7 +71,7 @@ class Trainer:
     def _tell(self, metrics: StepMetrics, *, seconds: float) -> None:
         """Log, show, and refuse to go on with a state that no later step can repair."""
         step = self.state.global_step
-        if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
+        if not (math.isfinite(metrics.loss) and (math.isfinite(metrics.grad_norm) or metrics.is_overflow)):
             raise RefusedToGoOn(
                 f"Step {step}: the loss is {metrics.loss}, the gradient's norm {metrics.grad_norm}. Nothing of this "
                 f"step was saved; the last good checkpoint is step {self.manager.durable_step or 0}. "

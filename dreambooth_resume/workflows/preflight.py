@@ -94,11 +94,12 @@ class Checked:
 
 def refuse_several_processes() -> None:
     """Raises BadInput under torchrun or `accelerate launch` with more than one process."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes not in ("", "1"):
+    processes, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("LOCAL_RANK", "0")
+    if processes not in ("", "1") or rank not in ("", "-1", "0"):
+        several = f"{processes} processes" if processes not in ("", "1") else f"a process {rank} beside others"
         raise BadInput(
-            f"training with {processes} processes is not available yet",
-            where="WORLD_SIZE",
+            f"training with {several} is not available yet",
+            where="WORLD_SIZE" if processes not in ("", "1") else "LOCAL_RANK",
             fix="start one process; --gradient_accumulation_steps makes up for the batch",
         )
 

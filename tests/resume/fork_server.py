@@ -1,7 +1,8 @@
 """Forks `dbr` processes from one that has imported everything: 1 s instead of 6 s for a run that can really be killed.
 
 Run as a program it reads a JSON command a line: {"argv": [...], "log": FILE, "cwd": DIR, "home": DIR,
-"bucket_home": "bucket/prefix" | null, "crash": {...} | null, "record": FILE | null, "limits": {...}, "clock_off": N}
+"bucket_home": "bucket/prefix" | null, "crash": {...} | null, "record": FILE | null, "limits": {...}, "clock_off": N,
+"faults": [...]}
 forks a child and answers {"pid": N}; {"poll": N} answers {"code": null | exit code}; {"build_model": DIR, "log": FILE}
 builds the tiny SDXL in a child.
 
@@ -109,6 +110,10 @@ def _do(command: dict[str, Any]) -> int:
     _set_clock_off(command.get("clock_off", 0.0))
     for name, value in command.get("limits", {}).items():
         _limit(name, value)
+    if faults := command.get("faults"):
+        from tests.resume.faults import install
+
+        install(faults)
     bucket_home = command.get("bucket_home")
     watches = [_recorder(command["record"])] if command.get("record") else []
     watches += [_crasher(command["crash"])] if command.get("crash") else []

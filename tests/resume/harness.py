@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,13 +157,21 @@ class Bench:
         record: Path | None = None,
         limits: Mapping[str, float] | None = None,
         clock_off: float = 0.0,
+        faults: Sequence[Mapping[str, object]] = (),
         **changed: object,
     ) -> Process:
         """`dbr train`, with `home` as its output folder: with a `storage_uri` that is only the stage."""
         words = ["train", *self.words(home, **changed)]
         uri = changed.get("storage_uri")
         return self.command(
-            home, words, crash=crash, record=record, limits=limits, clock_off=clock_off, uri=str(uri) if uri else None
+            home,
+            words,
+            crash=crash,
+            record=record,
+            limits=limits,
+            clock_off=clock_off,
+            uri=str(uri) if uri else None,
+            faults=faults,
         )
 
     def words(self, home: Path, **changed: object) -> list[str]:
@@ -183,6 +191,7 @@ class Bench:
         limits: Mapping[str, float] | None = None,
         clock_off: float = 0.0,
         uri: str | None = None,
+        faults: Sequence[Mapping[str, object]] = (),
     ) -> Process:
         """Any `dbr` command in a forked process; each has a log file of its own beside the home."""
         number = len(list(home.parent.glob(f"{home.name}.*.log")))
@@ -200,6 +209,7 @@ class Bench:
                 "record": str(record) if record else None,
                 "limits": dict(limits or {}),
                 "clock_off": clock_off,
+                "faults": list(faults),
                 "bucket_home": uri.removeprefix("s3://") if uri else None,
             }
         )

@@ -27,5 +27,9 @@ class MachineOptions(BaseModel):
     ] = None
     """CPU threads of torch. null: those that the run began with, so that its numbers stay the same to the last bit."""
 
+    local_rank: Annotated[int, Field(ge=-1), free(recorded=False)] = -1
+    """The process's number on its machine, set by launchers of several processes; LOCAL_RANK wins over it. dbr trains
+    with one process so far: -1 and 0 are taken, anything above is refused."""
+
     progress_seconds: Annotated[float, FINITE, Field(gt=0), free(recorded=False)] = 10.0
     """Seconds between two lines of progress where there is no terminal."""

@@ -61,13 +61,14 @@ class TrainingOptions(BaseModel):
     """Decides every random draw. null: one is drawn at the first start and kept."""
 
     mixed_precision: Annotated[
-        Literal["no", "bf16"] | None,
+        Literal["no", "fp16", "bf16"] | None,
         BeforeValidator(_no_is_a_word),
-        any_case("no", "bf16"),
+        any_case("no", "fp16", "bf16"),
         refused("all steps of a run are computed in one precision; start a new run", common=True),
     ] = None
-    """bf16 computes the frozen model in bfloat16, for less memory and time. The LoRA and its optimizer stay in float32
-    always. null: no."""
+    """bf16 computes the frozen model in bfloat16, for less memory and time; fp16 in float16, with a loss scaler, for
+    GPUs older than Ampere. The LoRA and its optimizer stay in float32 always. null: no. fp16 was run on CPUs; on a GPU
+    it was *not run*."""
 
     gradient_checkpointing: Annotated[bool, applied("memory and speed change from the next step on")] = False
     """Compute activations again in the backward pass: less memory, about a third slower."""
@@ -76,6 +77,6 @@ class TrainingOptions(BaseModel):
     """Let NVIDIA GPUs multiply float32 matrices in TensorFloat-32: faster, less precise."""
 
     @property
-    def precision(self) -> Literal["no", "bf16"]:
+    def precision(self) -> Literal["no", "fp16", "bf16"]:
         """`mixed_precision`, or what it stands for when it was left out."""
         return self.mixed_precision or "no"

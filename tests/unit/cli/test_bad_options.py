@@ -34,7 +34,7 @@ TYPED = [
     "--enable_bucket",
     "--storage-uri bucket/dog",
     "--optimizer prodigy",
-    "--mixed_precision fp16",
+    "--mixed_precision fp8",
     "--lr_scheduler cosin",
     "--rank 0",
     "--rank 4.5",
@@ -55,6 +55,8 @@ TYPED = [
     "--config a.yaml --config b.yaml",
     REQUIRED + "--lr_scheduler cosine --max_train_steps 40",
     REQUIRED + "--resume_request_id monday",
+    REQUIRED + "--local_rank 1",
+    "--local_rank -2",
 ]
 FILES = [
     "rank: 4\nrank: 8",

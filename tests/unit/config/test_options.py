@@ -57,6 +57,7 @@ SCRIPT_DEFAULTS: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "allow_tf32": False,
     "mixed_precision": None,
+    "local_rank": -1,
     "rank": 4,
     "lora_dropout": 0.0,
     "image_interpolation_mode": "lanczos",

@@ -85,3 +85,11 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(BadInput, match="training with 2 processes is not available yet"):
         refuse_several_processes()
+
+
+def test_a_process_beside_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    refuse_several_processes()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(BadInput, match="a process 1 beside others is not available yet"):
+        refuse_several_processes()
