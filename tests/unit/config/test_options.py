@@ -79,6 +79,8 @@ def _another_value(option: Option) -> object:
         return next(choice for choice in reversed(option.choices) if choice != option.default)
     if option.name == "resolution":
         return 512
+    if option.name == "local_rank":
+        return 0
     if option.name == "resume_from_checkpoint":
         return "latest"
     if option.name == "allow_change":
