@@ -19,6 +19,7 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
             where=sources.get("local_rank"),
             fix="start one process; --gradient_accumulation_steps makes up for the batch",
         )
+    _refuse_large_rate(options, sources)
     if options.checkpoints.resume_request_id is not None and options.checkpoints.resume_from_checkpoint is None:
         raise BadInput(
             "names a wish to go back, but no step to go back to",
@@ -46,8 +47,18 @@ def refuse_endless_warmup(options: TrainOptions, sources: Mapping[str, str], *, 
     )
 
 
+def _refuse_large_rate(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    optimization = options.optimization
+    if optimization.optimizer == "AdamW" and optimization.learning_rate > 1:
+        raise BadInput(
+            f"{optimization.learning_rate:g} is too large for AdamW: it must be at most 1",
+            where=sources.get("learning_rate"),
+            fix="type --learning_rate 1e-4, or --optimizer prodigy",
+        )
+
+
 def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...]:
-    """A line for each given option that has no effect beside the others. Nothing is wrong, but a user should know."""
+    """What a user should know though nothing is wrong: an odd value, or a given option without effect."""
     optimization, training = options.optimization, options.training
     idle: dict[str, str] = {}
     if optimization.lr_scheduler == "constant":
@@ -58,12 +69,26 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle["lr_power"] = "only lr_scheduler polynomial has a power"
     if training.max_train_steps is not None:
         idle["num_train_epochs"] = f"max_train_steps {training.max_train_steps} wins"
+    if optimization.optimizer != "prodigy":
+        idle |= {name: "only optimizer prodigy has it" for name in OPTIONS if name.startswith("prodigy_")}
+    else:
+        idle["use_8bit_adam"] = "only optimizer AdamW has an 8-bit form"
     if options.machine.dataloader_num_workers == 0:
         idle["prefetch_factor"] = "nothing is prepared ahead with dataloader_num_workers 0"
     values = flatten(options)
-    return tuple(
+    return _odd_values(options) + tuple(
         f"{name} has no effect: {reason}"
         for name, reason in idle.items()
         # 0 is how people write "no warm-up" beside constant; a template's defaults are no wish, either.
-        if name in sources and values[name] not in (0, OPTIONS[name].default)
+        if name in sources and (name, values[name]) != ("lr_warmup_steps", 0) and values[name] != OPTIONS[name].default
     )
+
+
+def _odd_values(options: TrainOptions) -> tuple[str, ...]:
+    optimization = options.optimization
+    if optimization.optimizer == "prodigy" and optimization.learning_rate <= 0.1:
+        return (
+            f"learning_rate is {optimization.learning_rate:g}: prodigy multiplies it with a step size that it finds "
+            "itself, and 1 is usual",
+        )
+    return ()

@@ -24,17 +24,12 @@ DIFFUSERS_SCRIPT: dict[str, str] = {
     "output_kohya_format": "a copy of the result in kohya's format",
     "prior_generation_precision": "the precision in which class pictures are made",
     "prior_loss_weight": "the weight of the prior preservation loss",
-    "prodigy_beta3": "an option of the Prodigy optimizer",
-    "prodigy_decouple": "an option of the Prodigy optimizer",
-    "prodigy_safeguard_warmup": "an option of the Prodigy optimizer",
-    "prodigy_use_bias_correction": "an option of the Prodigy optimizer",
     "push_to_hub": "uploading the result to the Hub",
     "report_to": "TensorBoard, Weights & Biases and other trackers",
     "sample_batch_size": "the batch in which class pictures are made",
     "snr_gamma": "min-SNR weighting of the loss",
     "text_encoder_lr": "a learning rate of its own for the text encoders' LoRA",
     "train_text_encoder": "a LoRA on the text encoders",
-    "use_8bit_adam": "the 8-bit AdamW optimizer",
     "use_dora": "DoRA",
     "validation_epochs": "how often validation pictures are made",
     "validation_prompt": "validation pictures",
@@ -84,8 +79,3 @@ LATER: dict[str, str] = {
 }
 
 NOT_YET: dict[str, str] = DIFFUSERS_SCRIPT | LATER
-
-# Values that Diffusers' script takes for an option that we have.
-NOT_YET_VALUES: dict[tuple[str, str], str] = {
-    ("optimizer", "prodigy"): "the Prodigy optimizer",
-}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dreambooth_resume.config.messages import plain
-from dreambooth_resume.config.not_yet import DIFFUSERS_SCRIPT, NOT_YET_VALUES
+from dreambooth_resume.config.not_yet import DIFFUSERS_SCRIPT
 from dreambooth_resume.config.options.declaration import ChangePolicy
 from dreambooth_resume.config.options.train import SECTIONS
 from dreambooth_resume.config.other_trainers import OTHER_TRAINERS
@@ -60,7 +60,6 @@ def _not_yet() -> str:
         "| option | what it is |\n|---|---|\n",
     ]
     lines += [f"| `{name}` | {what} |\n" for name, what in sorted(DIFFUSERS_SCRIPT.items())]
-    lines += [f"| `{name} {value}` | {what} |\n" for (name, value), what in sorted(NOT_YET_VALUES.items())]
     return "".join(lines)
 
 

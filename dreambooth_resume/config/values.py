@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from dreambooth_resume.config.messages import assignment, shown
-from dreambooth_resume.config.not_yet import NOT_YET_VALUES
 from dreambooth_resume.config.schema import Option, is_secret
 from dreambooth_resume.errors import BadInput
 
@@ -58,8 +57,7 @@ def _in_words(details: ErrorDetails, option: Option, value: object) -> str:
     if details["type"] == "finite_number":
         return f"{number} is not a finite number"
     if option.kind == "choice":
-        later = NOT_YET_VALUES.get((option.name, str(value).lower()))
-        return f"{told} is not available yet: {later}" if later else f"{told} is not one of {', '.join(option.choices)}"
+        return f"{told} is not one of {', '.join(option.choices)}"
     return f"{told} is {_WANTED[option.kind]}"
 
 

@@ -17,8 +17,10 @@ from dreambooth_resume.training.optimizers.base import BuildOptimizer, Parameter
 
 OPTIMIZERS: dict[str, str] = {
     "AdamW": "dreambooth_resume.training.optimizers.adamw:build",
+    "AdamW8bit": "dreambooth_resume.training.optimizers.adamw_8bit:build",
+    "prodigy": "dreambooth_resume.training.optimizers.prodigy:build",
 }
-"""What `optimizer` (and `use_8bit_adam`) asks for -> the function that builds it."""
+"""`OptimizationOptions.optimizer_kind` -> the function that builds it."""
 
 _NUMBERS = (int, float)
 
@@ -34,7 +36,7 @@ class Optimizer:
         """Raises ValueError for a parameter that isn't float32, and for a name that two groups have."""
         self.groups = tuple(groups)
         self.parameters = _parameters_by_name(self.groups)
-        module, _, function = OPTIMIZERS[optimizer_name(options)].partition(":")
+        module, _, function = OPTIMIZERS[options.optimizer_kind].partition(":")
         build = cast(BuildOptimizer, getattr(import_module(module), function))
         self._built = build(self.groups, options)
         self.torch_optimizer = self._built.torch_optimizer
@@ -47,6 +49,14 @@ class Optimizer:
         """To be called before each update: there is no scheduler that would keep count."""
         for group, rate in zip(self.torch_optimizer.param_groups, self.rates(step).values(), strict=True):
             group["lr"] = rate
+
+    def measured(self, step: int) -> dict[str, float]:
+        """What the metrics file gets of the update of `step`: `lr_<group>` for all groups but the first, and more."""
+        _, *others = self.rates(step).items()
+        first = self.torch_optimizer.param_groups[0]
+        return {f"lr_{group}": rate for group, rate in others} | {
+            metric: float(first[key]) for metric, key in self._built.metrics.items()
+        }
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The live tensors of the state, not copies, sorted by name."""
@@ -91,11 +101,6 @@ class Optimizer:
             state.update({key: scalars[key] for key, value in state.items() if isinstance(value, _NUMBERS)})
         for group, torch_group in zip(self.groups, self.torch_optimizer.param_groups, strict=True):
             torch_group.update({key: scalars[f"{key}.{group.name}"] for key in self._built.group_state})
-
-
-def optimizer_name(options: OptimizationOptions) -> str:
-    """Which entry of OPTIMIZERS the options ask for."""
-    return options.optimizer
 
 
 def _parameters_by_name(groups: Sequence[ParameterGroup]) -> dict[str, torch.nn.Parameter]:

@@ -71,7 +71,7 @@ class TrainableModel:
 class StepMetrics:
     """Of one update: mean loss of its samples, norm of the whole gradient before clipping, the first group's rate.
 
-    `more` goes into the metrics file under its own names: the other groups' rates as `lr_<group>`, and in float16 as
+    `more` goes into the metrics file under its own names: what `Optimizer.measured` says, and in float16 as
     `loss_scale` what the loss was multiplied by; the norm is that of the true gradient.
     """
 
@@ -120,9 +120,13 @@ def train_step(
     optimizer.torch_optimizer.zero_grad(set_to_none=True)
     # One transfer for both numbers: each .item() would make the CPU wait for the GPU.
     loss_value, norm_value = torch.stack([torch.stack(losses).sum(), grad_norm.detach()]).tolist()
-    (_, learning_rate), *others = optimizer.rates(batch.step).items()
-    more = {**{f"lr_{group}": rate for group, rate in others}, **({LOSS_SCALE: loss_scale} if loss_scale else {})}
-    return StepMetrics(loss=loss_value, grad_norm=norm_value, learning_rate=learning_rate, more=more)
+    scale = {LOSS_SCALE: loss_scale} if loss_scale else {}
+    return StepMetrics(
+        loss=loss_value,
+        grad_norm=norm_value,
+        learning_rate=optimizer.groups[0].schedule.at(batch.step),
+        more={**optimizer.measured(batch.step), **scale},
+    )
 
 
 def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Tensor:

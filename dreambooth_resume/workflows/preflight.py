@@ -27,9 +27,11 @@ from dreambooth_resume.models.source import ModelSource, resolve_source
 from dreambooth_resume.runs.adoption import LATEST
 from dreambooth_resume.runs.entries import ChangedOption
 from dreambooth_resume.workflows.home import Home
+from dreambooth_resume.workflows.packages import refuse_missing_packages
 
-# The LoRA file, the float32 masters and AdamW's two moments: four times four bytes a parameter.
-_CHECKPOINT_BYTES_PER_PARAMETER = 16
+# The LoRA file and the float32 masters are four bytes a parameter each; so is each of AdamW's two moments, each of
+# prodigy's two and the two that it compares; 8-bit moments are one byte, and four for each block of 256.
+_CHECKPOINT_BYTES_PER_PARAMETER = {"AdamW": 16, "AdamW8bit": 11, "prodigy": 24}
 _SPARE_BYTES = 64 * 2**20
 _FOLDERS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "instance_data_dir")
 DEFAULT_INTERVAL_STEPS = 500
@@ -141,6 +143,7 @@ def refuse_going_back_behind_the_end(home: Home, options: Options) -> None:
 def check_start(home: Home, options: Options) -> Checked:
     """Look at everything that this start needs. Raises BadInput or RefusedToGoOn for what is missing or doesn't fit."""
     chosen = options.train
+    refuse_missing_packages(chosen, options.sources)
     inputs = _gather_inputs(home, chosen)
     seed = chosen.training.seed
     assert seed is not None, "choose_options draws one where none was given"
@@ -219,7 +222,7 @@ def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_
     if free is None:
         return
     parameters = inputs.family.adapter_parameters(inputs.source, rank=options.lora.rank)
-    checkpoint = parameters * _CHECKPOINT_BYTES_PER_PARAMETER
+    checkpoint = parameters * _CHECKPOINT_BYTES_PER_PARAMETER[options.optimization.optimizer_kind]
     steps, _ = save_interval(options)
     # By seconds alone: at most one a step, which nobody can foretell, so no more than a limit's worth is asked for.
     kept = -(-max_train_steps // steps) if steps else 1

@@ -20,6 +20,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "dropout": {"lora_dropout": 0.3, "rank": 2, "lora_alpha": 8},
     "free_crops_without_cache": {"cache_latents": False, "center_crop": False, "random_flip": True},
     "workers": {"dataloader_num_workers": 2, "prefetch_factor": 3},
+    "prodigy": {"optimizer": "prodigy", "learning_rate": 1, "lr_scheduler": "linear", "lr_warmup_steps": 2},
+    "adamw_8bit": {"use_8bit_adam": True, "rank": 64},
     "bf16": {"mixed_precision": "bf16", "gradient_checkpointing": True},
 }
 

@@ -20,17 +20,23 @@ class OptimizationOptions(BaseModel):
     model_config = SECTION_CONFIG
 
     optimizer: Annotated[
-        Literal["AdamW"], any_case("AdamW"), never("its state would not fit another one; start a new run")
+        Literal["AdamW", "prodigy"],
+        any_case("AdamW", "prodigy"),
+        never("its state would not fit another one; start a new run"),
     ] = "AdamW"
-    """The optimizer."""
+    """The optimizer. prodigy (pip install prodigyopt) finds the size of its steps itself: give it --learning_rate 1."""
+
+    use_8bit_adam: Annotated[bool, never("its state would not fit another optimizer; start a new run")] = False
+    """AdamW with moments of 8 bits (pip install bitsandbytes): 2 bytes a weight instead of 8. Matrices of less than
+    4,096 numbers keep theirs in float32. Tested on a CPU; not run on a GPU."""
 
     learning_rate: Annotated[
         float,
         FINITE,
-        Field(gt=0, le=1),
+        Field(gt=0, le=10),
         applied("the schedule is computed from the new rate from the next step on", common=True),
     ] = 1e-4
-    """Learning rate after the warm-up."""
+    """Learning rate after the warm-up. For AdamW at most 1; for prodigy about 1."""
 
     scale_lr: Annotated[bool, refused("change learning_rate itself")] = False
     """Multiply learning_rate by train_batch_size, gradient_accumulation_steps and the number of processes."""
@@ -52,10 +58,10 @@ class OptimizationOptions(BaseModel):
     """Power of polynomial."""
 
     adam_beta1: Annotated[float, FINITE, Field(ge=0, lt=1), refused(_MOMENTS)] = 0.9
-    """Adam's decay rate of the mean of gradients."""
+    """AdamW's or prodigy's decay rate of the mean of gradients."""
 
     adam_beta2: Annotated[float, FINITE, Field(ge=0, lt=1), refused(_MOMENTS)] = 0.999
-    """Adam's decay rate of the mean of squared gradients."""
+    """AdamW's or prodigy's decay rate of the mean of squared gradients."""
 
     adam_weight_decay: Annotated[
         float, FINITE, Field(ge=0), applied("weights decay at the new rate from the next step on")
@@ -65,9 +71,26 @@ class OptimizationOptions(BaseModel):
     adam_epsilon: Annotated[
         float, FINITE, Field(gt=0), applied("updates are divided with the new value from the next step on")
     ] = 1e-8
-    """Adam's guard against a division by zero."""
+    """AdamW's or prodigy's guard against a division by zero."""
+
+    prodigy_beta3: Annotated[float | None, FINITE, Field(ge=0, lt=1), refused(_MOMENTS)] = None
+    """prodigy's decay rate of what it estimates its step size from. null: the square root of adam_beta2."""
+
+    prodigy_decouple: Annotated[bool, refused(_MOMENTS)] = True
+    """prodigy's weight decay is AdamW's, apart from the gradient. false: it is added to the gradient."""
+
+    prodigy_use_bias_correction: Annotated[bool, refused(_MOMENTS)] = True
+    """Adam's bias correction in prodigy."""
+
+    prodigy_safeguard_warmup: Annotated[bool, refused(_MOMENTS)] = True
+    """Keeps the learning rate out of prodigy's estimate, so that a warm-up does not mislead it."""
 
     max_grad_norm: Annotated[
         float, FINITE, Field(gt=0), applied("gradients are clipped to the new norm from the next step on")
     ] = 1.0
     """Gradients are scaled down to this norm when theirs is larger. 1e9 never clips."""
+
+    @property
+    def optimizer_kind(self) -> Literal["AdamW", "AdamW8bit", "prodigy"]:
+        """`optimizer` and `use_8bit_adam` in one word. The latter has a meaning for AdamW alone, as in the script."""
+        return "AdamW8bit" if self.optimizer == "AdamW" and self.use_8bit_adam else self.optimizer

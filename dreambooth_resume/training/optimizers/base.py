@@ -7,7 +7,7 @@ values, never which they are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -41,6 +41,8 @@ class Built:
     torch_optimizer: torch.optim.Optimizer
     group_state: tuple[str, ...] = ()
     shared_state: tuple[str, ...] = ()
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """Name in the metrics file -> entry of the first parameter group that is written there after each update."""
 
 
 class BuildOptimizer(Protocol):

@@ -33,7 +33,7 @@ TYPED = [
     "--hub_token hf_secret",
     "--enable_bucket",
     "--storage-uri bucket/dog",
-    "--optimizer prodigy",
+    "--optimizer lion",
     "--mixed_precision fp8",
     "--lr_scheduler cosin",
     "--rank 0",
@@ -57,6 +57,7 @@ TYPED = [
     REQUIRED + "--resume_request_id monday",
     REQUIRED + "--local_rank 1",
     "--local_rank -2",
+    REQUIRED + "--learning_rate 2",
 ]
 FILES = [
     "rank: 4\nrank: 8",

@@ -50,6 +50,30 @@ def test_options_without_effect_are_remarked() -> None:
     assert [line.split()[0] for line in said] == ["lr_warmup_steps", "num_train_epochs", "prefetch_factor"]
 
 
+def test_adamw_has_no_rate_above_1() -> None:
+    with pytest.raises(BadInput, match="2 is too large for AdamW"):
+        resolve(parse_train([*REQUIRED, "--learning_rate", "2"]), recorded=None)
+    assert resolve(parse_train([*REQUIRED, "--learning_rate", "2", "--optimizer", "Prodigy"]), recorded=None)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--optimizer", "prodigy"], ["learning_rate is 0.0001: prodigy multiplies it"]),
+        (["--optimizer", "prodigy", "--learning_rate", "1"], []),
+        (
+            ["--optimizer", "prodigy", "--learning_rate", "1", "--use_8bit_adam"],
+            ["use_8bit_adam has no effect: only optimizer AdamW has an 8-bit form"],
+        ),
+        (["--no-prodigy_decouple"], ["prodigy_decouple has no effect: only optimizer prodigy has it"]),
+    ],
+)
+def test_remarks_on_optimizers(argv: list[str], said: list[str]) -> None:
+    given = parse_train([*REQUIRED, *argv])
+    remarked = remarks(resolve(given, recorded=None), given.sources)
+    assert [line[: len(words)] for line, words in zip(remarked, said, strict=True)] == said
+
+
 def test_zero_warmup_beside_constant_is_how_people_write_none() -> None:
     given = parse_train([*REQUIRED, "--lr_scheduler", "constant", "--lr_warmup_steps", "0"])
     assert remarks(resolve(given, recorded=None), given.sources) == ()

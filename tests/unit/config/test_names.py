@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dreambooth_resume.config.load import parse_train
-from dreambooth_resume.config.not_yet import DIFFUSERS_SCRIPT, LATER, NOT_YET, NOT_YET_VALUES
+from dreambooth_resume.config.not_yet import DIFFUSERS_SCRIPT, LATER, NOT_YET
 from dreambooth_resume.config.other_trainers import NO_COUNTERPART, OTHER_TRAINERS
 from dreambooth_resume.config.schema import ALIASES, OPTIONS
 from dreambooth_resume.config.unknown import nearest_name
@@ -28,11 +28,6 @@ def test_name_of_a_later_release_is_refused_and_never_ignored(name: str) -> None
         assert error.exit_code == 2
 
 
-@pytest.mark.parametrize(("name", "value"), list(NOT_YET_VALUES))
-def test_value_of_a_later_release_is_refused(name: str, value: str) -> None:
-    assert "not available yet" in _refusal(f"--{name}", value).what
-
-
 @pytest.mark.parametrize("name", list(OTHER_TRAINERS))
 def test_other_trainers_name_is_answered_with_ours(name: str) -> None:
     error = _refusal(f"--{name}", "3")
@@ -53,7 +48,6 @@ def test_the_tables_are_sound() -> None:
     assert not (known | set(OTHER_TRAINERS) | set(NOT_YET)) & set(NO_COUNTERPART)
     assert not set(DIFFUSERS_SCRIPT) & set(LATER)
     assert set(OTHER_TRAINERS.values()) <= set(OPTIONS) | set(NOT_YET)
-    assert {name for name, _ in NOT_YET_VALUES} <= set(OPTIONS)
 
 
 @pytest.mark.parametrize(

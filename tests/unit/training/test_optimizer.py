@@ -6,8 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
+from prodigyopt import Prodigy
 
 from dreambooth_resume.config.options.optimization import OptimizationOptions
 from dreambooth_resume.training.optimizer import Optimizer
@@ -27,14 +29,34 @@ class Kind:
     scalars: tuple[str, ...] = ()
 
 
+_PRODIGY = ("exp_avg", "exp_avg_sq", "p0", "s")
+_ESTIMATE = ("d.unet", "d0.unet", "d_denom.unet", "d_hat.unet", "d_max.unet", "d_numerator.unet", "k.unet", "step")
 KINDS = {
     "AdamW": Kind(OptimizationOptions(), 1e-2, ("exp_avg", "exp_avg_sq", "step")),
+    "prodigy": Kind(OptimizationOptions(optimizer="prodigy"), 1.0, _PRODIGY, _ESTIMATE),
+    "prodigy_otherwise": Kind(
+        OptimizationOptions(
+            optimizer="prodigy",
+            adam_beta1=0.0,
+            prodigy_beta3=0.9,
+            prodigy_decouple=False,
+            prodigy_use_bias_correction=False,
+            prodigy_safeguard_warmup=False,
+        ),
+        0.5,
+        _PRODIGY[1:],
+        _ESTIMATE,
+    ),
+    "AdamW8bit": Kind(
+        OptimizationOptions(use_8bit_adam=True), 1e-2, ("absmax1", "absmax2", "state1", "state2"), ("step",)
+    ),
 }
 
 
 def named_parameters(seed: int) -> Parameters:
     generator = torch.Generator().manual_seed(seed)
-    shapes = {"a.lora_A.weight": (4, 33), "a.lora_B.weight": (17, 4), "b.lora_A.weight": (4, 8)}
+    # The first two are large enough for 8 bits; their number is no multiple of a block.
+    shapes = {"a.lora_A.weight": (4, 1033), "a.lora_B.weight": (1100, 4), "b.lora_A.weight": (4, 8)}
     parameters = {name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
     parameters["a.lora_B.weight"].data.zero_()  # as a fresh adapter has it
     return parameters
@@ -44,7 +66,8 @@ def run_updates(parameters: Parameters, optimizer: torch.optim.Optimizer, steps:
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         for parameter in parameters.values():
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            # On the whole downhill in one direction: prodigy's step size then grows.
+            parameter.grad = 1.0 + torch.randn(parameter.shape, generator=generator)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
@@ -92,6 +115,63 @@ def test_each_group_decays_at_its_own_rate() -> None:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["prodigy", "prodigy_otherwise"])
+def test_updates_are_those_of_prodigyopt(kind: str) -> None:
+    chosen = KINDS[kind].options
+    ours, theirs = named_parameters(0), named_parameters(0)
+    optimizer = two_groups(ours, chosen, decays=(0.01, 0.001))
+    library = Prodigy(
+        [
+            {"params": [theirs["a.lora_A.weight"], theirs["a.lora_B.weight"]], "weight_decay": 0.01},
+            {"params": [theirs["b.lora_A.weight"]], "weight_decay": 0.001},
+        ],
+        betas=(chosen.adam_beta1, chosen.adam_beta2),
+        beta3=chosen.prodigy_beta3,
+        eps=chosen.adam_epsilon,
+        decouple=chosen.prodigy_decouple,
+        use_bias_correction=chosen.prodigy_use_bias_correction,
+        safeguard_warmup=chosen.prodigy_safeguard_warmup,
+    )
+    for steps, rate in ((range(1), 0.0), (range(1, 60), KINDS[kind].rate)):  # a warm-up begins at 0
+        run_updates(ours, optimizer.torch_optimizer, steps, rate)
+        run_updates(theirs, library, steps, rate)
+    assert library.param_groups[0]["d"] > library.param_groups[0]["d0"]
+    assert optimizer.measured(9) == {"lr_text_encoder": 1e-3, "prodigy_d": library.param_groups[0]["d"]}
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name])
+
+
+def test_prodigy_starts_from_the_values_that_the_adapter_had_at_the_first_update() -> None:
+    """Weights of another program's checkpoint are loaded after the optimizer was built."""
+    options = KINDS["prodigy"].options
+    early, late = named_parameters(0), named_parameters(0)
+    for parameters in (early, late):
+        built = one_group(parameters, options) if parameters is early else None
+        for parameter in parameters.values():
+            parameter.data.add_(0.5)
+        run_updates(parameters, (built or one_group(parameters, options)).torch_optimizer, range(5), 1.0)
+    assert all(torch.equal(early[name], late[name]) for name in early)
+
+
+def test_prodigy_has_one_rate_for_all_groups() -> None:
+    parameters = named_parameters(0)
+    groups = [
+        ParameterGroup(name=name, parameters={name: parameters[name]}, schedule=constant(rate), weight_decay=0.0)
+        for name, rate in (("a.lora_A.weight", 1.0), ("b.lora_A.weight", 0.5))
+    ]
+    with pytest.raises(ValueError, match="one learning rate"):
+        Optimizer(groups, KINDS["prodigy"].options)
+
+
+def test_updates_are_those_of_bitsandbytes() -> None:
+    ours, theirs = named_parameters(0), named_parameters(0)
+    library = bitsandbytes.optim.AdamW8bit(theirs.values(), betas=(0.9, 0.999), weight_decay=1e-4, eps=1e-8)
+    run_updates(ours, one_group(ours, KINDS["AdamW8bit"].options).torch_optimizer, range(10))
+    run_updates(theirs, library, range(10))
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_state_restored_half_way_goes_on_bit_for_bit(kind: str) -> None:
     options, rate = KINDS[kind].options, KINDS[kind].rate
@@ -125,7 +205,10 @@ def test_state_is_whole_before_the_first_update_and_keeps_its_tensors(kind: str)
         return {name: (tensor.shape, tensor.dtype, tensor.data_ptr()) for name, tensor in tensors.items()}
 
     before = layout()
-    assert set(before) == {f"{key}.{name}" for key in KINDS[kind].tensors for name in parameters}
+    expected = {f"{key}.{name}" for key in KINDS[kind].tensors for name in parameters}
+    if kind == "AdamW8bit":  # the maps are shared, and the small matrix has no blocks
+        expected = (expected | {"qmap1", "qmap2"}) - {"absmax1.b.lora_A.weight", "absmax2.b.lora_A.weight"}
+    assert set(before) == expected
     assert tuple(optimizer.scalars()) == KINDS[kind].scalars
     run_updates(parameters, optimizer.torch_optimizer, range(2), KINDS[kind].rate)
     assert layout() == before
