@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from dreambooth_resume.checkpoint.commit import Committer
-from dreambooth_resume.checkpoint.snapshot import Snapshot, Snapshotable, Snapshotter
+from dreambooth_resume.checkpoint.snapshot import CopyBytes, Snapshot, Snapshotable, Snapshotter
 from dreambooth_resume.checkpoint.writer import RETRY_SECONDS, Job, SaveThread
 from dreambooth_resume.errors import AccessDenied, StorageUnavailable
 from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, Finished, Stopped
@@ -30,6 +32,7 @@ class CheckpointManager:
         base: CheckpointRef | None,
         retry_seconds: float = RETRY_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
+        copy_bytes: CopyBytes = np.copyto,
     ) -> None:
         """Saves are due every `interval_steps` or `interval_seconds`, whichever comes first; None: not by that."""
         self._committer = committer
@@ -39,6 +42,7 @@ class CheckpointManager:
         self._saved_at = monotonic()
         self._log_lock = threading.Lock()
         self._newest: CheckpointRef | None = base
+        self._copy_bytes = copy_bytes
         self._snapshots: Snapshotter | None = None
         self._thread = SaveThread(self._commit, release=self._release, retry_seconds=retry_seconds)
         self._thread.durable_step = base.step if base else None
@@ -72,8 +76,16 @@ class CheckpointManager:
         self._thread.check()
 
     def save_in_background(self, state: Snapshotable, *, reason: str = "interval") -> None:
-        """Take a snapshot and return; it replaces one that still waits. Always of the same state."""
+        """Begin a snapshot and return; it replaces one that still waits. Always of the same state.
+
+        The state must not change before `wait_until_copied`.
+        """
         self._submit(state, reason=reason, is_urgent=False)
+
+    def wait_until_copied(self) -> None:
+        """Called before every change of the state: returns at once unless a snapshot of it is still being copied."""
+        if self._snapshots is not None:
+            self._snapshots.wait_until_copied()
 
     def save_now(self, state: Snapshotable, *, reason: str, give_up: Callable[[], bool]) -> bool:
         """Commit the state as it is and wait for it; False if `give_up` said so first. Never skipped or replaced."""
@@ -107,12 +119,14 @@ class CheckpointManager:
 
     def close(self) -> None:
         """End the save thread; a save in flight gets a few seconds, and is harmless if it needs more."""
+        if self._snapshots is not None:
+            self._snapshots.end()
         self._thread.close(timeout_seconds=_CLOSE_SECONDS)
 
     def _submit(self, state: Snapshotable, *, reason: str, is_urgent: bool) -> None:
         self._saved_at = self._monotonic()
         if self._snapshots is None:
-            self._snapshots = Snapshotter(state)
+            self._snapshots = Snapshotter(state, copy_bytes=self._copy_bytes)
         # Before the copy, so that the newer one goes into the memory of the one that it replaces.
         self._thread.withdraw()
         self._thread.submit(Job(snapshot=self._snapshots.take(), reason=reason, is_urgent=is_urgent))

@@ -93,11 +93,13 @@ def train_step(
     *,
     optimizer: Optimizer,
     max_grad_norm: float,
+    before_update: Callable[[], None] = lambda: None,
 ) -> StepMetrics:
     """Update the adapter once with this batch, at the learning rates of its step.
 
-    Every sample weighs the same, however the batch is cut into micro-batches. In float16 a gradient that overflows
-    makes a step without an update: weights and moments stay. Waits for the device once, at the end.
+    `before_update` returns when the state may change: until then a save may still be copying it. Every sample weighs
+    the same, however the batch is cut into micro-batches. In float16 a gradient that overflows makes a step without an
+    update: weights and moments stay. Waits for the device once, at the end.
     """
     total = sum(len(micro_batch.timesteps) for micro_batch in batch.micro_batches)
     scaler = model.scaler
@@ -111,6 +113,7 @@ def train_step(
     if scaler:
         scaler.unscale_(optimizer.torch_optimizer)  # clipping is of the true gradient
     grad_norm = torch.nn.utils.clip_grad_norm_(list(model.parameters.values()), max_grad_norm)
+    before_update()
     optimizer.set_rates(batch.step)
     if scaler:
         scaler.step(optimizer.torch_optimizer)

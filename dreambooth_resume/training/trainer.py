@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dreambooth_resume.checkpoint.manager import CheckpointManager
-from dreambooth_resume.data.batch import Batch
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.errors import Interrupted, RefusedToGoOn
 from dreambooth_resume.preemption.requests import RequestSource
@@ -39,7 +38,7 @@ class Trainer:
     """One attempt's training, from the state's step to `max_train_steps`."""
 
     state: TrainingState
-    train_step: Callable[[Batch], StepMetrics]
+    train_step: Callable[..., StepMetrics]
     loader: Loader
     manager: CheckpointManager
     sink: MetricsSink
@@ -56,7 +55,8 @@ class Trainer:
         self.pulse.enter("training")
         for step in range(self.state.global_step, self.max_train_steps):
             started = time.monotonic()
-            metrics = self.train_step(self.loader[step])  # a pure function of the step and the state
+            # A pure function of the step and the state, which it changes once the last save's copy of it is whole.
+            metrics = self.train_step(self.loader[step], before_update=self.manager.wait_until_copied)
             self.state.last = metrics
             self.state.global_step = step + 1  # the only line that does so
             self._tell(metrics, seconds=time.monotonic() - started)

@@ -115,6 +115,8 @@ def _do(command: dict[str, Any]) -> int:
 
         install(faults)
     bucket_home = command.get("bucket_home")
+    if slow_copy_seconds := command.get("slow_copies"):
+        _make_copies_slow(slow_copy_seconds)
     watches = [_recorder(command["record"])] if command.get("record") else []
     watches += [_crasher(command["crash"])] if command.get("crash") else []
     for watch in watches:
@@ -194,6 +196,22 @@ def _limit(name: str, value: float) -> None:
     else:
         assert hasattr(owner, last), name
         setattr(owner, last, value)
+
+
+def _make_copies_slow(seconds: float) -> None:
+    """Let every copy of the state take so long, most of it between its first pieces and its last."""
+    import numpy as np
+
+    from dreambooth_resume.checkpoint.manager import CheckpointManager
+
+    def slow(to: Any, live: Any) -> None:
+        np.copyto(to[: len(to) // 2], live[: len(to) // 2])
+        if len(to) > 4096:
+            time.sleep(seconds)
+        np.copyto(to[len(to) // 2 :], live[len(to) // 2 :])
+
+    assert CheckpointManager.__init__.__kwdefaults__ is not None
+    CheckpointManager.__init__.__kwdefaults__["copy_bytes"] = slow
 
 
 def _set_clock_off(seconds: float) -> None:

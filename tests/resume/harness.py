@@ -158,6 +158,7 @@ class Bench:
         limits: Mapping[str, float] | None = None,
         clock_off: float = 0.0,
         faults: Sequence[Mapping[str, object]] = (),
+        slow_copies: float = 0.0,
         **changed: object,
     ) -> Process:
         """`dbr train`, with `home` as its output folder: with a `storage_uri` that is only the stage."""
@@ -172,6 +173,7 @@ class Bench:
             clock_off=clock_off,
             uri=str(uri) if uri else None,
             faults=faults,
+            slow_copies=slow_copies,
         )
 
     def words(self, home: Path, **changed: object) -> list[str]:
@@ -190,6 +192,7 @@ class Bench:
         record: Path | None = None,
         limits: Mapping[str, float] | None = None,
         clock_off: float = 0.0,
+        slow_copies: float = 0.0,
         uri: str | None = None,
         faults: Sequence[Mapping[str, object]] = (),
     ) -> Process:
@@ -210,6 +213,7 @@ class Bench:
                 "limits": dict(limits or {}),
                 "clock_off": clock_off,
                 "faults": list(faults),
+                "slow_copies": slow_copies,
                 "bucket_home": uri.removeprefix("s3://") if uri else None,
             }
         )

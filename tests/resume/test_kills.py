@@ -38,6 +38,20 @@ def test_killed_once_ends_in_the_same_bytes(name: str, bench: Bench, undisturbed
     assert result_digests(home) == undisturbed(**changed)
 
 
+def test_killed_while_the_state_is_copied_beside_the_training(
+    bench: Bench, undisturbed: Undisturbed, home: Path
+) -> None:
+    """Copies that take longer than a step: each update has to wait for the last save's."""
+    every_step = {"checkpointing_steps": 1}
+    process = bench.start(home, slow_copies=0.02, **every_step)
+    process.wait_for_step(3)
+    process.send(signal.SIGKILL)
+    assert process.wait() == KILLED
+    assert bench.start(home, slow_copies=0.02, **every_step).wait() == 0
+    assert log_of(home).highest_attempt == 2
+    assert result_digests(home) == undisturbed()
+
+
 def test_killed_three_times_in_one_run(bench: Bench, undisturbed: Undisturbed, home: Path) -> None:
     changed = {"max_train_steps": 12}
     for step in (3, 6, 9):

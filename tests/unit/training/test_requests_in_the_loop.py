@@ -77,8 +77,9 @@ def trainer_on(
     manager.start()
     state = ToyState()
 
-    def train_step(batch: Batch) -> StepMetrics:
+    def train_step(batch: Batch, *, before_update: Callable[[], None]) -> StepMetrics:
         step = cast(int, batch) + 1
+        before_update()
         state.train_to(step)
         at_step(step)
         requests.look(0.0)

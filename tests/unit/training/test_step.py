@@ -398,6 +398,28 @@ def test_each_group_has_its_own_rate_and_the_metrics_name_it(tiny_source: ModelS
         assert max(moved) == pytest.approx(rates[group.name], rel=0.01)
 
 
+def test_before_its_update_a_step_has_done_its_passes_and_changed_nothing(tiny_source: ModelSource) -> None:
+    """What a save copies meanwhile: the adapter and the optimizer's state, which only the update may change."""
+    model = build_model(tiny_source, LoraSpec(rank=4, alpha=4))
+    optimizer = one_group(model.parameters)
+
+    def state() -> list[torch.Tensor]:
+        return [tensor.detach().clone() for tensor in [*model.parameters.values(), *optimizer.tensors().values()]]
+
+    seen: list[list[torch.Tensor]] = []
+
+    def before_update() -> None:
+        assert all(parameter.grad is not None for parameter in model.parameters.values())
+        seen.append(state())
+
+    before = state()
+    batch = make_batch(0, micro_batches=2)
+    train_step(model, batch, optimizer=optimizer, max_grad_norm=1.0, before_update=before_update)
+    assert len(seen) == 1
+    assert all(map(torch.equal, seen[0], before))
+    assert not all(map(torch.equal, state(), before))
+
+
 def test_prompt_index_names_the_row_of_the_table(tiny_source: ModelSource) -> None:
     model = build_model(tiny_source, LoraSpec(rank=4, alpha=4))
     batch = replace(make_micro_batch(11, 2), prompt_index=torch.tensor([1, 0]))
