@@ -121,8 +121,11 @@ def _stop(folder: Path, _given: argparse.Namespace, report: Report) -> None:
     _say("saving a state of SDXL's size here")
     found = measure_stop(folder, pairs=15)
     report.table(
-        (f"training stands still for a save of {found.state_bytes / 2**20:.0f} MiB", "dbr", "save_state"),
-        ("milliseconds", f"{found.snapshot_seconds * 1e3:.1f}", f"{found.save_state_seconds * 1e3:.1f}"),
+        (f"training stands still for a save of {found.state_bytes / 2**20:.0f} MiB, milliseconds", "dbr", "save_state"),
+        ("median", f"{found.stop_seconds * 1e3:.1f}", f"{found.save_state_seconds * 1e3:.1f}"),
+        ("longest", f"{found.longest_stop_seconds * 1e3:.1f}", ""),
+        ("a step without a save", f"{found.step_seconds * 1e3:.0f}", ""),
+        ("a step with one beside it", f"{found.saving_step_seconds * 1e3:.0f}", ""),
     )
     what = "dbr's stop, as a share of save_state's"
     report.limited(what, f"{found.share:.1%}", value=found.share, limit=WANTED_SHARE, shown=f"{WANTED_SHARE:.0%}")
