@@ -27,7 +27,6 @@ from dreambooth_resume.models.hub import HuggingFaceHub
 from dreambooth_resume.models.lora import LoraSpec, add_lora
 from dreambooth_resume.models.source import resolve_source
 from dreambooth_resume.storage.local import LocalStorage
-from dreambooth_resume.training.optimizer import LearningRateSchedule
 from dreambooth_resume.training.state import TrainingState
 from dreambooth_resume.training.step import TrainableModel, prompt_table, train_step
 
@@ -94,7 +93,6 @@ class _Steps:
         self._model = model
         self._gradients = [torch.randn_like(parameter) for parameter in state.parameters.values()]
         self._batch = Batch(step=0, micro_batches=(_micro_batch(),), picture_names=())
-        self._schedule = LearningRateSchedule(name="constant", peak=1e-6, warmup_steps=0, total_steps=1)
         self.stopped_seconds = 0.0
 
     def save_and_train(self) -> None:
@@ -109,7 +107,6 @@ class _Steps:
             self._model,
             self._batch,
             optimizer=self._state.optimizer,
-            schedule=self._schedule,
             max_grad_norm=1.0,
             before_update=self._before_update,
         )
