@@ -67,7 +67,7 @@ class ForkServer:
     def close(self) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.wait(timeout=10)
+        self._server.wait(timeout=TIMEOUT_SECONDS)
 
     def _read(self) -> str:
         assert self._server.stdout is not None
