@@ -7,6 +7,7 @@
     │   │   ├── OutcomeUnknown     75  a write may or may not have happened
     │   │   └── PatienceSpent      75  it was asked again until the patience of a start was spent
     │   ├── Interrupted            75  a notice or a signal of the platform
+    │   ├── NonFinite              75  a loss, gradient or weight is NaN or infinite: back to the last good step
     │   └── HolderAlive            75  another attempt trains this run
     ├── StoppedOnPurpose           76  `dbr stop`, Ctrl-C: resumable by the user, restarted by nobody
     ├── AccessDenied               77  the home refuses us (401, 403)
@@ -63,6 +64,18 @@ class PatienceSpent(StorageUnavailable):
 
 class Interrupted(ComeBack):
     """A notice or a signal of the platform ended this attempt after its save."""
+
+
+class NonFinite(ComeBack):
+    """Update `step`, counted from 0, made a number that must not be saved; `why` says which.
+
+    The attempt ends and the same process goes back with another. Killed in between, the next start meets it again.
+    """
+
+    def __init__(self, why: str, *, step: int) -> None:
+        super().__init__(f"Step {step + 1}: {why}. The same command goes back to the last good checkpoint.")
+        self.why = why
+        self.step = step
 
 
 class HolderAlive(ComeBack):

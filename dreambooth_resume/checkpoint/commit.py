@@ -173,5 +173,6 @@ class Committer:
             totals=totals,
             changed_options=before.changed_options,
             segments=before.segments,
+            skipped=before.skipped,
         )
         return body, state

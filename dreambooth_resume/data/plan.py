@@ -19,8 +19,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dreambooth_resume.data.random import Stream, generator, raw_words
+from dreambooth_resume.runs.entries import SkippedSteps
 
 VARIANTS = 8
+SKIP_STRIDE = 2**40
+"""More steps than any run has: what skipped steps get instead is of no other step."""
 # Draws of AUGMENT (which variant) and of SHUFFLE (the order of a pass): see `random.Stream`.
 _VARIANT_DRAW, _CLASS_VARIANT_DRAW = 0, 3
 _ORDER_DRAW, _CLASS_ORDER_DRAW = 0, 1
@@ -31,6 +34,7 @@ class Slot:
     """One sample of a step: the index of its picture, and which of the picture's crop-and-flip variants."""
 
     step: int
+    """By which everything about the sample is drawn: the step itself, unless its own samples are skipped."""
     slot: int
     picture: int
     variant: int
@@ -43,7 +47,8 @@ class Plan:
     """The order of a run. `batch_size` is B, the samples of a step: micro-batch x accumulation x processes.
 
     `class_count` is the number of class pictures, 0 without prior preservation; B does not count them. `earlier` holds
-    before `first_step`, and `picture_count` is the number of pictures from there on.
+    before `first_step`, and `picture_count` is the number of pictures from there on. Steps of `skipped` windows have the
+    samples that steps far beyond the run's end would have.
     """
 
     seed: int
@@ -54,6 +59,7 @@ class Plan:
     class_count: int = 0
     first_step: int = 0
     earlier: Plan | None = None
+    skipped: tuple[SkippedSteps, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("picture_count", "batch_size", "repeats", "variants"):
@@ -91,12 +97,13 @@ class Plan:
         """The B slots of `step`, which counts from 0. O(B), and O(epoch) where an epoch begins."""
         if self.earlier is not None and step < self.first_step:
             return self.earlier.batch(step)
+        drawn = self._drawn_as(step)
         return tuple(
             Slot(
-                step=step,
+                step=drawn,
                 slot=slot,
-                picture=self._first_picture + self._sample_of_pass(step, slot) % self.picture_count,
-                variant=self._variant(step, slot, draw=_VARIANT_DRAW),
+                picture=self._first_picture + self._sample_of_pass(drawn, slot) % self.picture_count,
+                variant=self._variant(drawn, slot, draw=_VARIANT_DRAW),
             )
             for slot in range(self.batch_size)
         )
@@ -105,16 +112,22 @@ class Plan:
         """The class pictures that ride in the slots of `step`, in the slots' order; none without prior preservation."""
         if not self.class_count:
             return ()
+        drawn = self._drawn_as(step)
         return tuple(
             Slot(
-                step=step,
+                step=drawn,
                 slot=slot,
-                picture=self.pictures_in_all + self._class_sample(step, slot),
-                variant=self._variant(step, slot, draw=_CLASS_VARIANT_DRAW),
+                picture=self.pictures_in_all + self._class_sample(drawn, slot),
+                variant=self._variant(drawn, slot, draw=_CLASS_VARIANT_DRAW),
                 is_class=True,
             )
             for slot in range(self.batch_size)
         )
+
+    def _drawn_as(self, step: int) -> int:
+        """The step by whose number `step`'s samples are drawn: another one where a guard has gone back over it."""
+        times = max((window.number for window in self.skipped if window.first <= step <= window.last), default=0)
+        return step + times * SKIP_STRIDE
 
     def _sample_of_pass(self, step: int, slot: int) -> int:
         """Which of the segment's samples comes there, in passes in which each comes once."""
@@ -169,6 +182,11 @@ class Plan:
             if len(used) == (self.pictures_in_all + self.class_count) * self.variants:
                 break
         return tuple(sorted(used))
+
+
+def skipping(plan: Plan, skipped: tuple[SkippedSteps, ...]) -> Plan:
+    """`plan`, in all its segments, with other samples for these steps."""
+    return replace(plan, skipped=skipped, earlier=skipping(plan.earlier, skipped) if plan.earlier else None)
 
 
 def in_segments(plan: Plan, parts: Sequence[tuple[int, int]]) -> Plan:

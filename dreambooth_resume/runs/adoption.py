@@ -21,6 +21,7 @@ from dreambooth_resume.runs.entries import (
     RunState,
     Segment,
     SetAside,
+    SkippedSteps,
     Totals,
 )
 from dreambooth_resume.runs.holder import Patience, wait_until_free
@@ -60,11 +61,15 @@ class Wish:
     changed_options: Mapping[str, JsonValue] = field(default_factory=dict)
     changes: tuple[ChangedOption, ...] = ()
     dataset: NewDataset | None = None
+    rolled_back: SkippedSteps | None = None
+    """A guard wants back before these steps, and other samples for them; `resume` does not count then."""
     not_exact_because: tuple[str, ...] = ()
 
     @property
     def going_back(self) -> str | None:
         """The request id of a return, or None for `latest`."""
+        if self.rolled_back is not None:
+            return self.rolled_back.request_id
         return None if self.resume == LATEST else (self.request_id or self.resume)
 
 
@@ -152,7 +157,10 @@ def _choose(log: Log, search: _Search[Loaded]) -> tuple[CheckpointRef | _LogGrew
     """The checkpoint to adopt (None: step 0) and the request that it fulfils."""
     storage, wish = search.storage, search.wish
     going_back = wish.going_back
-    if going_back is not None and not log.has_request(going_back):
+    usable = [number for number in log.usable_line() if number not in search.damaged]
+    if wish.rolled_back is not None and (usable or not log.line):
+        return _before(log, usable, wish.rolled_back), going_back
+    if wish.rolled_back is None and going_back is not None and not log.has_request(going_back):
         target = _asked_for(log, wish.resume)
         problem = target if isinstance(target, str) else None
         if isinstance(target, CheckpointRef) and not _try_load(target, search):
@@ -161,12 +169,21 @@ def _choose(log: Log, search: _Search[Loaded]) -> tuple[CheckpointRef | _LogGrew
             return (_refuse(storage, log, f"--resume {wish.resume}: {problem}", RefusedToGoOn), None)
         assert isinstance(target, CheckpointRef)
         return target, going_back
-    usable = [number for number in log.usable_line() if number not in search.damaged]
     if usable:
         return ref_of(log, usable[-1]), None
     if not log.line:
         return None, None
     return (_refuse(storage, log, _nothing_valid(log, search), NothingValid), None)
+
+
+def _before(log: Log, usable: list[int], window: SkippedSteps) -> CheckpointRef | None:
+    """The newest of these checkpoints that holds none of the window's steps; None: step 0."""
+    before = [number for number in usable if log.commit(number).step <= window.first]
+    if before:
+        return ref_of(log, before[-1])
+    # Where nothing of the line is gone, step 0 is no further than its first checkpoint. Else all checkpoints from
+    # before the window are: the one with the fewest of its steps is better than the whole way again.
+    return None if len(usable) == len(log.line) else ref_of(log, usable[0])
 
 
 def _refuse(storage: Storage, log: Log, message: str, error: type[RefusedToGoOn]) -> _LogGrew:
@@ -228,6 +245,7 @@ def _adopt_entry(log: Log, target: CheckpointRef | None, going_back: str | None,
         process=search.process,
         set_aside=tuple(search.damaged.values()),
         going_back=going_back,
+        rolled_back=wish.rolled_back,
         reopened=log.finished is not None,
         not_exact_because=wish.not_exact_because,
         changes=wish.changes,
@@ -242,6 +260,7 @@ def _adopt_entry(log: Log, target: CheckpointRef | None, going_back: str | None,
         totals=_totals_with_lost_work(search.storage, log, before, base_step),
         changed_options={**before.changed_options, **wish.changed_options},
         segments=_segments(before, wish.dataset, base_step),
+        skipped=_skipped(before, wish.rolled_back),
     )
     # One nonce a number: an earlier, late put of this very adopt is known again as ours.
     nonce = f"{search.nonce}-{log.next_number}"
@@ -257,6 +276,11 @@ def _segments(before: RunState, dataset: NewDataset | None, base_step: int) -> t
     kept = tuple(segment for segment in before.segments if segment.from_step < base_step)
     begun = Segment(from_step=base_step, fingerprint=dataset.fingerprint, prompt=dataset.prompt)
     return (*kept, begun)
+
+
+def _skipped(before: RunState, window: SkippedSteps | None) -> tuple[SkippedSteps, ...]:
+    """The windows of before, and the new one, once: a damaged checkpoint makes a guard adopt again."""
+    return before.skipped if window is None or window in before.skipped else (*before.skipped, window)
 
 
 def _totals_with_lost_work(storage: Storage, log: Log, before: RunState, base_step: int) -> Totals:

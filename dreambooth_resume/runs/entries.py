@@ -91,6 +91,20 @@ class Segment(Record):
     """The prompt of those pictures that have none of their own."""
 
 
+class SkippedSteps(Record):
+    """Steps `first` to `last`, counted from 0, train on other samples since a guard has gone back over them."""
+
+    number: int
+    """The how many-th time in this run, from 1. It decides which samples these steps get instead."""
+    first: int
+    last: int
+    why: str
+
+    @property
+    def request_id(self) -> str:
+        return f"guard-{self.number}-step-{self.last + 1}"
+
+
 class RunState(Record):
     """What the newest entry alone tells about a run."""
 
@@ -103,6 +117,8 @@ class RunState(Record):
     """Options that were changed since `run.json` was written, with the values that hold now."""
     segments: tuple[Segment, ...] = ()
     """Data sets that took the place of the one before, by their first steps."""
+    skipped: tuple[SkippedSteps, ...] = ()
+    """Where samples were skipped because they led to a number that wasn't finite."""
 
 
 class ChangedOption(Record):
@@ -127,6 +143,8 @@ class Adopt(Record):
     set_aside: tuple[SetAside, ...] = ()
     going_back: str | None = None
     """The request id of a return to an earlier checkpoint: the same request is carried out once."""
+    rolled_back: SkippedSteps | None = None
+    """A guard's return: what went wrong, and which steps train on other samples from now on."""
     reopened: bool = False
     """The run was finished, and `max_train_steps` was raised."""
     not_exact_because: tuple[str, ...] = ()

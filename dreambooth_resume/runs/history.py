@@ -23,8 +23,8 @@ from dreambooth_resume.runs.log import Log, read_log
 from dreambooth_resume.runs.status import Status, read_status
 from dreambooth_resume.storage.base import Storage
 
-Ending = Literal["running", "finished", "stopped", "lost", "retried", "command"]
-"""`retried`: the checkpoint it began from was damaged, so the same process adopted again, one back. `command`: not a
+Ending = Literal["running", "finished", "stopped", "lost", "rolled back", "retried", "command"]
+"""`rolled back`: a number wasn't finite, so the same process went back to the last good step. `retried`: the checkpoint it began from was damaged, so the same process adopted again, one back. `command`: not a
 training but one entry of a command that found the run free."""
 
 COMMAND_EXIT_CODE = 0
@@ -186,6 +186,8 @@ def _ending(
         is_command = last.body.exit_code == COMMAND_EXIT_CODE
         return "command" if is_command else "stopped", last.body.reason, last.body.exit_code
     if following and isinstance(following[0].body, Adopt) and following[0].body.process == adopt.body.process:
+        if (window := following[0].body.rolled_back) is not None and window != adopt.body.rolled_back:
+            return "rolled back", f"step {window.last + 1}: {window.why}; went back to step {following[0].state.step}", None
         damaged = ", ".join(aside.folder for aside in following[0].body.set_aside) or "the checkpoint"
         return "retried", f"{damaged} is damaged: adopted again, one back", None
     if status is not None and status.phase == "ended":

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.data.loader import Loader
-from dreambooth_resume.errors import Interrupted, RefusedToGoOn
+from dreambooth_resume.errors import Interrupted
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending
 from dreambooth_resume.runs.control import Request
 from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.training.guards import refuse_non_finite, refuse_non_finite_state
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.progress import Reporter, StepUpdate
 from dreambooth_resume.training.pulse import Pulse
@@ -51,12 +51,16 @@ class Trainer:
     _saving: _AskedSave | None = None
 
     def run(self) -> None:
-        """Train to the end and commit the last step. Raises Interrupted or StoppedOnPurpose after a notice's save."""
+        """Train to the end and commit the last step. Raises Interrupted or StoppedOnPurpose after a notice's save.
+
+        Raises NonFinite before anything of a step with such a number is saved; the state is then not to be used.
+        """
         self.pulse.enter("training")
         for step in range(self.state.global_step, self.max_train_steps):
             started = time.monotonic()
             # A pure function of the step and the state, which it changes once the last save's copy of it is whole.
             metrics = self.train_step(self.loader[step], before_update=self.manager.wait_until_copied)
+            refuse_non_finite(metrics, step=step)
             self.state.last = metrics
             self.state.global_step = step + 1  # the only line that does so
             self._tell(metrics, seconds=time.monotonic() - started)
@@ -64,19 +68,18 @@ class Trainer:
             if notice := self.watcher.notice():
                 self._leave(notice)
             if self.manager.due(self.state.global_step) and self.state.global_step < self.max_train_steps:
-                self.manager.save_in_background(self.state)
+                self.manager.save_in_background(self._good_state())
             self._answer()
         self._finish()
 
+    def _good_state(self) -> TrainingState:
+        """The state, once it is known to be finite."""
+        refuse_non_finite_state(self.state.tensors(), step=self.state.global_step - 1)
+        return self.state
+
     def _tell(self, metrics: StepMetrics, *, seconds: float) -> None:
-        """Log, show, and refuse to go on with a state that no later step can repair."""
+        """Log and show."""
         step = self.state.global_step
-        if not (math.isfinite(metrics.loss) and (math.isfinite(metrics.grad_norm) or metrics.is_overflow)):
-            raise RefusedToGoOn(
-                f"Step {step}: the loss is {metrics.loss}, the gradient's norm {metrics.grad_norm}. Nothing of this "
-                f"step was saved; the last good checkpoint is step {self.manager.durable_step or 0}. "
-                "Try a lower --learning_rate, or look at the pictures."
-            )
         self.sink.log(
             step,
             {
@@ -121,14 +124,14 @@ class Trainer:
         retires = self.requests.open("retire")
         if asked := self.requests.open("save") + retires:
             self.manager.retire_with_next({one.checkpoint for one in retires if one.checkpoint is not None})
-            self.manager.save_in_background(self.state, reason="asked for")
+            self.manager.save_in_background(self._good_state(), reason="asked for")
             self._saving = _AskedSave(step=self.state.global_step, requests=asked)
 
     def _finish(self) -> None:
         """Commit the last step. A notice that comes meanwhile does not make it shorter: nothing is left to train."""
         self.pulse.enter("saving")
         self.reporter.message("Saving the last step.")
-        saved = self.manager.save_now(self.state, reason="final", give_up=self._patience())
+        saved = self.manager.save_now(self._good_state(), reason="final", give_up=self._patience())
         self._look_at_saves()
         if not saved:
             raise Interrupted(f"The last step could not be committed. {self.manager.alarm or ''} {_COME_BACK}")
@@ -138,7 +141,7 @@ class Trainer:
         self.pulse.enter("saving")
         step = self.state.global_step
         self.reporter.message(f"{notice.source}: saving step {step}, then leaving.")
-        saved = self.manager.save_now(self.state, reason=notice.source, give_up=self._patience(notice))
+        saved = self.manager.save_now(self._good_state(), reason=notice.source, give_up=self._patience(notice))
         self._look_at_saves()
         durable = self.manager.durable_step or 0
         if not saved:

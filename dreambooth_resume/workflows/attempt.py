@@ -17,7 +17,15 @@ from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.change_policy import OptionChange
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.inputs import store_inputs
-from dreambooth_resume.errors import AccessDenied, DbrError, Interrupted, StoppedOnPurpose, StorageUnavailable
+from dreambooth_resume.errors import (
+    AccessDenied,
+    DbrError,
+    Interrupted,
+    NonFinite,
+    RefusedToGoOn,
+    StoppedOnPurpose,
+    StorageUnavailable,
+)
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import Adoption
@@ -27,6 +35,7 @@ from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, Parts, build_parts
+from dreambooth_resume.training.guards import gave_up, next_window
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.pulse import Pulse, Situation
@@ -137,6 +146,15 @@ def _train(attempt: Attempt, life: _Life) -> Log:
             manager.save_in_background(parts.state, reason=f"{STAGED_REASON} {attempt.number - 1}")
         _trainer(attempt, life, parts, manager).run()
         manager.write_finished()
+    except NonFinite as error:
+        skipped = adopted.writer.log.entries[-1].state.skipped
+        if next_window(skipped, error) is None:
+            manager.write_stopped(
+                reason=f"step {error.step + 1}: {error.why}, after {len(skipped)} returns",
+                exit_code=RefusedToGoOn.exit_code,
+            )
+            raise RefusedToGoOn(gave_up(skipped, error)) from error
+        raise
     finally:
         manager.close()
         parts.loader.close()

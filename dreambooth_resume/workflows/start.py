@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,16 +13,19 @@ from dreambooth_resume.checkpoint.reader import load_checkpoint
 from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.load import record
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.errors import BadInput, ComeBack
+from dreambooth_resume.data.plan import skipping
+from dreambooth_resume.errors import BadInput, ComeBack, NonFinite
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, take_over
-from dreambooth_resume.runs.entries import Adopt, CheckpointRef, Process
+from dreambooth_resume.runs.entries import Adopt, CheckpointRef, Process, SkippedSteps
 from dreambooth_resume.runs.holder import Patience, this_process
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.record import Pins, RunRecord, new_record, write_record
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, make_accelerator
+from dreambooth_resume.training.guards import next_window
+from dreambooth_resume.training.memory import release
 from dreambooth_resume.training.numerics import compare_fingerprints, make_deterministic, numerics_fingerprint
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
@@ -58,10 +62,10 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
         return adopted
     if (request := wish.going_back) is not None and not _went_back(adopted):
         reporter.message(wording.went_back_before(adopted.writer.log, request, wish.resume))
-    attempt = Attempt(
+    first = Attempt(
         storage=home.storage,
         stage=_stage(home, run_record),
-        assignment=replace(ready.assignment, seed=run_record.seed),
+        assignment=_as_the_log_has_it(replace(ready.assignment, seed=run_record.seed), adopted),
         accelerator=ready.accelerator,
         adopted=adopted,
         process=process,
@@ -71,7 +75,36 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
         before=options.before if options.changes else None,
         changes=options.changes,
     )
-    return run_attempt(attempt)
+    # What this start wished for is in the log by now.
+    back = replace(wish, resume=LATEST, request_id=None, changed_options={}, changes=(), dataset=None)
+    return _train(
+        first,
+        lambda window: _take_over(home.storage, options, replace(back, rolled_back=window), process, watcher, reporter),
+    )
+
+
+def _train(attempt: Attempt, go_back: Callable[[SkippedSteps], Adoption[SavedState] | Log]) -> Log:
+    """Run `attempt`, and another one whenever a guard has to go back. Raises what ended the last of them."""
+    while True:
+        try:
+            return run_attempt(attempt)
+        except NonFinite as error:
+            wrong = NonFinite(error.why, step=error.step)  # without the traceback, which holds the whole model
+        release()
+        window = next_window(attempt.adopted.writer.log.entries[-1].state.skipped, wrong)
+        assert window is not None, "an attempt that may not go back ends otherwise"
+        adopted = go_back(window)
+        if isinstance(adopted, Log):
+            return adopted
+        attempt.reporter.message(wording.rolled_back(window, adopted))
+        assignment = _as_the_log_has_it(attempt.assignment, adopted)
+        attempt = replace(attempt, adopted=adopted, assignment=assignment, before=None, changes=())
+
+
+def _as_the_log_has_it(assignment: Assignment, adopted: Adoption[SavedState]) -> Assignment:
+    """The assignment with what was decided in the run's course: attempts before us may have gone back over steps."""
+    skipped = adopted.writer.log.entries[-1].state.skipped
+    return replace(assignment, plan=skipping(assignment.plan, skipped))
 
 
 def _stage(home: Home, run_record: RunRecord) -> Stage | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dreambooth_resume.config.messages import plain as plain_value
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.runs.adoption import Adoption
-from dreambooth_resume.runs.entries import Adopt, CheckpointRef
+from dreambooth_resume.runs.entries import Adopt, CheckpointRef, SkippedSteps
 from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # these need torch, and what a finished run says does not
     from dreambooth_resume.training.build import Assignment
     from dreambooth_resume.training.step import StepMetrics
 
+_ORDINALS = {1: "first", 2: "second", 3: "third"}
 _EXACT = "Exact: same device, libraries and threads as at the run's start"
 
 
@@ -97,8 +98,27 @@ def resumed(
         f"Resuming from {found} as attempt {adopted.writer.attempt}: step {step} of {assignment.max_train_steps}.",
         f"Restored: {rate}optimizer moments; data position {sample} of {plan.epoch_length} in epoch {epoch + 1}.",
         exactness(not_exact_because, adopted.writer.log),
+        *(f"{_other_samples(window)} ({window.why})." for window in adopted.writer.log.entries[-1].state.skipped),
     ]
     return "\n".join(lines)
+
+
+def rolled_back(window: SkippedSteps, adopted: Adoption[SavedState]) -> str:
+    """A guard's return, when it happens."""
+    back = f"step {adopted.base.step} ({adopted.base.folder})" if adopted.base else "step 0"
+    return (
+        f"Step {window.last + 1}: {window.why}. Nothing of it was saved. Going back to {back} as attempt "
+        f"{adopted.writer.attempt}, for the {_ORDINALS[window.number]} time of 3. {_other_samples(window)}."
+    )
+
+
+def _other_samples(window: SkippedSteps) -> str:
+    steps = (
+        f"Step {window.last + 1} trains"
+        if window.first == window.last
+        else (f"Steps {window.first + 1} to {window.last + 1} train")
+    )
+    return f"{steps} on other samples from now on, in every attempt"
 
 
 def went_back_before(log: Log, request: str, resume: str) -> str:

@@ -24,7 +24,7 @@ def fault(kind: str, *, step: int, slots: Sequence[int] = (0, 1), seed: int = 7)
 
 
 def install(faults: list[dict[str, Any]]) -> None:
-    """Make the UNet of this process have these faults."""
+    """Make the UNet of this process have these faults; one whose timesteps are None is there always."""
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -40,7 +40,7 @@ def install(faults: list[dict[str, Any]]) -> None:
     real = UNet2DConditionModel.forward
 
     def forward(self: Any, sample: torch.Tensor, timestep: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        kinds = {one["kind"] for one in faults if one["timesteps"] == timestep.tolist()}
+        kinds = {one["kind"] for one in faults if one["timesteps"] in (None, timestep.tolist())}
         if "memory" in kinds:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         answer = real(self, sample, timestep, *arguments, **options)[0]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_resume.data.plan import Plan, Slot
+from dreambooth_resume.data.plan import SKIP_STRIDE, Plan, Slot, skipping
+from dreambooth_resume.runs.entries import SkippedSteps
 
 PLANS = st.builds(
     Plan,
@@ -177,3 +178,24 @@ def test_a_segment_that_begins_before_the_run_is_refused(first_step: int) -> Non
     first = Plan(seed=0, picture_count=2, batch_size=2)
     with pytest.raises(ValueError, match="a segment begins behind the one before"):
         Plan(seed=0, picture_count=2, batch_size=2, first_step=first_step, earlier=first)
+
+
+def test_skipped_steps_get_samples_of_their_own_and_no_other_step_notices() -> None:
+    plan = Plan(seed=3, picture_count=5, batch_size=2, class_count=3)
+    once = SkippedSteps(number=1, first=4, last=5, why="the loss is nan")
+    twice = SkippedSteps(number=2, first=3, last=5, why="the loss is nan")
+    other = skipping(plan, (once, twice))
+    assert [other.batch(step) == plan.batch(step) for step in range(8)] == [True] * 3 + [False] * 3 + [True] * 2
+    assert [other.class_batch(step) == plan.class_batch(step) for step in (2, 3)] == [True, False]
+    assert skipping(plan, (once,)).batch(5) != other.batch(5)
+    drawn = {slot.step for step in range(8) for slot in (*other.batch(step), *other.class_batch(step))}
+    assert {*drawn} - {0, 1, 2, 6, 7} == {3 + 2 * SKIP_STRIDE, 4 + 2 * SKIP_STRIDE, 5 + 2 * SKIP_STRIDE}
+
+
+def test_samples_are_skipped_in_the_segment_that_the_step_is_in() -> None:
+    first = Plan(seed=3, picture_count=5, batch_size=2)
+    plan = Plan(seed=3, picture_count=2, batch_size=2, first_step=4, earlier=first)
+    other = skipping(plan, (SkippedSteps(number=1, first=3, last=4, why="the loss is nan"),))
+    assert [other.batch(step) == plan.batch(step) for step in range(6)] == [True] * 3 + [False] * 2 + [True]
+    assert all(slot.picture < 5 for slot in other.batch(3))
+    assert all(slot.picture >= 5 for slot in other.batch(4))
