@@ -47,8 +47,8 @@ class Plan:
     """The order of a run. `batch_size` is B, the samples of a step: micro-batch x accumulation x processes.
 
     `class_count` is the number of class pictures, 0 without prior preservation; B does not count them. `earlier` holds
-    before `first_step`, and `picture_count` is the number of pictures from there on. A step in `skipped` has the samples
-    that one far beyond the run's end would have.
+    before `first_step`, and `picture_count` is the number of pictures from there on. A step in `skipped` has what one
+    far beyond the run's end would have.
     """
 
     seed: int
