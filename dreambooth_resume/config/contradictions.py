@@ -75,6 +75,15 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle["use_8bit_adam"] = "only optimizer AdamW has an 8-bit form"
     if options.machine.dataloader_num_workers == 0:
         idle["prefetch_factor"] = "nothing is prepared ahead with dataloader_num_workers 0"
+    validation = options.validation
+    if validation.validation_prompt is None:
+        idle |= dict.fromkeys(("validation_epochs", "validation_steps"), "there is no validation_prompt")
+        if validation.final_validation_prompt is None:
+            idle["num_validation_images"] = "there is no validation_prompt"
+    else:
+        idle["final_validation_prompt"] = "validation_prompt wins"
+        if validation.validation_steps is not None:
+            idle["validation_epochs"] = f"validation_steps {validation.validation_steps} wins"
     values = flatten(options)
     return _odd_values(options) + tuple(
         f"{name} has no effect: {reason}"

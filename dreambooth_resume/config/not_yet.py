@@ -20,7 +20,6 @@ DIFFUSERS_SCRIPT: dict[str, str] = {
     "image_column": "the column of a data set that holds the pictures",
     "logging_dir": "the folder of the trackers' logs",
     "num_class_images": "the number of class pictures for prior preservation",
-    "num_validation_images": "the number of validation pictures",
     "output_kohya_format": "a copy of the result in kohya's format",
     "prior_generation_precision": "the precision in which class pictures are made",
     "prior_loss_weight": "the weight of the prior preservation loss",
@@ -31,8 +30,6 @@ DIFFUSERS_SCRIPT: dict[str, str] = {
     "text_encoder_lr": "a learning rate of its own for the text encoders' LoRA",
     "train_text_encoder": "a LoRA on the text encoders",
     "use_dora": "DoRA",
-    "validation_epochs": "how often validation pictures are made",
-    "validation_prompt": "validation pictures",
     "with_prior_preservation": "prior preservation with class pictures",
 }
 
@@ -43,7 +40,6 @@ LATER: dict[str, str] = {
     "caption_dropout": "dropping captions at random",
     "clip_skip": "leaving out the text encoders' last layers",
     "do_fp8_training": "training in 8-bit floats",
-    "final_validation_prompt": "pictures made with the result",
     "hub_strategy": "when results are uploaded to the Hub",
     "keep_best": "keeping the best checkpoint",
     "keep_tokens": "the tags that a caption keeps in front when it is shuffled",
@@ -63,7 +59,6 @@ LATER: dict[str, str] = {
     "on_finish": "what happens to the machine at the end",
     "price_per_hour": "the machine's price, for budgets",
     "save_every_n_epochs": "saving every N epochs",
-    "skip_final_inference": "not making pictures with the result",
     "token_abstraction": "textual inversion beside the LoRA",
     "train_text_encoder_frac": "training the text encoders for a part of the run",
     "train_text_encoder_ti": "textual inversion beside the LoRA",
@@ -74,7 +69,6 @@ LATER: dict[str, str] = {
     "use_blora": "B-LoRA",
     "use_ema": "an average of the weights over the steps (EMA)",
     "validation_data_dir": "a validation loss on held-out pictures",
-    "validation_steps": "validation pictures every so many steps",
     "weighting_scheme": "weighting of timesteps",
 }
 

@@ -10,6 +10,7 @@ CHECKPOINT_PREFIX = "checkpoint-"
 CONTROL_PREFIX = "control/"
 METRICS_PREFIX = "metrics/"
 NOTES_PREFIX = "notes/"
+SAMPLES_PREFIX = "samples/"
 DELETING_PREFIX = "notes/deleting-"
 STATUS_PREFIX = "status/"
 
@@ -22,6 +23,7 @@ METRICS_SEGMENT_STEPS = 1000
 
 _LOG = re.compile(r"log/(\d{8})\.json")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-a(\d+))?")
+_SAMPLE = re.compile(r"samples/\d+-a\d+/(?:\d+\.png|samples\.json)")
 _NOTE = re.compile(r"notes/([a-z]+)-[0-9a-f]{32}\.json")
 _HINT = re.compile(
     r"status/\d{4,}\.json|metrics/\d{4,}-\d{5,}\.jsonl"
@@ -79,6 +81,24 @@ def note_kind(key: str) -> str | None:
     """The kind of the note under `key`, or None for a stray file among the notes."""
     match = _NOTE.fullmatch(key)
     return match[1] if match else None
+
+
+def sample_key(step: int, attempt: int, number: int) -> str:
+    """Picture 0 that attempt 3 made with the LoRA of step 500: `samples/500-a3/0.png`."""
+    return f"{SAMPLES_PREFIX}{step}-a{attempt}/{number}.png"
+
+
+def samples_list_key(step: int, attempt: int) -> str:
+    return f"{SAMPLES_PREFIX}{step}-a{attempt}/samples.json"
+
+
+def is_sample(key: str) -> bool:
+    """Whether `key` is of a picture made with the LoRA, or of the list of such pictures."""
+    return _SAMPLE.fullmatch(key) is not None
+
+
+def is_samples_list(key: str) -> bool:
+    return is_sample(key) and key.endswith(".json")
 
 
 def is_hint(key: str) -> bool:

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
 
-Phase = Literal["starting", "preparing", "training", "saving", "ended"]
+Phase = Literal["starting", "preparing", "training", "validating", "saving", "ended"]
 
 
 class Status(Record):

@@ -135,7 +135,7 @@ def _judge(storage: Storage, newest: Entry, status: Status | None, *, now: datet
     life = look_for_life(process, last_sign=max(newest.written_at, status.updated_at if status else ""), now=now)
     state: State = "vanished"
     if life.is_live:
-        state = "running" if status is not None and status.phase in ("training", "saving") else "starting"
+        state = "running" if status is not None and status.phase in ("training", "validating", "saving") else "starting"
     return _Verdict(
         attempt=attempt,
         state=state,

@@ -31,10 +31,14 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.optimizers.base import ParameterGroup
 from dreambooth_resume.training.precision import accelerates_precision, make_scaler, weight_dtype
+from dreambooth_resume.training.preview import Easel, Embeddings
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.schedule import LearningRateSchedule, scaled_learning_rate
 from dreambooth_resume.training.state import TrainingState, lora_tensors
 from dreambooth_resume.training.step import StepMetrics, TrainableModel, prompt_table, train_step
+
+_Pair = tuple[FloatArray, FloatArray]
+"""A prompt's embeddings [tokens, width] and pooled embeddings [width]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,8 @@ class Parts:
     state: TrainingState
     loader: Loader
     train_step: Callable[..., StepMetrics]
+    easel: Easel | None
+    """To make pictures with what trains; None if none are asked for."""
     export_weights: Callable[[Mapping[str, torch.Tensor]], tuple[Mapping[str, torch.Tensor], Mapping[str, str]]]
 
 
@@ -92,7 +98,7 @@ def build_parts(
     options = assignment.options
     device = accelerator.device
     encoders = assignment.family.encoders(assignment.source, device=device)
-    prompts, samples = patiently(
+    pairs, samples = patiently(
         lambda: _encode(assignment, storage, encoders, reporter=reporter, watcher=watcher),
         tell=reporter.message,
         should_stop=watcher.should_stop,
@@ -113,13 +119,14 @@ def build_parts(
     model = TrainableModel(
         denoiser=denoiser,
         parameters=parameters,
-        prompts=prompt_table(prompts, denoiser=denoiser, device=device),
+        prompts=prompt_table([pairs[one] for one in assignment.pictures.prompts], denoiser=denoiser, device=device),
         accelerator=accelerator,
         encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
         scaler=scaler,
     )
     return Parts(
         state=TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=scaler),
+        easel=_easel(assignment, model, encoders, pairs) if _preview_prompts(assignment) else None,
         loader=_loader(assignment, samples),
         train_step=partial(
             train_step,
@@ -142,13 +149,13 @@ def _encode(
     *,
     reporter: Reporter,
     watcher: Watcher,
-) -> tuple[list[tuple[FloatArray, FloatArray]], SampleSource]:
+) -> tuple[dict[str, _Pair], SampleSource]:
     """Every prompt's embeddings, and where samples come from. Loads an encoder only for what the home lacks."""
     cache = Cache(storage)
     prompt_key = assignment.family.prompt_key(assignment.digests)
     entries = [
         prompt_entry(prompt, encoder=prompt_key, encode=encoders.encode_prompt)
-        for prompt in assignment.pictures.prompts
+        for prompt in dict.fromkeys([*assignment.pictures.prompts, *_preview_prompts(assignment)])
     ]
     filled = cache.fill(
         entries, should_stop=watcher.should_stop, on_progress=partial(reporter.phase, "encoding prompts")
@@ -159,8 +166,38 @@ def _encode(
         filled = cache.fill(samples.entries, should_stop=watcher.should_stop, on_progress=on_progress)
     if not filled:
         watcher.leave_if_asked("encoding")
-    arrays = [cache.arrays(entry) for entry in entries]
-    return [(one["prompt_embeds"], one["pooled"]) for one in arrays], samples
+    arrays = {str(entry.recipe["prompt"]): cache.arrays(entry) for entry in entries}
+    return {prompt: (one["prompt_embeds"], one["pooled"]) for prompt, one in arrays.items()}, samples
+
+
+def _preview_prompts(assignment: Assignment) -> tuple[str, ...]:
+    """The prompts of pictures that will be made with the LoRA, and the one that those are steered away from."""
+    chosen = assignment.options.validation
+    asked = [chosen.validation_prompt or chosen.final_validation_prompt]
+    wanted = [prompt for prompt in asked if prompt is not None and chosen.num_validation_images > 0]
+    return (*wanted, "") if wanted else ()
+
+
+def _easel(assignment: Assignment, model: TrainableModel, encoders: Encoders, pairs: Mapping[str, _Pair]) -> Easel:
+    """What pictures are made with: the very denoiser that trains."""
+    device, facts, side = model.accelerator.device, assignment.facts, assignment.options.data.resolution
+
+    def embed(prompt: str) -> Embeddings:
+        embeds, pooled = (torch.from_numpy(np.array(one)).to(device) for one in pairs[prompt])
+        return embeds, pooled
+
+    return Easel(
+        denoiser=model.denoiser,
+        sampler=assignment.family.sampler(assignment.source, device=device),
+        encoders=encoders,
+        embed=embed,
+        adapter=lambda: model.parameters,
+        autocast=model.accelerator.autocast,
+        noise_shape=(facts.latent_channels, side // facts.pixels_per_latent, side // facts.pixels_per_latent),
+        height=side,
+        width=side,
+        frees_encoders=model.encode_pixels is None,
+    )
 
 
 def _sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> SampleSource:

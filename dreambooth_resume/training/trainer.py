@@ -15,6 +15,7 @@ from dreambooth_resume.runs.control import Request
 from dreambooth_resume.runs.notice import Notice
 from dreambooth_resume.training.guards import refuse_non_finite, refuse_non_finite_state
 from dreambooth_resume.training.metrics import MetricsSink
+from dreambooth_resume.training.preview import Preview
 from dreambooth_resume.training.progress import Reporter, StepUpdate
 from dreambooth_resume.training.pulse import Pulse
 from dreambooth_resume.training.state import TrainingState
@@ -48,6 +49,7 @@ class Trainer:
     reporter: Reporter
     max_train_steps: int
     effective_batch: int
+    preview: Preview | None = None
     _saving: _AskedSave | None = None
 
     def run(self) -> None:
@@ -56,6 +58,7 @@ class Trainer:
         Raises NonFinite before anything of a step with such a number is saved; the state is then not to be used.
         """
         self.pulse.enter("training")
+        self._make_pictures()  # those that a kill cut short; usually none
         for step in range(self.state.global_step, self.max_train_steps):
             started = time.monotonic()
             # A pure function of the step and the state, which it changes once the last save's copy of it is whole.
@@ -70,6 +73,7 @@ class Trainer:
             if self.manager.due(self.state.global_step) and self.state.global_step < self.max_train_steps:
                 self.manager.save_in_background(self._good_state())
             self._answer()
+            self._make_pictures()  # after the save: who is killed by them loses nothing
         self._finish()
 
     def _good_state(self) -> TrainingState:
@@ -108,6 +112,16 @@ class Trainer:
             )
         )
 
+    def _make_pictures(self) -> None:
+        """Those that are due at this step. They change no bit of the training, and end early for a notice."""
+        if self.preview is None or not self.preview.due(self.state.global_step):
+            return
+        self.pulse.enter("validating")
+        self.preview.make(self.state.global_step)
+        self.pulse.enter("training")
+        if notice := self.watcher.notice():
+            self._leave(notice)
+
     def _look_at_saves(self) -> None:
         """Tell how far the commits are, and answer who asked for one."""
         now, durable = self.pulse.situation, self.manager.durable_step
@@ -135,6 +149,10 @@ class Trainer:
         self._look_at_saves()
         if not saved:
             raise Interrupted(f"The last step could not be committed. {self.manager.alarm or ''} {_COME_BACK}")
+        if self.preview is not None and self.preview.due_at_the_end and self.watcher.notice() is None:
+            # Before `finished`: behind it nobody loads the model again to make what a kill cut short.
+            self.pulse.enter("validating")
+            self.preview.make_final(self.state.global_step)
 
     def _leave(self, notice: Notice) -> None:
         """Save for `notice` and end the attempt. Never returns."""

@@ -37,6 +37,7 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, Parts, build_parts
 from dreambooth_resume.training.guards import gave_up, next_window
 from dreambooth_resume.training.metrics import MetricsSink
+from dreambooth_resume.training.preview import Preview, Timetable
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.pulse import Pulse, Situation
 from dreambooth_resume.training.trainer import Trainer
@@ -217,6 +218,24 @@ def _trainer(attempt: Attempt, life: _Life, parts: Parts, manager: CheckpointMan
         reporter=attempt.reporter,
         max_train_steps=attempt.assignment.max_train_steps,
         effective_batch=attempt.assignment.plan.batch_size,
+        preview=_preview(attempt, life, parts),
+    )
+
+
+def _preview(attempt: Attempt, life: _Life, parts: Parts) -> Preview | None:
+    if parts.easel is None:
+        return None
+    assignment = attempt.assignment
+    return Preview(
+        parts.easel,
+        Timetable(
+            options=assignment.options.validation, plan=assignment.plan, max_train_steps=assignment.max_train_steps
+        ),
+        seed=assignment.seed,
+        storage=attempt.storage,
+        attempt=attempt.number,
+        should_stop=life.watcher.should_stop,
+        reporter=attempt.reporter,
     )
 
 

@@ -12,17 +12,26 @@ from pydantic import ValidationError
 from dreambooth_resume.data.cache import CACHE_PREFIX
 from dreambooth_resume.data.inputs import FETCHED_FOLDER, INPUTS_LIST, INPUTS_PREFIX, StoredInputs
 from dreambooth_resume.errors import KeyNotFound
-from dreambooth_resume.runs.home import CHECKPOINT_FILES, RUN, WEIGHTS_NAME, checkpoint_name, is_hint, log_number
+from dreambooth_resume.runs.home import (
+    CHECKPOINT_FILES,
+    RUN,
+    WEIGHTS_NAME,
+    checkpoint_name,
+    is_hint,
+    is_sample,
+    log_number,
+)
 from dreambooth_resume.runs.home import note_kind as kind_of_note
 from dreambooth_resume.storage.base import Storage, StoredObject
 
-KeyKind = Literal["checkpoint", "result", "pictures", "cache", "status and curves", "note", "log", "run"]
+KeyKind = Literal["checkpoint", "result", "pictures", "cache", "samples", "status and curves", "note", "log", "run"]
 """In the order in which a run is deleted: what says what the run is goes last."""
 DELETION_ORDER: tuple[KeyKind, ...] = (
     "checkpoint",
     "result",
     "pictures",
     "cache",
+    "samples",
     "status and curves",
     "log",
     "note",
@@ -85,6 +94,8 @@ def kind_of(key: str) -> KeyKind | None:
         return "pictures"
     if _CACHED.fullmatch(key):
         return "cache"
+    if is_sample(key):
+        return "samples"
     if is_hint(key):
         return "status and curves"
     return "note" if kind_of_note(key) is not None else None

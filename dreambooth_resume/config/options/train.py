@@ -13,6 +13,7 @@ from dreambooth_resume.config.options.optimization import OptimizationOptions
 from dreambooth_resume.config.options.preemption import PreemptionOptions
 from dreambooth_resume.config.options.storage import StorageOptions
 from dreambooth_resume.config.options.training import TrainingOptions
+from dreambooth_resume.config.options.validation import ValidationOptions
 
 
 class TrainOptions(BaseModel):
@@ -25,6 +26,7 @@ class TrainOptions(BaseModel):
     lora: LoraOptions
     optimization: OptimizationOptions
     training: TrainingOptions
+    validation: ValidationOptions
     checkpoints: CheckpointOptions
     storage: StorageOptions
     preemption: PreemptionOptions
@@ -38,6 +40,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "lora": LoraOptions,
     "optimization": OptimizationOptions,
     "training": TrainingOptions,
+    "validation": ValidationOptions,
     "checkpoints": CheckpointOptions,
     "storage": StorageOptions,
     "preemption": PreemptionOptions,

@@ -1,0 +1,34 @@
+"""Options: pictures that are made with the LoRA while it trains, and at the end."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from dreambooth_resume.config.options.declaration import NOT_BLANK, SECTION_CONFIG, free
+
+
+class ValidationOptions(BaseModel):
+    """Pictures that are made with the LoRA while it trains, and with the result."""
+
+    model_config = SECTION_CONFIG
+
+    validation_prompt: Annotated[str | None, NOT_BLANK, free()] = None
+    """Prompt of pictures that show how far the LoRA is. They go to samples/ in the home, with the same noise each time,
+    and change nothing about the training; what goes wrong with them is said, and training goes on."""
+
+    num_validation_images: Annotated[int, Field(ge=0), free()] = 4
+    """Pictures each time. 0: none."""
+
+    validation_epochs: Annotated[int, Field(ge=1), free()] = 50
+    """Make them at the end of the first epoch, and every so many epochs after it."""
+
+    validation_steps: Annotated[int | None, Field(ge=1), free()] = None
+    """Make them every so many steps, in place of validation_epochs."""
+
+    final_validation_prompt: Annotated[str | None, NOT_BLANK, free()] = None
+    """Prompt of the pictures that are made with the result, where there is no validation_prompt."""
+
+    skip_final_inference: Annotated[bool, free()] = False
+    """Make no pictures with the result."""

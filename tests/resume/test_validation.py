@@ -1,0 +1,68 @@
+"""Pictures while training change no byte of it, are made once, and a kill among them costs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from pathlib import Path
+
+from dreambooth_resume.runs.samples import read_samples
+from dreambooth_resume.storage.local import LocalStorage
+from tests.resume.conftest import Undisturbed
+from tests.resume.harness import KILLED, Bench, CrashPoint, committed_steps, log_of, result_digests
+
+# Three pictures and two a step: epochs end in steps 2, 3, 5 and 6; dropout is what evaluation mode has to switch off.
+FEW_STEPS = {
+    "dreambooth_resume.training.preview:INFERENCE_STEPS": 3,
+    "dreambooth_resume.training.preview:FINAL_INFERENCE_STEPS": 2,
+}
+WITHOUT: dict[str, object] = {"lora_dropout": 0.3}
+WITH: dict[str, object] = {
+    **WITHOUT,
+    "validation_prompt": "a red toy",
+    "num_validation_images": 2,
+    "validation_epochs": 1,
+}
+
+
+def pictures(home: Path) -> dict[tuple[int, int], str]:
+    """(step, number) -> digest of the picture."""
+    storage = LocalStorage(home)
+    found: dict[tuple[int, int], str] = {}
+    for made in read_samples(storage):
+        for number, key in enumerate(made.pictures):
+            assert (made.step, number) not in found, "made once"
+            found[made.step, number] = hashlib.sha256(storage.read(key)).hexdigest()
+    return found
+
+
+def test_killed_among_the_pictures_it_ends_in_the_bytes_of_a_run_without_any(
+    bench: Bench, undisturbed: Undisturbed, home: Path
+) -> None:
+    whole = bench.folder / "with-pictures"
+    bench.run(whole, limits=FEW_STEPS, **WITH)
+    assert result_digests(whole) == undisturbed(**WITHOUT)
+    assert sorted({step for step, _ in pictures(whole)}) == [2, 3, 5, 6]
+
+    for crash in (
+        CrashPoint(call="replace", path="samples/2-a1/1.png"),
+        CrashPoint(call="replace", path="samples/5-a2/samples.json"),
+        CrashPoint(call="replace", path="samples/6-a3/0.png", when="after"),
+    ):
+        process = bench.start(home, crash=crash, limits=FEW_STEPS, **WITH)
+        assert process.wait() == KILLED, process.output()
+    assert committed_steps(home)[-1] == 6
+    assert log_of(home).finished is None, "the result's pictures come before the end, so that a kill can't lose them"
+    bench.run(home, limits=FEW_STEPS, **WITH)
+    assert result_digests(home) == undisturbed(**WITHOUT)
+    assert pictures(home) == pictures(whole)
+
+
+def test_a_signal_among_the_pictures_saves_and_leaves_without_them(bench: Bench, home: Path) -> None:
+    many = {**WITH, "num_validation_images": 500}
+    process = bench.start(home, **many)
+    process.wait_for(lambda: "validation pictures" in process.output(), "the first pictures")
+    process.send(signal.SIGTERM)
+    assert process.wait() == 75, process.output()
+    assert committed_steps(home) == [2]
+    assert "left out: somebody asks for the machine" in process.output()
