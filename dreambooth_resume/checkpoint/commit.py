@@ -13,7 +13,16 @@ from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.checkpoint.tensors import Blob
 from dreambooth_resume.errors import AccessDenied, KeyNotFound, StorageUnavailable
 from dreambooth_resume.runs.adoption import ref_of
-from dreambooth_resume.runs.entries import Commit, Entry, EntryBody, LiveCheckpoint, RunState, StoredFile, Totals
+from dreambooth_resume.runs.entries import (
+    Commit,
+    Entry,
+    EntryBody,
+    LiveCheckpoint,
+    RunState,
+    SmallerMicroBatch,
+    StoredFile,
+    Totals,
+)
 from dreambooth_resume.runs.home import checkpoint_folder
 from dreambooth_resume.runs.log import Log, LogWriter
 from dreambooth_resume.storage.base import Storage
@@ -58,6 +67,7 @@ class Committer:
         self._base_totals = adopted.totals.model_copy(update={"redone_steps": redone_steps})
         self._started = time.monotonic()
         self._asked_to_retire: set[int] = set()
+        self._smaller_micro_batch: SmallerMicroBatch | None = None
 
     def commit(
         self, state: SavedState, reason: str, *, committed: Callable[[Entry], None] = lambda _entry: None
@@ -98,6 +108,12 @@ class Committer:
     def also_retire(self, numbers: set[int]) -> None:
         """Have the next commit retire these checkpoints as well, because somebody asked for it. From any thread."""
         self._asked_to_retire = self._asked_to_retire | numbers
+
+    def note_smaller_micro_batch(self, size: int, *, from_step: int, device_memory_bytes: int | None) -> None:
+        """Have the next commit say that memory does not suffice for more at once. From any thread."""
+        self._smaller_micro_batch = SmallerMicroBatch(
+            size=size, from_step=from_step, attempt=self._writer.attempt, device_memory_bytes=device_memory_bytes
+        )
 
     def append(self, body: EntryBody) -> Entry:
         """Add an entry that changes nothing about the checkpoints."""
@@ -174,5 +190,6 @@ class Committer:
             changed_options=before.changed_options,
             segments=before.segments,
             skipped=before.skipped,
+            smaller_micro_batch=self._smaller_micro_batch or before.smaller_micro_batch,
         )
         return body, state

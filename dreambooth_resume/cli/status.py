@@ -64,6 +64,12 @@ def _facts(summary: RunSummary, *, effective_batch: int | None) -> list[Sequence
     again = f", {summary.redone_steps:,} of them again" if summary.redone_steps else ""
     spent = f" in {clock(summary.training_seconds)}" if summary.training_seconds else ""
     rows.append(("trained", f"{count(summary.steps_trained, 'step')}{again}{spent}, as of the newest log entry"))
+    for one in summary.skipped:
+        steps = f"step {one.last + 1} has" if one.first == one.last else f"steps {one.first + 1} to {one.last + 1} have"
+        rows.append(("gone back", f"{one.why} at step {one.last + 1}, so {steps} other samples"))
+    if (smaller := summary.smaller_micro_batch) is not None:
+        at_once = f"{count(smaller.size, 'sample')} at once since step {smaller.from_step + 1}"
+        rows.append(("memory", f"{at_once}: attempt {smaller.attempt} had none for more"))
     if summary.alarm:
         rows.append(("ALARM", summary.alarm))
     return rows

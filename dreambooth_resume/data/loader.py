@@ -40,6 +40,13 @@ class Loader:
                 self._pending[wanted] = self._pool.submit(self._compute, wanted)
         return self._pending.pop(step).result()
 
+    def go_on_with(self, compute: Callable[[int], Batch]) -> None:
+        """From now on batches are what `compute` makes of their steps; what was prepared is dropped."""
+        for left in self._pending.values():
+            left.cancel()
+        self._pending.clear()
+        self._compute = compute
+
     def close(self) -> None:
         """Drop what is queued and wait for what is being computed. More calls do nothing."""
         if self._pool is not None:

@@ -9,7 +9,14 @@ from typing import Generic, TypeVar
 
 from pydantic import JsonValue
 
-from dreambooth_resume.errors import BadInput, CheckpointDamaged, NothingValid, OutcomeUnknown, RefusedToGoOn
+from dreambooth_resume.errors import (
+    BadInput,
+    CheckpointDamaged,
+    Fenced,
+    NothingValid,
+    OutcomeUnknown,
+    RefusedToGoOn,
+)
 from dreambooth_resume.runs.entries import (
     Adopt,
     AttemptRef,
@@ -115,10 +122,13 @@ def take_over(
     """Adopt the run in `storage` and load the checkpoint it goes on from; the log itself if the run is finished.
 
     `load` reads and verifies a checkpoint and raises CheckpointDamaged if it isn't what its entry says: it is then set
-    aside, by a further adopt, and the one before is taken. Raises NothingValid, RefusedToGoOn, HolderAlive.
+    aside, by a further adopt, and the one before is taken. Raises NothingValid, RefusedToGoOn, HolderAlive, and Fenced
+    for a guard's return.
     """
     search: _Search[Loaded] = _Search(storage=storage, wish=wish, load=load, process=process, nonce=uuid.uuid4().hex)
     for _ in range(_ROUNDS_MAX):
+        if wish.rolled_back is not None:
+            _refuse_another_holder(storage, mine=process)
         log, reason = wait_until_free(storage, mine=process, patience=patience)
         if log.finished is not None and not (wish.reopen and wish.max_train_steps > log.entries[-1].state.step):
             return log
@@ -144,6 +154,16 @@ def take_over(
             and _stands_on_newest(log, target),
         )
     raise RefusedToGoOn(f"{storage.describe()}: gave up after {_ROUNDS_MAX} tries to adopt this run.")
+
+
+def _refuse_another_holder(storage: Storage, *, mine: Process) -> None:
+    """Raises Fenced if somebody took the run over meanwhile: what a guard found is then no business of that one's."""
+    adopt = read_log(storage).adopt
+    if adopt is not None and isinstance(adopt.body, Adopt) and adopt.body.process != mine:
+        raise Fenced(
+            f"attempt {adopt.attempt} has taken this run over while this process went back to its last good step. It "
+            "stops and has overwritten nothing."
+        )
 
 
 class _LogGrew:
@@ -261,6 +281,7 @@ def _adopt_entry(log: Log, target: CheckpointRef | None, going_back: str | None,
         changed_options={**before.changed_options, **wish.changed_options},
         segments=_segments(before, wish.dataset, base_step),
         skipped=_skipped(before, wish.rolled_back),
+        smaller_micro_batch=before.smaller_micro_batch,
     )
     # One nonce a number: an earlier, late put of this very adopt is known again as ours.
     nonce = f"{search.nonce}-{log.next_number}"

@@ -105,6 +105,17 @@ class SkippedSteps(Record):
         return f"guard-{self.number}-step-{self.last + 1}"
 
 
+class SmallerMicroBatch(Record):
+    """A device ran out of memory: since then so many samples are computed at once at most."""
+
+    size: int
+    from_step: int
+    """The step, counted from 0, that was the first to be computed so."""
+    attempt: int
+    device_memory_bytes: int | None
+    """A device with more memory may compute more at once. None: not known."""
+
+
 class RunState(Record):
     """What the newest entry alone tells about a run."""
 
@@ -119,6 +130,7 @@ class RunState(Record):
     """Data sets that took the place of the one before, by their first steps."""
     skipped: tuple[SkippedSteps, ...] = ()
     """Where samples were skipped because they led to a number that wasn't finite."""
+    smaller_micro_batch: SmallerMicroBatch | None = None
 
 
 class ChangedOption(Record):

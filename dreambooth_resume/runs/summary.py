@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from dreambooth_resume.errors import KeyNotFound
-from dreambooth_resume.runs.entries import Adopt, Commit, Entry, Finished, Process, Stopped, decode_entry
+from dreambooth_resume.runs.entries import (
+    Adopt,
+    Commit,
+    Entry,
+    Finished,
+    Process,
+    SkippedSteps,
+    SmallerMicroBatch,
+    Stopped,
+    decode_entry,
+)
 from dreambooth_resume.runs.history import COMMAND_EXIT_CODE, before_commands
 from dreambooth_resume.runs.home import LOG_PREFIX, log_key, log_number
 from dreambooth_resume.runs.liveness import age_seconds, look_for_life
@@ -52,6 +62,10 @@ class RunSummary:
     redone_steps: int
     training_seconds: float
     alarm: str | None
+    skipped: tuple[SkippedSteps, ...] = ()
+    """Steps that train on other samples, since a guard went back over them."""
+    smaller_micro_batch: SmallerMicroBatch | None = None
+    """What fits into memory at once, where it ran out."""
 
     @property
     def is_live(self) -> bool:
@@ -90,6 +104,8 @@ def summarise(storage: Storage, *, now: datetime | None = None) -> RunSummary | 
         redone_steps=before.totals.redone_steps,
         training_seconds=before.totals.training_seconds,
         alarm=status.alarm if status and verdict.state not in ("finished", "stopped") else None,
+        skipped=before.skipped,
+        smaller_micro_batch=before.smaller_micro_batch,
     )
 
 

@@ -26,8 +26,10 @@ from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensor
 from dreambooth_resume.models.lora import LoraSpec, add_lora
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.preemption.watcher import Watcher
+from dreambooth_resume.runs.entries import SmallerMicroBatch
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
+from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.optimizers.base import ParameterGroup
 from dreambooth_resume.training.precision import accelerates_precision, make_scaler, weight_dtype
@@ -54,6 +56,8 @@ class Assignment:
     family: Family
     facts: ModelFacts
     digests: SourceDigests
+    smaller_micro_batch: SmallerMicroBatch | None = None
+    """What the run's log says of a device that ran out of memory."""
 
     @property
     def lora(self) -> LoraSpec:
@@ -68,6 +72,7 @@ class Parts:
 
     state: TrainingState
     loader: Loader
+    portions: Portions
     train_step: Callable[..., StepMetrics]
     easel: Easel | None
     """To make pictures with what trains; None if none are asked for."""
@@ -124,10 +129,12 @@ def build_parts(
         encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
         scaler=scaler,
     )
+    portions = _portions(assignment, samples, device)
     return Parts(
         state=TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=scaler),
         easel=_easel(assignment, model, encoders, pairs) if _preview_prompts(assignment) else None,
-        loader=_loader(assignment, samples),
+        loader=_loader(assignment, portions),
+        portions=portions,
         train_step=partial(
             train_step,
             model,
@@ -254,22 +261,37 @@ def _schedule(assignment: Assignment, learning_rate: float) -> LearningRateSched
     )
 
 
-def _loader(assignment: Assignment, samples: SampleSource) -> Loader:
+def _portions(assignment: Assignment, samples: SampleSource, device: torch.device) -> Portions:
+    memory, wanted = device_memory_bytes(device), assignment.options.training.train_batch_size
+    return Portions(
+        size=micro_batch_size(wanted, assignment.smaller_micro_batch, memory_bytes=memory),
+        effective_batch=assignment.plan.batch_size,
+        batches_of=partial(_batches, assignment, samples),
+        device_memory_bytes=memory,
+        advice=what_to_change(assignment.options),
+    )
+
+
+def _batches(assignment: Assignment, samples: SampleSource, micro_batch_size: int) -> BatchBuilder:
     options, facts = assignment.options, assignment.facts
     side = options.data.resolution // facts.pixels_per_latent
-    builder = BatchBuilder(
+    return BatchBuilder(
         assignment.plan,
         assignment.pictures,
         samples,
-        micro_batch_size=options.training.train_batch_size,
+        micro_batch_size=micro_batch_size,
         latent_shape=(facts.latent_channels, side, side),
         train_timesteps=facts.num_train_timesteps,
     )
+
+
+def _loader(assignment: Assignment, portions: Portions) -> Loader:
+    machine = assignment.options.machine
     return Loader(
-        builder,
+        portions.batches_of(portions.size),
         end_step=assignment.max_train_steps,
-        workers=options.machine.dataloader_num_workers,
-        prefetch_factor=options.machine.prefetch_factor,
+        workers=machine.dataloader_num_workers,
+        prefetch_factor=machine.prefetch_factor,
     )
 
 

@@ -7,7 +7,8 @@ latent height and width, N prompts, S tokens, D and P widths of the two kinds of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch.amp.grad_scaler import GradScaler
 
 from dreambooth_resume.data.batch import Batch, MicroBatch
+from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.base import Denoiser
 from dreambooth_resume.training.objective import add_noise, denoising_loss, prediction_target, sample_latents
 from dreambooth_resume.training.optimizer import Optimizer
@@ -99,7 +101,8 @@ def train_step(
 
     `before_update` returns when the state may change: until then a save may still be copying it. Every sample weighs
     the same, however the batch is cut into micro-batches. In float16 a gradient that overflows makes a step without an
-    update: weights and moments stay. Waits for the device once, at the end.
+    update: weights and moments stay. Waits for the device once, at the end. Out of memory before the update, nothing
+    is changed but the gradients.
     """
     total = sum(len(micro_batch.timesteps) for micro_batch in batch.micro_batches)
     scaler = model.scaler
@@ -110,17 +113,10 @@ def train_step(
         loss = micro_batch_loss(model, micro_batch) * share
         model.accelerator.backward(scaler.scale(loss) if scaler else loss)
         losses.append(loss.detach())
-    if scaler:
-        scaler.unscale_(optimizer.torch_optimizer)  # clipping is of the true gradient
-    grad_norm = torch.nn.utils.clip_grad_norm_(list(model.parameters.values()), max_grad_norm)
-    before_update()
-    optimizer.set_rates(batch.step)
-    if scaler:
-        scaler.step(optimizer.torch_optimizer)
-        scaler.update()
-    else:
-        optimizer.torch_optimizer.step()
-    optimizer.torch_optimizer.zero_grad(set_to_none=True)
+    with _memory_for_the_update(batch.step):
+        grad_norm = _clip(model, optimizer, max_grad_norm)
+        before_update()
+        _update(optimizer, scaler, batch.step)
     # One transfer for both numbers: each .item() would make the CPU wait for the GPU.
     loss_value, norm_value = torch.stack([torch.stack(losses).sum(), grad_norm.detach()]).tolist()
     scale = {LOSS_SCALE: loss_scale} if loss_scale else {}
@@ -130,6 +126,36 @@ def train_step(
         learning_rate=optimizer.groups[0].schedule.at(batch.step),
         more={**optimizer.measured(batch.step), **scale},
     )
+
+
+def _clip(model: TrainableModel, optimizer: Optimizer, max_grad_norm: float) -> torch.Tensor:
+    """Clip the true gradient, and not the scaled one; its norm before that."""
+    if model.scaler:
+        model.scaler.unscale_(optimizer.torch_optimizer)
+    return torch.nn.utils.clip_grad_norm_(list(model.parameters.values()), max_grad_norm)
+
+
+def _update(optimizer: Optimizer, scaler: GradScaler | None, step: int) -> None:
+    """Change the parameters by their gradients, and drop these."""
+    optimizer.set_rates(step)
+    if scaler:
+        scaler.step(optimizer.torch_optimizer)
+        scaler.update()
+    else:
+        optimizer.torch_optimizer.step()
+    optimizer.torch_optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _memory_for_the_update(step: int) -> Iterator[None]:
+    """Smaller micro-batches need as much here as great ones, and half of the parameters may be changed already."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RefusedToGoOn(
+            f"Step {step + 1}: out of memory in the optimizer's update ({error}). Nothing of this step was saved. Free "
+            "the device of other programs and type the same command again, or begin a new run with a smaller --rank."
+        ) from error
 
 
 def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Tensor:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.data.loader import Loader
-from dreambooth_resume.errors import Interrupted
+from dreambooth_resume.errors import Interrupted, RefusedToGoOn
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending
 from dreambooth_resume.runs.control import Request
 from dreambooth_resume.runs.notice import Notice
 from dreambooth_resume.training.guards import refuse_non_finite, refuse_non_finite_state
+from dreambooth_resume.training.memory import Portions, is_out_of_memory, release
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.preview import Preview
 from dreambooth_resume.training.progress import Reporter, StepUpdate
@@ -41,6 +42,7 @@ class Trainer:
     state: TrainingState
     train_step: Callable[..., StepMetrics]
     loader: Loader
+    portions: Portions
     manager: CheckpointManager
     sink: MetricsSink
     watcher: Watcher
@@ -61,8 +63,7 @@ class Trainer:
         self._make_pictures()  # those that a kill cut short; usually none
         for step in range(self.state.global_step, self.max_train_steps):
             started = time.monotonic()
-            # A pure function of the step and the state, which it changes once the last save's copy of it is whole.
-            metrics = self.train_step(self.loader[step], before_update=self.manager.wait_until_copied)
+            metrics = self._update(step)  # a pure function of the step and the state
             refuse_non_finite(metrics, step=step)
             self.state.last = metrics
             self.state.global_step = step + 1  # the only line that does so
@@ -75,6 +76,44 @@ class Trainer:
             self._answer()
             self._make_pictures()  # after the save: who is killed by them loses nothing
         self._finish()
+
+    def _update(self, step: int) -> StepMetrics:
+        """Make the update `step`, in smaller micro-batches from now on if the device has too little memory."""
+        while True:
+            try:
+                # Changes the state once the last save's copy of it is whole.
+                return self.train_step(self.loader[step], before_update=self.manager.wait_until_copied)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                told = str(error).split(". ")[0]
+            # Not in the handler: the error's traceback holds the activations.
+            self._compute_less_at_once(step, told)
+
+    def _compute_less_at_once(self, step: int, told: str) -> None:
+        """Nothing of the step was changed yet. Raises RefusedToGoOn if one sample at a time is too much already."""
+        self.state.optimizer.torch_optimizer.zero_grad(set_to_none=True)
+        release()
+        before, portions = self.portions.size, self.portions
+        if not portions.halve():
+            if step > 0:
+                self.manager.save_now(self._good_state(), reason="out of memory", give_up=self._patience())
+            reason = f"step {step + 1}: out of memory with one sample at a time"
+            self.manager.write_stopped(reason=reason, exit_code=RefusedToGoOn.exit_code)
+            saved = f"Step {step} is saved. " if step > 0 else ""
+            raise RefusedToGoOn(f"S{reason[1:]} ({told}). {saved}{portions.advice}")
+        self.loader.go_on_with(portions.batches_of(portions.size))
+        self.manager.note_smaller_micro_batch(
+            portions.size, from_step=step, device_memory_bytes=portions.device_memory_bytes
+        )
+        self.reporter.message(
+            f"Step {step + 1}: out of memory with {before} samples at once ({told}). Going on from this very step with "
+            f"{portions.size} at once; a step keeps its {portions.effective_batch} samples. Equivalent from here on: "
+            "the sums are rounded otherwise. To need less memory: --gradient_checkpointing."
+        )
+        if step > 0:
+            # So that the log has it soon, and the next attempt need not find it out again.
+            self.manager.save_in_background(self._good_state(), reason="smaller micro-batches")
 
     def _good_state(self) -> TrainingState:
         """The state, once it is known to be finite."""

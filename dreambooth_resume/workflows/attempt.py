@@ -210,6 +210,7 @@ def _trainer(attempt: Attempt, life: _Life, parts: Parts, manager: CheckpointMan
         state=parts.state,
         train_step=parts.train_step,
         loader=parts.loader,
+        portions=parts.portions,
         manager=manager,
         sink=life.sink,
         watcher=life.watcher,

@@ -25,7 +25,7 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, make_accelerator
 from dreambooth_resume.training.guards import next_window
-from dreambooth_resume.training.memory import release
+from dreambooth_resume.training.memory import device_memory_bytes, micro_batch_size, release
 from dreambooth_resume.training.numerics import compare_fingerprints, make_deterministic, numerics_fingerprint
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
@@ -102,9 +102,11 @@ def _train(attempt: Attempt, go_back: Callable[[SkippedSteps], Adoption[SavedSta
 
 
 def _as_the_log_has_it(assignment: Assignment, adopted: Adoption[SavedState]) -> Assignment:
-    """The assignment with what was decided in the run's course: attempts before us may have gone back over steps."""
-    skipped = adopted.writer.log.entries[-1].state.skipped
-    return replace(assignment, plan=skipping(assignment.plan, skipped))
+    """The assignment with what was found out in the run's course: steps to skip, and what fits into memory."""
+    state = adopted.writer.log.entries[-1].state
+    return replace(
+        assignment, plan=skipping(assignment.plan, state.skipped), smaller_micro_batch=state.smaller_micro_batch
+    )
 
 
 def _stage(home: Home, run_record: RunRecord) -> Stage | None:
@@ -142,7 +144,11 @@ def _get_ready(checked: Checked) -> _Ready:
         accelerator=accelerator,
         numerics=numerics_fingerprint(
             device=accelerator.device,
-            micro_batch_size=chosen.training.train_batch_size,
+            micro_batch_size=micro_batch_size(
+                chosen.training.train_batch_size,
+                checked.home.log.last.state.smaller_micro_batch if checked.home.log.last else None,
+                memory_bytes=device_memory_bytes(accelerator.device),
+            ),
             mixed_precision=chosen.training.precision,
             allow_tf32=chosen.training.allow_tf32,
         ),

@@ -50,6 +50,11 @@ def exactness(not_exact_because: Sequence[str], log: Log) -> str:
         if isinstance(entry.body, Adopt) and entry.attempt in in_line and entry.body.not_exact_because:
             why = "; ".join(entry.body.not_exact_because)
             return f"Equivalent: exact from here on, but attempt {entry.attempt} before it was not ({why})."
+    if log.last is not None and (smaller := log.last.state.smaller_micro_batch) is not None:
+        return (
+            f"Equivalent: attempt {smaller.attempt} ran out of memory; from step {smaller.from_step + 1} on at most "
+            f"{_count(smaller.size, 'sample')} of a step {'is' if smaller.size == 1 else 'are'} computed at once."
+        )
     if changed := options_changed_on_the_way(log):
         return f"{_EXACT}, but the result has not the bytes of an unchanged run: {changed}."
     return f"{_EXACT}, so the result has the same bytes."

@@ -13,6 +13,7 @@ from dreambooth_resume.data.plan import SKIP_STRIDE
 from tests.resume.conftest import Undisturbed
 from tests.resume.faults import fault
 from tests.resume.harness import KILLED, Bench, CrashPoint, committed_steps, log_of, result_digests
+from tests.resume.s3_home import S3Home
 
 # The batch of step 3, counted from 0: it would make step 4, and nothing of it is ever saved.
 POISONED: dict[str, Any] = {"faults": [fault("nan", step=3)]}
@@ -37,6 +38,9 @@ def test_a_nan_goes_back_to_the_last_checkpoint_and_trains_on_other_samples(
     assert result_digests(home) != undisturbed()
     for path in home.glob("checkpoint-*/*.safetensors"):
         assert all((tensor == tensor).all() for tensor in load_file(path).values()), path
+    status = bench.command(home, ["status", str(home)])
+    assert status.wait() == 0
+    assert "the loss is nan at step 4, so step 4 has other samples" in status.output()
     history = bench.command(home, ["history", str(home)])
     assert history.wait() == 0
     assert "rolled back" in history.output()
@@ -65,6 +69,16 @@ def test_a_kill_around_a_return_changes_no_byte(
     bench.run(home, **POISONED)
     assert sum(adopt.rolled_back is not None for adopt in adopts(home)) == 1
     assert result_digests(home) == undisturbed(**POISONED)
+
+
+def test_a_kill_right_after_a_return_in_a_bucket_changes_no_byte(
+    bench: Bench, undisturbed: Undisturbed, tmp_path: Path, s3_home: S3Home
+) -> None:
+    crash = CrashPoint(call="PUT", path="log/00000003.json", when="after")
+    assert bench.start(tmp_path / "one", crash=crash, **POISONED, **s3_home.options()).wait() == KILLED
+    bench.run(tmp_path / "another", **POISONED, **s3_home.options())
+    assert log_of(s3_home.storage).highest_attempt == 3
+    assert result_digests(s3_home.storage) == undisturbed(**POISONED)
 
 
 def test_what_was_saved_when_does_not_decide_where_samples_are_skipped(

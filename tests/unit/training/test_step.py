@@ -20,6 +20,7 @@ from dreambooth_resume.config.options.optimization import OptimizationOptions
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.data.dataset import Picture
 from dreambooth_resume.data.transforms import Crop, time_ids
+from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.lora import LoraSpec, add_lora
 from dreambooth_resume.models.quiet import quiet_loading
@@ -418,6 +419,18 @@ def test_before_its_update_a_step_has_done_its_passes_and_changed_nothing(tiny_s
     assert len(seen) == 1
     assert all(map(torch.equal, seen[0], before))
     assert not all(map(torch.equal, state(), before))
+
+
+def test_an_update_without_memory_is_refused_for_smaller_micro_batches_would_not_help(tiny_source: ModelSource) -> None:
+    model = build_model(tiny_source, LoraSpec(rank=4, alpha=4))
+    optimizer = one_group(model.parameters)
+
+    def no_memory() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    optimizer.torch_optimizer.step = no_memory  # type: ignore[method-assign, assignment]
+    with pytest.raises(RefusedToGoOn, match="Step 3: out of memory in the optimizer's update"):
+        train_step(model, make_batch(2), optimizer=optimizer, max_grad_norm=1.0)
 
 
 def test_prompt_index_names_the_row_of_the_table(tiny_source: ModelSource) -> None:

@@ -1,0 +1,45 @@
+"""How a batch is cut when memory runs out, and what later attempts make of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreambooth_resume.runs.entries import SmallerMicroBatch
+from dreambooth_resume.training.memory import Portions, is_out_of_memory, micro_batch_size
+
+pytestmark = pytest.mark.quick
+
+
+def portions(size: int, effective_batch: int) -> Portions:
+    return Portions(
+        size=size, effective_batch=effective_batch, batches_of=NotImplemented, device_memory_bytes=None, advice=""
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "effective_batch", "sizes"), [(8, 8, [4, 2, 1]), (6, 12, [3, 1]), (5, 5, [1]), (9, 9, [3, 1]), (1, 4, [])]
+)
+def test_micro_batches_are_halved_to_what_divides_the_batch(size: int, effective_batch: int, sizes: list[int]) -> None:
+    one, seen = portions(size, effective_batch), []
+    while one.halve():
+        seen.append(one.size)
+    assert seen == sizes
+    assert one.size == 1
+
+
+def test_a_device_with_more_memory_computes_as_many_at_once_as_asked() -> None:
+    smaller = SmallerMicroBatch(size=2, from_step=7, attempt=1, device_memory_bytes=24)
+    assert micro_batch_size(8, None, memory_bytes=24) == 8
+    assert micro_batch_size(8, smaller, memory_bytes=24) == 2
+    assert micro_batch_size(8, smaller, memory_bytes=16) == 2
+    assert micro_batch_size(8, smaller, memory_bytes=80) == 8
+    assert micro_batch_size(8, smaller, memory_bytes=None) == 2
+    assert micro_batch_size(1, smaller, memory_bytes=24) == 1
+
+
+def test_what_counts_as_out_of_memory() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
