@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
 from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.runs.adoption import ref_of
 from dreambooth_resume.runs.entries import CheckpointRef, StoredFile
@@ -9,26 +12,41 @@ from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage
 
+if TYPE_CHECKING:
+    from dreambooth_resume.checkpoint.tensors import Blob
 
-def publish(storage: Storage, log: Log) -> CheckpointRef:
+Convert = Callable[[bytes], "Blob"]
+"""From the LoRA file that Diffusers loads to another program's: a pure function, so that every copier gets one file."""
+
+
+def publish(storage: Storage, log: Log, *, conversions: Mapping[str, Convert] | None = None) -> CheckpointRef:
     """See to it that the finished run's result lies in its home; returns the checkpoint that it was copied from.
 
-    Everybody who does this copies the same bytes, so any order and any number of copiers is right. Raises
-    CheckpointDamaged if the result is missing and the checkpoint's own file is damaged.
+    `conversions` are further files of the result, by name. Everybody who does this copies the same bytes, so any order
+    and any number of copiers is right. Raises CheckpointDamaged if the result is missing and the checkpoint's own file
+    is damaged.
     """
     assert log.finished is not None, "only a finished run has a result"
     ref = ref_of(log, log.finished.checkpoint)
     weights = ref.file_named(WEIGHTS_NAME)
-    if not _is_there(storage, weights):
-        from dreambooth_resume.checkpoint.reader import read_checked  # imports torch, which is seldom needed here
-
-        storage.write(WEIGHTS_NAME, [read_checked(storage, weights)])
+    if not _is_there(storage, WEIGHTS_NAME, size_bytes=weights.size_bytes, sha256=weights.sha256):
+        storage.write(WEIGHTS_NAME, [_read(storage, weights)])
+    for name, convert in (conversions or {}).items():
+        blob = convert(_read(storage, weights))
+        if not _is_there(storage, name, size_bytes=blob.size_bytes, sha256=blob.sha256):
+            storage.write(name, blob.parts)
     return ref
 
 
-def _is_there(storage: Storage, wanted: StoredFile) -> bool:
+def _read(storage: Storage, weights: StoredFile) -> bytes:
+    from dreambooth_resume.checkpoint.reader import read_checked  # imports torch, which is seldom needed here
+
+    return read_checked(storage, weights)
+
+
+def _is_there(storage: Storage, name: str, *, size_bytes: int, sha256: str) -> bool:
     try:
-        stored = storage.digest(WEIGHTS_NAME)
+        stored = storage.digest(name)
     except KeyNotFound:
         return False
-    return (stored.size_bytes, stored.sha256) == (wanted.size_bytes, wanted.sha256)
+    return (stored.size_bytes, stored.sha256) == (size_bytes, sha256)

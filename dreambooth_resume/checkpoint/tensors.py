@@ -81,6 +81,16 @@ def deserialise(body: bytes) -> dict[str, torch.Tensor]:
         raise ValueError(f"not a safetensors file: {error}") from error
 
 
+def metadata_of(body: bytes) -> dict[str, str]:
+    """The header's metadata of a safetensors file. Raises ValueError if `body` isn't one."""
+    try:
+        (length,) = struct.unpack_from("<Q", body)
+        metadata = json.loads(body[8 : 8 + length]).get("__metadata__", {})
+    except (struct.error, AttributeError) as error:
+        raise ValueError(f"not a safetensors file: {error}") from error
+    return {str(name): str(value) for name, value in metadata.items()}
+
+
 def _bytes_of(tensors: Sequence[torch.Tensor]) -> list[memoryview]:
     """The bytes of all tensors in their order. Neighbours in memory, as all of a snapshot are, make one piece.
 

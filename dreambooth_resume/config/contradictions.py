@@ -67,6 +67,11 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle["lr_num_cycles"] = "only lr_scheduler cosine_with_restarts has cycles"
     if optimization.lr_scheduler != "polynomial":
         idle["lr_power"] = "only lr_scheduler polynomial has a power"
+    if optimization.optimizer == "prodigy":
+        idle["text_encoder_lr"] = "prodigy has one learning rate for all that is trained"
+    if not options.lora.train_text_encoder:
+        for name in ("text_encoder_lr", "adam_weight_decay_text_encoder"):
+            idle[name] = "the text encoders are trained only with train_text_encoder"
     if training.max_train_steps is not None:
         idle["num_train_epochs"] = f"max_train_steps {training.max_train_steps} wins"
     if optimization.optimizer != "prodigy":

@@ -7,7 +7,6 @@ take, and names that are kept for later releases. A name moves from here into th
 from __future__ import annotations
 
 DIFFUSERS_SCRIPT: dict[str, str] = {
-    "adam_weight_decay_text_encoder": "a weight decay of its own for the text encoders' LoRA",
     "caption_column": "the column of a data set that holds the captions",
     "class_data_dir": "the folder of class pictures for prior preservation",
     "class_prompt": "the prompt of the class pictures for prior preservation",
@@ -20,16 +19,12 @@ DIFFUSERS_SCRIPT: dict[str, str] = {
     "image_column": "the column of a data set that holds the pictures",
     "logging_dir": "the folder of the trackers' logs",
     "num_class_images": "the number of class pictures for prior preservation",
-    "output_kohya_format": "a copy of the result in kohya's format",
     "prior_generation_precision": "the precision in which class pictures are made",
     "prior_loss_weight": "the weight of the prior preservation loss",
     "push_to_hub": "uploading the result to the Hub",
     "report_to": "TensorBoard, Weights & Biases and other trackers",
     "sample_batch_size": "the batch in which class pictures are made",
     "snr_gamma": "min-SNR weighting of the loss",
-    "text_encoder_lr": "a learning rate of its own for the text encoders' LoRA",
-    "train_text_encoder": "a LoRA on the text encoders",
-    "use_dora": "DoRA",
     "with_prior_preservation": "prior preservation with class pictures",
 }
 

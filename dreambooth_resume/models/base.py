@@ -1,8 +1,8 @@
 """What a model family must do, and the values that it hands out.
 
 A family reads the folder of a base model (`check`, without weights), encodes prompts and pictures (`Encoders`, loaded
-when first asked and freed again) and predicts noise (`Denoiser`). Training knows only these; nothing here knows a
-family.
+when first asked and freed again) and predicts noise (`Denoiser`). Where the text encoders are trained too, it encodes
+prompts at every step (`TextEncoders`). Training knows only these; nothing here knows a family.
 
 Letters at the end of a tensor's name: B batch, C channels, H and W height and width, T train timesteps, N prompts,
 S tokens, D width of an embedding, P width of the pooled one.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     import torch
@@ -163,6 +163,41 @@ class Sampler(Protocol):
         ...
 
 
+class TextEncoders(Protocol):
+    """Frozen text encoders on their device, for a LoRA on them: gradients flow through what they encode."""
+
+    @property
+    def lora_parts(self) -> Mapping[str, torch.nn.Module]:
+        """What gets an adapter, by what stands in front of its parameters' names ("text_encoder.text_model").
+
+        The first component is what Diffusers calls this part in a LoRA file. The names do not depend on the version of
+        a library: they are in every checkpoint.
+        """
+        ...
+
+    @property
+    def lora_target_modules(self) -> tuple[str, ...]:
+        """Ends of the names of the linear layers that get an adapter."""
+        ...
+
+    @property
+    def models(self) -> Mapping[str, torch.nn.Module]:
+        """Each whole encoder, by what a pipeline calls it ("text_encoder")."""
+        ...
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, ...]:
+        """int64 [prompts, tokens] for each encoder, on its device."""
+        ...
+
+    def encode(self, tokens_BS: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """prompt_embeds [batch, tokens, width] and pooled_prompt_embeds [batch, width], with gradients.
+
+        tokens_BS: int64 [batch, tokens] for each encoder, rows of what `tokenize` gave. In train mode, with the global
+        generator's dropout.
+        """
+        ...
+
+
 class Family(Protocol):
     """One kind of base model."""
 
@@ -178,8 +213,10 @@ class Family(Protocol):
         """The facts, from the configuration files alone. Raises BadInput for a model that can't be trained."""
         ...
 
-    def adapter_parameters(self, source: ModelSource, *, rank: int) -> int:
-        """How many numbers an adapter of this rank has, from the headers of the weight files."""
+    def adapter_parameters(
+        self, source: ModelSource, *, rank: int, text_encoders: bool = False, dora: bool = False
+    ) -> int:
+        """How many numbers such an adapter has, from the headers of the weight files."""
         ...
 
     def prompt_key(self, digests: SourceDigests) -> str:
@@ -197,3 +234,13 @@ class Family(Protocol):
     def load_denoiser(
         self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
     ) -> Denoiser: ...
+
+    def load_text_encoders(
+        self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
+    ) -> TextEncoders: ...
+
+    def kohya_format(
+        self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+    ) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str]]:
+        """The adapter that Diffusers loads, tensors and header, as AUTOMATIC1111 and ComfyUI name it."""
+        ...

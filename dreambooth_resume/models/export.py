@@ -1,8 +1,8 @@
 """An adapter under the names that other programs read.
 
-`pytorch_lora_weights.safetensors` as Diffusers' script writes it ("unet.….to_q.lora.down.weight"), with alpha in the
-header, which that script leaves out (readers then take alpha for the rank). Everything is sorted: the same adapter
-gives the same bytes in every process.
+`pytorch_lora_weights.safetensors` as Diffusers' script writes it ("unet.….to_q.lora.down.weight",
+"text_encoder.….q_proj.lora_linear_layer.down.weight"), with alpha in the header, which that script leaves out (readers
+then take alpha for the rank). Everything is sorted: the same adapter gives the same bytes in every process.
 """
 
 from __future__ import annotations
@@ -12,14 +12,28 @@ from collections.abc import Mapping
 
 import torch
 
-from dreambooth_resume.models.lora import LoraSpec
+from dreambooth_resume.models.lora import LoraSpec, part_of
 
-_EXPORT_NAMES = ((".lora_A.weight", ".lora.down.weight"), (".lora_B.weight", ".lora.up.weight"))
+_DENOISER_NAMES = (
+    (".lora_A.weight", ".lora.down.weight"),
+    (".lora_B.weight", ".lora.up.weight"),
+    (".lora_magnitude_vector", ".lora_magnitude_vector"),
+)
+_TEXT_NAMES = (
+    (".lora_A.weight", ".lora_linear_layer.down.weight"),
+    (".lora_B.weight", ".lora_linear_layer.up.weight"),
+    # Diffusers' script leaves `.weight` out, and transformers 5 then loads the DoRA without its magnitudes.
+    (".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
+)
+_HEADER_KEY = "lora_adapter_metadata"
 
 
 def diffusers_tensors(parameters: Mapping[str, torch.Tensor], *, prefix: str) -> dict[str, torch.Tensor]:
-    """Adapter parameters under Diffusers' names, sorted. The tensors are the same objects, detached, not copies."""
-    renamed = {f"{prefix}.{_exported(name)}": tensor.detach() for name, tensor in parameters.items()}
+    """Adapter parameters under Diffusers' names, sorted. The tensors are the same objects, detached, not copies.
+
+    `prefix` is what Diffusers calls the denoiser ("unet"); a text encoder's parameters bring theirs in their names.
+    """
+    renamed = {_exported(name, prefix=prefix): tensor.detach() for name, tensor in parameters.items()}
     return dict(sorted(renamed.items()))
 
 
@@ -28,30 +42,45 @@ def parameter_values(tensors: Mapping[str, torch.Tensor], *, prefix: str) -> dic
     return dict(sorted((_imported(name, prefix=prefix), tensor) for name, tensor in tensors.items()))
 
 
-def diffusers_metadata(spec: LoraSpec, *, prefix: str, target_modules: tuple[str, ...]) -> dict[str, str]:
+def diffusers_metadata(spec: LoraSpec, *, target_modules: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """The file's header: what `load_lora_weights` of Diffusers >= 0.34 builds its adapter from.
 
-    Only what a reader needs: it passes every key to peft's LoraConfig, and a key that its peft doesn't know is an
-    error. Not the dropout: Diffusers would build it in and leave it switched on, so that pictures came out different
-    every time.
+    `target_modules` are those of each part, by what Diffusers calls it ("unet", "text_encoder", …). Only what a reader
+    needs: it passes every key to peft's LoraConfig, and a key that its peft doesn't know is an error. Not the dropout:
+    Diffusers would build it in and leave it switched on, so that pictures came out different every time.
     """
-    config = {
-        f"{prefix}.r": spec.rank,
-        f"{prefix}.lora_alpha": int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha,
-        f"{prefix}.target_modules": sorted(target_modules),
-    }
-    return {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}
+    config: dict[str, object] = {}
+    for part, layers in target_modules.items():
+        config[f"{part}.r"] = spec.rank
+        config[f"{part}.lora_alpha"] = int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha
+        config[f"{part}.target_modules"] = sorted(layers)
+        if spec.dora:
+            config[f"{part}.use_dora"] = True
+    return {"format": "pt", _HEADER_KEY: json.dumps(config, sort_keys=True)}
 
 
-def _exported(name: str) -> str:
-    for ours, theirs in _EXPORT_NAMES:
+def alphas_of(metadata: Mapping[str, str]) -> dict[str, float]:
+    """Each part's alpha, from a header of `diffusers_metadata`. Raises ValueError for one that has none."""
+    try:
+        config = json.loads(metadata[_HEADER_KEY])
+        return {name.removesuffix(".lora_alpha"): config[name] for name in config if name.endswith(".lora_alpha")}
+    except (KeyError, TypeError) as error:
+        raise ValueError("the file's header does not say how strong the LoRA is") from error
+
+
+def _exported(name: str, *, prefix: str) -> str:
+    in_text = part_of(name) is not None
+    for ours, theirs in _TEXT_NAMES if in_text else _DENOISER_NAMES:
         if name.endswith(ours):
-            return name.removesuffix(ours) + theirs
+            renamed = name.removesuffix(ours) + theirs
+            return renamed if in_text else f"{prefix}.{renamed}"
     raise ValueError(f"{name} is not a parameter of an adapter")
 
 
 def _imported(name: str, *, prefix: str) -> str:
-    for ours, theirs in _EXPORT_NAMES:
-        if name.startswith(f"{prefix}.") and name.endswith(theirs):
-            return name.removeprefix(f"{prefix}.").removesuffix(theirs) + ours
+    in_text = part_of(name) is not None
+    for ours, theirs in _TEXT_NAMES if in_text else _DENOISER_NAMES:
+        if name.endswith(theirs) and (in_text or name.startswith(f"{prefix}.")):
+            own = name if in_text else name.removeprefix(f"{prefix}.")
+            return own.removesuffix(theirs) + ours
     raise ValueError(f"{name} is not a tensor of an exported {prefix} adapter")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import cast
 
@@ -18,8 +19,20 @@ PIPELINE_CLASSES: dict[str, str] = {
 }
 """`_class_name` in a folder's model_index.json -> family."""
 
+ADAPTER_PREFIXES: dict[str, str] = {"unet": "sdxl"}
+"""First component of the names of the denoiser's tensors in a LoRA file -> family."""
+
 
 def family_named(name: str) -> Family:
     """The family of that name. Raises KeyError for a name that isn't in the table."""
     module, _, attribute = FAMILIES[name].partition(":")
     return cast(Family, getattr(import_module(module), attribute)())
+
+
+def family_of_adapter(names: Iterable[str]) -> Family:
+    """The family of an exported adapter, by its tensors' names. Raises ValueError if there is none."""
+    for name in names:
+        family = ADAPTER_PREFIXES.get(name.partition(".")[0])
+        if family is not None:
+            return family_named(family)
+    raise ValueError("not an adapter that dbr exported")

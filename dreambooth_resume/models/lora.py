@@ -1,4 +1,4 @@
-"""The adapter: peft's LoRA layers on a frozen denoiser, in float32, with start values that the caller draws."""
+"""The adapter: peft's LoRA layers on frozen modules, in float32, with start values that the caller draws."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dreambooth_resume.models.base import Denoiser
+from dreambooth_resume.models.base import Denoiser, TextEncoders
 from dreambooth_resume.models.quiet import quiet_loading
 
 ADAPTER_NAME = "default"
+TEXT_PARTS = ("text_encoder", "text_encoder_2")
+"""First component of the names of parameters that are not the denoiser's; Diffusers calls the encoders so."""
+
+_MAGNITUDE = ".lora_magnitude_vector"
 
 NormalDraw = Callable[[int, tuple[int, int]], NDArray[np.float32]]
 """(number of the matrix, shape) -> standard normal numbers, float32. Must depend on nothing else."""
@@ -20,20 +24,61 @@ NormalDraw = Callable[[int, tuple[int, int]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSpec:
-    """Size and strength of an adapter: its output is (alpha / rank) * B(A(dropout(input)))."""
+    """Size and strength of an adapter: its output is (alpha / rank) * B(A(dropout(input))).
+
+    With `dora` each row of the weight W + (alpha / rank) * BA is scaled to a length that is trained too (Liu et al.
+    2024, arXiv:2402.09353).
+    """
 
     rank: int
     alpha: float
     dropout: float = 0.0
+    dora: bool = False
 
 
-def add_lora(denoiser: Denoiser, spec: LoraSpec, *, normal_draw: NormalDraw) -> dict[str, torch.nn.Parameter]:
-    """Put an adapter on the denoiser's target layers and return its parameters, by name, in the order of the names.
+def part_of(name: str) -> str | None:
+    """The text encoder that the parameter of this name belongs to; None for the denoiser."""
+    first = name.partition(".")[0]
+    return first if first in TEXT_PARTS else None
 
-    Parameters are float32 in every precision and on the denoiser's device; A starts normal with standard deviation
-    1/rank (peft's "gaussian", as in Diffusers' script), B starts at zero. Names look like "….to_q.lora_A.weight". The
-    matrices A are numbered in the order of their names.
+
+def add_lora(
+    denoiser: Denoiser, spec: LoraSpec, *, normal_draw: NormalDraw, text_encoders: TextEncoders | None = None
+) -> dict[str, torch.nn.Parameter]:
+    """Put an adapter on the target layers of all parts and return its parameters, by name, in the order of the names.
+
+    Parameters are float32 in every precision and on their module's device; A starts normal with standard deviation
+    1/rank (peft's "gaussian", as in Diffusers' script), B at zero, and DoRA's magnitudes at the lengths of the frozen
+    weights' rows, so that a fresh adapter changes nothing. Names look like "….to_q.lora_A.weight", a text encoder's
+    like "text_encoder.….q_proj.lora_A.weight". The matrices A are numbered in the order of their names, the denoiser's
+    first: its start does not depend on what else is trained.
     """
+    parameters: dict[str, torch.nn.Parameter] = {}
+    number = 0
+    for prefix, module, targets in _parts(denoiser, text_encoders):
+        added = _inject(module, spec, targets)
+        if not added:
+            raise ValueError(f"no layer of {prefix or 'the denoiser'} is named {' or '.join(targets)}")
+        number = _start_values(added, first=number, rank=spec.rank, normal_draw=normal_draw)
+        if spec.dora:
+            _start_magnitudes(module, added)
+        parameters.update({f"{prefix}{name}": parameter for name, parameter in added.items()})
+    return dict(sorted(parameters.items()))
+
+
+def _parts(
+    denoiser: Denoiser, text_encoders: TextEncoders | None
+) -> list[tuple[str, torch.nn.Module, tuple[str, ...]]]:
+    parts = [("", denoiser.module, denoiser.lora_target_modules)]
+    if text_encoders is not None:
+        for name, module in sorted(text_encoders.lora_parts.items()):
+            assert part_of(name) is not None, name
+            parts.append((f"{name}.", module, text_encoders.lora_target_modules))
+    return parts
+
+
+def _inject(module: torch.nn.Module, spec: LoraSpec, targets: tuple[str, ...]) -> dict[str, torch.nn.Parameter]:
+    """peft's layers around the targets; their parameters, with random values, by name without the adapter's."""
     with quiet_loading():
         from peft import LoraConfig, inject_adapter_in_model
 
@@ -41,26 +86,32 @@ def add_lora(denoiser: Denoiser, spec: LoraSpec, *, normal_draw: NormalDraw) -> 
         r=spec.rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
-        target_modules=list(denoiser.lora_target_modules),
+        target_modules=list(targets),
         init_lora_weights=False,
+        use_dora=spec.dora,
     )
-    module = denoiser.module
     module.requires_grad_(False)
     inject_adapter_in_model(config, module, adapter_name=ADAPTER_NAME)
-    parameters = {}
+    added = {}
     for name, parameter in sorted(module.named_parameters()):
         if parameter.requires_grad:
             # peft makes adapters in the dtype of the base layer; a bf16 adapter would lose every small update.
             parameter.data = parameter.data.to(torch.float32)
-            parameters[name.replace(f".{ADAPTER_NAME}.", ".")] = parameter
-    if not parameters:
-        raise ValueError(f"no layer of the denoiser is named {' or '.join(denoiser.lora_target_modules)}")
-    _start_values(parameters, rank=spec.rank, normal_draw=normal_draw)
-    return parameters
+            added[_plain(name)] = parameter
+    return added
 
 
-def _start_values(parameters: Mapping[str, torch.nn.Parameter], *, rank: int, normal_draw: NormalDraw) -> None:
-    number = 0
+def _plain(name: str) -> str:
+    # A magnitude is a parameter `weight` of a module of its own; peft saves it under the module's name.
+    plain = name.replace(f".{ADAPTER_NAME}.", ".")
+    return plain.removesuffix(".weight") if plain.endswith(f"{_MAGNITUDE}.weight") else plain
+
+
+def _start_values(
+    parameters: Mapping[str, torch.nn.Parameter], *, first: int, rank: int, normal_draw: NormalDraw
+) -> int:
+    """Fill in A and B; the number of the next matrix A."""
+    number = first
     with torch.no_grad():
         for name, parameter in parameters.items():
             if ".lora_A." not in name:
@@ -72,6 +123,16 @@ def _start_values(parameters: Mapping[str, torch.nn.Parameter], *, rank: int, no
                 raise ValueError(f"the draw for {name} is {values.dtype} {values.shape}, not float32 {shape}")
             parameter.copy_(torch.from_numpy(values / np.float32(rank)))
             number += 1
+    return number
+
+
+def _start_magnitudes(module: torch.nn.Module, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    """Lengths of the rows of the frozen weights: peft has taken them with the random A and B that it begins with."""
+    for name, parameter in parameters.items():
+        if name.endswith(_MAGNITUDE):
+            weight = module.get_parameter(f"{name.removesuffix(_MAGNITUDE)}.base_layer.weight")
+            with torch.no_grad():
+                parameter.copy_(torch.linalg.vector_norm(weight.float(), dim=1))
 
 
 def load_parameters(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:

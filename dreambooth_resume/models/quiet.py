@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_CHATTY = ("transformers", "diffusers", "huggingface_hub", "accelerate", "peft")
+_CHATTY = ("transformers", "diffusers", "huggingface_hub", "accelerate", "peft", "bitsandbytes")
 # Objects made since the last look for garbage before Python looks again; its own number is 700.
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 

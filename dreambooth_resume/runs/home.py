@@ -15,6 +15,8 @@ DELETING_PREFIX = "notes/deleting-"
 STATUS_PREFIX = "status/"
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+KOHYA_NAME = "pytorch_lora_weights_kohya.safetensors"
+RESULT_FILES = (WEIGHTS_NAME, KOHYA_NAME)
 STATE_TENSORS_NAME = "trainer_state.safetensors"
 STATE_NAME = "trainer_state.json"
 CHECKPOINT_FILES = (WEIGHTS_NAME, STATE_TENSORS_NAME, STATE_NAME)

@@ -17,27 +17,32 @@ from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.data.plan import Plan
-from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.samples import LatentSource, PixelSource, SampleSource, latent_variants, prompt_entry
 from dreambooth_resume.data.transforms import CropOptions, FloatArray
 from dreambooth_resume.models.base import Encoders, Family, ModelFacts
 from dreambooth_resume.models.digests import SourceDigests
-from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors
-from dreambooth_resume.models.lora import LoraSpec, add_lora
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.entries import SmallerMicroBatch
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
+from dreambooth_resume.training.model import LoadedModel, load_model
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.optimizers.base import ParameterGroup
-from dreambooth_resume.training.precision import accelerates_precision, make_scaler, weight_dtype
+from dreambooth_resume.training.precision import accelerates_precision, make_scaler
 from dreambooth_resume.training.preview import Easel, Embeddings
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.schedule import LearningRateSchedule, scaled_learning_rate
-from dreambooth_resume.training.state import TrainingState, lora_tensors
-from dreambooth_resume.training.step import StepMetrics, TrainableModel, prompt_table, train_step
+from dreambooth_resume.training.state import TrainingState
+from dreambooth_resume.training.step import (
+    Prompts,
+    StepMetrics,
+    TrainableModel,
+    TrainedPrompts,
+    prompt_table,
+    train_step,
+)
 
 _Pair = tuple[FloatArray, FloatArray]
 """A prompt's embeddings [tokens, width] and pooled embeddings [width]."""
@@ -58,12 +63,6 @@ class Assignment:
     digests: SourceDigests
     smaller_micro_batch: SmallerMicroBatch | None = None
     """What the run's log says of a device that ran out of memory."""
-
-    @property
-    def lora(self) -> LoraSpec:
-        return LoraSpec(
-            rank=self.options.lora.rank, alpha=self.options.lora.alpha, dropout=self.options.lora.lora_dropout
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,21 +109,18 @@ def build_parts(
     )
     encoders.free()
     watcher.leave_if_asked("encoding")
-    reporter.message("Loading the denoiser.")
-    denoiser = assignment.family.load_denoiser(
-        assignment.source,
-        device=device,
-        weight_dtype=weight_dtype(options.training.precision),
-        gradient_checkpointing=options.training.gradient_checkpointing,
+    what = "the denoiser and the text encoders" if options.lora.train_text_encoder else "the denoiser"
+    reporter.message(f"Loading {what}.")
+    loaded = load_model(
+        options, family=assignment.family, source=assignment.source, seed=assignment.seed, device=device
     )
-    parameters = add_lora(denoiser, assignment.lora, normal_draw=partial(_init_draw, assignment.seed))
-    optimizer = Optimizer(_parameter_groups(assignment, parameters), options.optimization)
+    optimizer = Optimizer(_parameter_groups(assignment, loaded), options.optimization)
     scaler = make_scaler(options.training.precision, device)
-    watcher.leave_if_asked("loading the denoiser")
+    watcher.leave_if_asked(f"loading {what}")
     model = TrainableModel(
-        denoiser=denoiser,
-        parameters=parameters,
-        prompts=prompt_table([pairs[one] for one in assignment.pictures.prompts], denoiser=denoiser, device=device),
+        denoiser=loaded.denoiser,
+        parameters=loaded.parameters,
+        prompts=_prompts(assignment, loaded, pairs, device=device),
         accelerator=accelerator,
         encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
         scaler=scaler,
@@ -132,7 +128,7 @@ def build_parts(
     portions = _portions(assignment, samples, device)
     return Parts(
         state=TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=scaler),
-        easel=_easel(assignment, model, encoders, pairs) if _preview_prompts(assignment) else None,
+        easel=_easel(assignment, model, loaded, encoders, pairs) if _preview_prompts(assignment) else None,
         loader=_loader(assignment, portions),
         portions=portions,
         train_step=partial(
@@ -141,12 +137,17 @@ def build_parts(
             optimizer=optimizer,
             max_grad_norm=options.optimization.max_grad_norm,
         ),
-        export_weights=partial(_export, assignment.lora, denoiser.export_prefix, denoiser.lora_target_modules),
+        export_weights=loaded.export_weights,
     )
 
 
-def _init_draw(seed: int, number: int, shape: tuple[int, int]) -> FloatArray:
-    return generator(seed, Stream.INIT, step=number).standard_normal(shape, dtype=np.float32)
+def _prompts(
+    assignment: Assignment, loaded: LoadedModel, pairs: Mapping[str, _Pair], *, device: torch.device
+) -> Prompts:
+    prompts = assignment.pictures.prompts
+    if loaded.text_encoders is None:
+        return prompt_table([pairs[one] for one in prompts], denoiser=loaded.denoiser, device=device)
+    return TrainedPrompts(text_encoders=loaded.text_encoders, tokens_NS=loaded.text_encoders.tokenize(prompts))
 
 
 def _encode(
@@ -157,14 +158,15 @@ def _encode(
     reporter: Reporter,
     watcher: Watcher,
 ) -> tuple[dict[str, _Pair], SampleSource]:
-    """Every prompt's embeddings, and where samples come from. Loads an encoder only for what the home lacks."""
+    """Every prompt's embeddings, and where samples come from. Loads an encoder only for what the home lacks.
+
+    No embeddings where the text encoders are trained: they are others after every step.
+    """
     cache = Cache(storage)
     prompt_key = assignment.family.prompt_key(assignment.digests)
-    entries = [
-        prompt_entry(prompt, encoder=prompt_key, encode=encoders.encode_prompt)
-        for prompt in dict.fromkeys([*assignment.pictures.prompts, *_preview_prompts(assignment)])
-    ]
-    filled = cache.fill(
+    fixed = [] if assignment.options.lora.train_text_encoder else _all_prompts(assignment)
+    entries = [prompt_entry(prompt, encoder=prompt_key, encode=encoders.encode_prompt) for prompt in fixed]
+    filled = not entries or cache.fill(
         entries, should_stop=watcher.should_stop, on_progress=partial(reporter.phase, "encoding prompts")
     )
     samples = _sample_source(assignment, cache, encoders)
@@ -177,6 +179,11 @@ def _encode(
     return {prompt: (one["prompt_embeds"], one["pooled"]) for prompt, one in arrays.items()}, samples
 
 
+def _all_prompts(assignment: Assignment) -> list[str]:
+    """Each once."""
+    return list(dict.fromkeys([*assignment.pictures.prompts, *_preview_prompts(assignment)]))
+
+
 def _preview_prompts(assignment: Assignment) -> tuple[str, ...]:
     """The prompts of pictures that will be made with the LoRA, and the one that those are steered away from."""
     chosen = assignment.options.validation
@@ -185,8 +192,14 @@ def _preview_prompts(assignment: Assignment) -> tuple[str, ...]:
     return (*wanted, "") if wanted else ()
 
 
-def _easel(assignment: Assignment, model: TrainableModel, encoders: Encoders, pairs: Mapping[str, _Pair]) -> Easel:
-    """What pictures are made with: the very denoiser that trains."""
+def _easel(
+    assignment: Assignment,
+    model: TrainableModel,
+    loaded: LoadedModel,
+    encoders: Encoders,
+    pairs: Mapping[str, _Pair],
+) -> Easel:
+    """What pictures are made with: the very denoiser that trains, and the text encoders if they do."""
     device, facts, side = model.accelerator.device, assignment.facts, assignment.options.data.resolution
 
     def embed(prompt: str) -> Embeddings:
@@ -197,7 +210,7 @@ def _easel(assignment: Assignment, model: TrainableModel, encoders: Encoders, pa
         denoiser=model.denoiser,
         sampler=assignment.family.sampler(assignment.source, device=device),
         encoders=encoders,
-        embed=embed,
+        embed=embed if loaded.text_encoders is None else loaded.embed,
         adapter=lambda: model.parameters,
         autocast=model.accelerator.autocast,
         noise_shape=(facts.latent_channels, side // facts.pixels_per_latent, side // facts.pixels_per_latent),
@@ -230,30 +243,44 @@ def _sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> 
     return LatentSource(pictures, variants, cache=cache, resolution=data.resolution)
 
 
-def _parameter_groups(
-    assignment: Assignment, parameters: Mapping[str, torch.nn.Parameter]
-) -> tuple[ParameterGroup, ...]:
-    chosen = assignment.options.optimization
+def _parameter_groups(assignment: Assignment, loaded: LoadedModel) -> tuple[ParameterGroup, ...]:
+    """The denoiser's first, whose rate is the one that is shown, then each text encoder's, as in Diffusers' script.
+
+    scale_lr leaves text_encoder_lr as it is, and prodigy has one rate for all, as there.
+    """
+    chosen, training = assignment.options.optimization, assignment.options.training
+    learning_rate = scaled_learning_rate(
+        chosen.learning_rate,
+        scale_lr=chosen.scale_lr,
+        train_batch_size=training.train_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+    )
+    text_encoder_lr = learning_rate if chosen.optimizer == "prodigy" else chosen.text_encoder_lr
+    denoiser, *text_encoders = loaded.parameters_by_part().items()
     return (
         ParameterGroup(
-            name="unet",
-            parameters=parameters,
-            schedule=_schedule(assignment, chosen.learning_rate),
+            name=denoiser[0],
+            parameters=denoiser[1],
+            schedule=_schedule(assignment, learning_rate),
             weight_decay=chosen.adam_weight_decay,
+        ),
+        *(
+            ParameterGroup(
+                name=name,
+                parameters=parameters,
+                schedule=_schedule(assignment, text_encoder_lr),
+                weight_decay=chosen.adam_weight_decay_text_encoder,
+            )
+            for name, parameters in text_encoders
         ),
     )
 
 
-def _schedule(assignment: Assignment, learning_rate: float) -> LearningRateSchedule:
-    chosen, training = assignment.options.optimization, assignment.options.training
+def _schedule(assignment: Assignment, peak: float) -> LearningRateSchedule:
+    chosen = assignment.options.optimization
     return LearningRateSchedule(
         name=chosen.lr_scheduler,
-        peak=scaled_learning_rate(
-            learning_rate,
-            scale_lr=chosen.scale_lr,
-            train_batch_size=training.train_batch_size,
-            gradient_accumulation_steps=training.gradient_accumulation_steps,
-        ),
+        peak=peak,
         warmup_steps=chosen.lr_warmup_steps,
         total_steps=assignment.max_train_steps,
         num_cycles=chosen.lr_num_cycles,
@@ -293,11 +320,3 @@ def _loader(assignment: Assignment, portions: Portions) -> Loader:
         workers=machine.dataloader_num_workers,
         prefetch_factor=machine.prefetch_factor,
     )
-
-
-def _export(
-    spec: LoraSpec, prefix: str, target_modules: tuple[str, ...], tensors: Mapping[str, torch.Tensor]
-) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str]]:
-    """A state's tensors as the LoRA file that Diffusers loads."""
-    weights = diffusers_tensors(lora_tensors(tensors), prefix=prefix)
-    return weights, diffusers_metadata(spec, prefix=prefix, target_modules=target_modules)

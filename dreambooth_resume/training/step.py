@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.errors import RefusedToGoOn
-from dreambooth_resume.models.base import Denoiser
+from dreambooth_resume.models.base import Denoiser, TextEncoders
 from dreambooth_resume.training.objective import add_noise, denoising_loss, prediction_target, sample_latents
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.precision import autocast
@@ -30,15 +31,53 @@ PixelEncoder = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """One picture [3, height, width] in -1..1 -> mean and log-variance of its latents [channels, height, width]."""
 
 
+class Prompts(Protocol):
+    """What the denoiser reads for each prompt; a batch names a prompt by its number."""
+
+    def embeddings(self, prompt_index_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """prompt_embeds [batch, tokens, width] and pooled_prompt_embeds [batch, width], on the device.
+
+        prompt_index_B: int64 [batch], in CPU memory.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTable:
-    """Every prompt's embeddings on the device; a batch names a prompt by its row.
+    """Every prompt's embeddings, computed once.
 
     prompt_embeds_NSD: [prompts, tokens, width] and pooled_prompt_embeds_NP: [prompts, width], in the denoiser's dtype.
     """
 
     prompt_embeds_NSD: torch.Tensor
     pooled_prompt_embeds_NP: torch.Tensor
+
+    def embeddings(self, prompt_index_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = prompt_index_B.to(self.prompt_embeds_NSD.device, non_blocking=True)
+        return self.prompt_embeds_NSD[rows], self.pooled_prompt_embeds_NP[rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedPrompts:
+    """Every prompt's tokens, encoded at each step by text encoders that are trained; gradients flow into these.
+
+    tokens_NS: int64 [prompts, tokens] for each encoder, on the device.
+    """
+
+    text_encoders: TextEncoders
+    tokens_NS: tuple[torch.Tensor, ...]
+
+    def embeddings(self, prompt_index_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each prompt of the batch is encoded once, in the order of their numbers, as Diffusers' script does for one.
+
+        Samples with the same prompt share its dropout.
+        """
+        used_U, row_B = torch.unique(prompt_index_B, return_inverse=True)
+        rows = used_U.to(self.tokens_NS[0].device, non_blocking=True)
+        embeds_USD, pooled_UP = self.text_encoders.encode(tuple(tokens[rows] for tokens in self.tokens_NS))
+        # Not by an index: its backward pass adds rows up in any order, on a CPU with several threads.
+        order = row_B.tolist()
+        return torch.stack([embeds_USD[row] for row in order]), torch.stack([pooled_UP[row] for row in order])
 
 
 def prompt_table(
@@ -63,7 +102,7 @@ class TrainableModel:
 
     denoiser: Denoiser
     parameters: Mapping[str, torch.nn.Parameter]
-    prompts: PromptTable
+    prompts: Prompts
     accelerator: Accelerator
     encode_pixels: PixelEncoder | None = None
     scaler: GradScaler | None = None
@@ -167,7 +206,6 @@ def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Te
     schedule = denoiser.noise_schedule
     noise_BCHW = micro_batch.noise.to(device, non_blocking=True)
     timesteps_B = micro_batch.timesteps.to(device, non_blocking=True)
-    prompt_index_B = micro_batch.prompt_index.to(device, non_blocking=True)
     mean_BCHW, logvar_BCHW = _latent_distribution(model, micro_batch)
     latents_BCHW = sample_latents(
         mean_BCHW, logvar_BCHW, micro_batch.vae_noise.to(device, non_blocking=True), scale=denoiser.latent_scale
@@ -176,11 +214,12 @@ def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Te
     # peft's dropout has no generator of its own, so the global one is put where this micro-batch needs it.
     torch.manual_seed(micro_batch.dropout_seed)
     with autocast(model.accelerator, model.scaler):
+        prompt_embeds_BSD, pooled_prompt_embeds_BP = model.prompts.embeddings(micro_batch.prompt_index)
         prediction_BCHW = denoiser.predict(
             noisy_BCHW,
             timesteps_B,
-            prompt_embeds_BSD=model.prompts.prompt_embeds_NSD[prompt_index_B],
-            pooled_prompt_embeds_BP=model.prompts.pooled_prompt_embeds_NP[prompt_index_B],
+            prompt_embeds_BSD=prompt_embeds_BSD,
+            pooled_prompt_embeds_BP=pooled_prompt_embeds_BP,
             time_ids_B6=micro_batch.time_ids.to(device, non_blocking=True),
         )
     target_BCHW = prediction_target(latents_BCHW, noise_BCHW, timesteps_B, schedule=schedule)

@@ -11,7 +11,7 @@ from typing import cast
 from pydantic import JsonValue
 
 from dreambooth_resume.config.load import GivenOptions
-from dreambooth_resume.errors import BadInput, KeyNotFound, RefusedToGoOn
+from dreambooth_resume.errors import BadInput, RefusedToGoOn
 from dreambooth_resume.runs.home import CHECKPOINT_PREFIX, LOG_PREFIX, WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log, read_log
 from dreambooth_resume.runs.record import RunRecord, read_record
@@ -105,21 +105,6 @@ def open_home(place: Place) -> Home:
 def stage_of(place: Place, run_id: str) -> LocalStorage | None:
     """The run's own folder in this machine's stage; None where the home itself is on this machine."""
     return LocalStorage(place.stage / _STAGED / run_id) if place.is_remote else None
-
-
-def result_folder(place: Place) -> Path:
-    """The folder of this machine that holds the result: the home, or a copy of it where people look for it."""
-    if not place.is_remote:
-        return place.stage
-    local = LocalStorage(place.stage)
-    wanted = place.storage.read(WEIGHTS_NAME)
-    try:
-        is_there = local.digest(WEIGHTS_NAME).sha256 == hashlib.sha256(wanted).hexdigest()
-    except KeyNotFound:
-        is_there = False
-    if not is_there:
-        local.write(WEIGHTS_NAME, [wanted])
-    return place.stage
 
 
 def _s3_settings(given: GivenOptions) -> S3Settings:

@@ -14,8 +14,8 @@ from dreambooth_resume.data.inputs import FETCHED_FOLDER, INPUTS_LIST, INPUTS_PR
 from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.runs.home import (
     CHECKPOINT_FILES,
+    RESULT_FILES,
     RUN,
-    WEIGHTS_NAME,
     checkpoint_name,
     is_hint,
     is_sample,
@@ -88,7 +88,7 @@ def kind_of(key: str) -> KeyKind | None:
     folder, _, name = key.partition("/")
     if checkpoint_name(folder) is not None and name in CHECKPOINT_FILES:
         return "checkpoint"
-    if key == WEIGHTS_NAME:
+    if key in RESULT_FILES:
         return "result"
     if key == INPUTS_LIST or _PICTURE.fullmatch(key):
         return "pictures"

@@ -221,7 +221,12 @@ def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_
     free = home.storage.free_bytes()
     if free is None:
         return
-    parameters = inputs.family.adapter_parameters(inputs.source, rank=options.lora.rank)
+    parameters = inputs.family.adapter_parameters(
+        inputs.source,
+        rank=options.lora.rank,
+        text_encoders=options.lora.train_text_encoder,
+        dora=options.lora.use_dora,
+    )
     checkpoint = parameters * _CHECKPOINT_BYTES_PER_PARAMETER[options.optimization.optimizer_kind]
     steps, _ = save_interval(options)
     # By seconds alone: at most one a step, which nobody can foretell, so no more than a limit's worth is asked for.

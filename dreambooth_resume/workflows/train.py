@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from dreambooth_resume.checkpoint.publish import publish
 from dreambooth_resume.config.change_policy import refuse_if_refused, table
 from dreambooth_resume.config.contradictions import remarks
 from dreambooth_resume.config.load import GivenOptions
@@ -25,7 +24,7 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.storage.probe import probe
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
-from dreambooth_resume.workflows.home import Home, find_place, open_home, result_folder
+from dreambooth_resume.workflows.home import Home, find_place, open_home
 from dreambooth_resume.workflows.preflight import (
     Options,
     check_start,
@@ -33,6 +32,7 @@ from dreambooth_resume.workflows.preflight import (
     refuse_going_back_behind_the_end,
     refuse_several_processes,
 )
+from dreambooth_resume.workflows.results import publish_results, result_folder, result_names
 
 
 def train(given: GivenOptions, reporter: Reporter) -> int:
@@ -56,8 +56,10 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
             poller.start(polled_sources(spot=chosen.spot, notice_file=chosen.notice_file, tell=reporter.message))
             finished = _train(home, options, watcher, reporter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
-        result = publish(place.storage, finished)
-        reporter.message(wording.finished(place.storage, finished, result, folder=result_folder(place)))
+        result = publish_results(place, options.train, finished)
+        names = result_names(options.train)
+        folder = result_folder(place, names)
+        reporter.message(wording.finished(place.storage, finished, result, folder=folder, names=names))
         return 0
     except (HolderAlive, StorageUnavailable) as error:
         if (notice := watcher.notice()) is not None:

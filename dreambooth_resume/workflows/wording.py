@@ -137,20 +137,22 @@ def went_back_before(log: Log, request: str, resume: str) -> str:
     )
 
 
-def finished(storage: Storage, log: Log, ref: CheckpointRef, *, folder: Path) -> str:
-    """Where everything is, and what to type next."""
+def finished(storage: Storage, log: Log, ref: CheckpointRef, *, folder: Path, names: Sequence[str]) -> str:
+    """Where everything is, and what to type next. `names` are the files of the result, Diffusers' first."""
     assert log.last is not None
     state = log.last.state
     weights = ref.file_named(WEIGHTS_NAME)
     home = storage.describe()
     attempts = len({entry.attempt for entry in log.entries})
     totals = state.totals
+    in_other_formats = "".join(f"For other programs: {home}/{name}\n" for name in names if name != WEIGHTS_NAME)
     copy = f" (a copy: {folder / WEIGHTS_NAME})" if str(folder) != home else ""
     return (
         f"Finished: step {state.step} of {state.max_train_steps}, {attempts} attempt{'s' if attempts > 1 else ''}, "
         f"{totals.redone_steps} steps made twice, {totals.training_seconds:.0f} s of training.\n"
         f"LoRA: {home}/{WEIGHTS_NAME}{copy}\n"
         f"SHA-256: {weights.sha256}\n"
+        f"{in_other_formats}"
         f"Use it: pipe.load_lora_weights({str(folder)!r}); look at the run: dbr status {shlex.quote(home)}"
     )
 

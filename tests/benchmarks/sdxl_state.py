@@ -71,7 +71,7 @@ def make_manager(storage: Storage, *, max_train_steps: int = 1000) -> Checkpoint
 
 
 def _export(tensors):  # type: ignore[no-untyped-def]
-    metadata = diffusers_metadata(LoraSpec(rank=RANK, alpha=RANK), prefix="unet", target_modules=_TARGETS)
+    metadata = diffusers_metadata(LoraSpec(rank=RANK, alpha=RANK), target_modules={"unet": _TARGETS})
     return diffusers_tensors(lora_tensors(tensors), prefix="unet"), metadata
 
 

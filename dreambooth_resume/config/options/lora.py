@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, applied, never, refused
+from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, applied, free, never, refused
 
 
 class LoraOptions(BaseModel):
@@ -26,6 +26,21 @@ class LoraOptions(BaseModel):
         float, FINITE, Field(ge=0, lt=1), applied("the LoRA's inputs are dropped at the new rate from the next step on")
     ] = 0.0
     """Part of the LoRA's inputs that is dropped in training, against over-fitting."""
+
+    use_dora: Annotated[bool, never("a DoRA has weights that a LoRA lacks; start a new run")] = False
+    """Train the length of each row of the layers' weights apart from its direction (DoRA): often better at a low rank,
+    slower."""
+
+    train_text_encoder: Annotated[
+        bool,
+        never("the text encoders' LoRA is there from the first step or not at all; start a new run"),
+    ] = False
+    """Train a LoRA on both text encoders too: the prompts are encoded at every step, which needs more memory and time.
+    """
+
+    output_kohya_format: Annotated[bool, free()] = False
+    """Leave the result in kohya's format too, for AUTOMATIC1111, ComfyUI and InvokeAI:
+    pytorch_lora_weights_kohya.safetensors. Given on a finished run, it is made then."""
 
     @property
     def alpha(self) -> float:

@@ -38,6 +38,15 @@ class OptimizationOptions(BaseModel):
     ] = 1e-4
     """Learning rate after the warm-up. For AdamW at most 1; for prodigy about 1."""
 
+    text_encoder_lr: Annotated[
+        float,
+        FINITE,
+        Field(gt=0, le=1),
+        applied("the text encoders' schedule is computed from the new rate from the next step on"),
+    ] = 5e-6
+    """Learning rate of the text encoders' LoRA after the warm-up, with train_text_encoder. scale_lr leaves it as it is;
+    prodigy takes learning_rate for all."""
+
     scale_lr: Annotated[bool, refused("change learning_rate itself")] = False
     """Multiply learning_rate by train_batch_size, gradient_accumulation_steps and the number of processes."""
 
@@ -66,7 +75,12 @@ class OptimizationOptions(BaseModel):
     adam_weight_decay: Annotated[
         float, FINITE, Field(ge=0), applied("weights decay at the new rate from the next step on")
     ] = 1e-4
-    """Weight decay of the LoRA's weights."""
+    """Weight decay of the LoRA's weights, but for those of the text encoders."""
+
+    adam_weight_decay_text_encoder: Annotated[
+        float, FINITE, Field(ge=0), applied("the text encoders' weights decay at the new rate from the next step on")
+    ] = 1e-3
+    """Weight decay of the text encoders' LoRA, with train_text_encoder."""
 
     adam_epsilon: Annotated[
         float, FINITE, Field(gt=0), applied("updates are divided with the new value from the next step on")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from dreambooth_resume.models.quiet import quiet_loading
+from dreambooth_resume.models.sdxl.text_encoders import (
+    TextEncoder,
+    encode,
+    load_text_models,
+    tokenize,
+    warn_of_what_is_cut,
+)
 from dreambooth_resume.models.source import ModelSource
 
 logger = logging.getLogger(__name__)
@@ -27,7 +33,7 @@ class SdxlEncoders:
     def __init__(self, source: ModelSource, *, device: torch.device) -> None:
         self._source = source
         self._device = device
-        self._text: tuple[tuple[Any, Any], ...] | None = None
+        self._text: tuple[TextEncoder, ...] | None = None
         self._vae: Any = None
 
     def encode_prompt(self, prompt: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -36,32 +42,11 @@ class SdxlEncoders:
         The second-to-last hidden state of both encoders side by side, and the second one's projected output, as in
         Diffusers' `encode_prompt`. What is longer than 77 tokens is cut off, as there.
         """
-        hidden_states = []
-        pooled = None
-        self._tell_what_is_cut(prompt)
+        text = self._text_encoders()
+        warn_of_what_is_cut(text, prompt)
         with torch.no_grad():
-            for tokenizer, encoder in self._text_encoders():
-                tokens: Mapping[str, torch.Tensor] = tokenizer(
-                    prompt,
-                    padding="max_length",
-                    max_length=tokenizer.model_max_length,
-                    truncation=True,
-                    return_tensors="pt",
-                )
-                output = encoder(tokens["input_ids"].to(self._device), output_hidden_states=True, return_dict=False)
-                pooled = output[0]
-                hidden_states.append(output[-1][-2])
-            assert pooled is not None
-            prompt_embeds = torch.cat(hidden_states, dim=-1)[0]
-            return prompt_embeds.float().cpu().numpy(), pooled[0].float().cpu().numpy()
-
-    def _tell_what_is_cut(self, prompt: str) -> None:
-        tokenizer, _ = self._text_encoders()[0]
-        words = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
-        room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-        if len(words) > room:
-            cut = tokenizer.decode(words[room:]).strip()
-            logger.warning("The prompt has %d tokens and SDXL reads %d; cut off: %s", len(words), room, cut)
+            prompt_embeds, pooled = encode(text, tokenize(text, [prompt], device=self._device))
+        return prompt_embeds[0].float().cpu().numpy(), pooled[0].float().cpu().numpy()
 
     def encode_pixels(self, pixels_CHW: torch.Tensor | NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance of one picture's latents, float32 [4, height / 8, width / 8], on the device."""
@@ -106,7 +91,7 @@ class SdxlEncoders:
         """Move what was loaded to main memory; the next call brings it back, and nothing is read from disk again."""
         if self._device.type == "cpu":
             return
-        for module in [*(encoder for _, encoder in self._text or ()), self._vae]:
+        for module in [*(encoder.model for encoder in self._text or ()), self._vae]:
             if module is not None:
                 module.to("cpu")
         torch.cuda.empty_cache()
@@ -121,28 +106,13 @@ class SdxlEncoders:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _text_encoders(self) -> tuple[tuple[Any, Any], ...]:
+    def _text_encoders(self) -> tuple[TextEncoder, ...]:
         if self._text is None:
-            with quiet_loading():
-                from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-                self._text = tuple(
-                    (
-                        CLIPTokenizer.from_pretrained(self._source.folder / f"tokenizer{end}", local_files_only=True),
-                        self._prepared(
-                            encoder_class.from_pretrained(
-                                self._source.folder / f"text_encoder{end}",
-                                variant=self._source.variant,
-                                dtype=torch.float32,
-                                use_safetensors=True,
-                                local_files_only=True,
-                            )
-                        ),
-                    )
-                    for end, encoder_class in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection))
-                )
-        for _, encoder in self._text:
-            encoder.to(self._device)
+            self._text = load_text_models(self._source, dtype=torch.float32)
+            for encoder in self._text:
+                self._prepared(encoder.model)
+        for encoder in self._text:
+            encoder.model.to(self._device)
         return self._text
 
     def _loaded_vae(self) -> Any:

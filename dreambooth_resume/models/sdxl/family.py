@@ -12,14 +12,18 @@ from dreambooth_resume.models.base import LatentScale, ModelFacts, PredictionTyp
 from dreambooth_resume.models.source import MODEL_FLAG, VAE_FLAG, Component, ModelSource, read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
     from dreambooth_resume.models.digests import SourceDigests
     from dreambooth_resume.models.sdxl.denoiser import SdxlDenoiser
     from dreambooth_resume.models.sdxl.encoders import SdxlEncoders
     from dreambooth_resume.models.sdxl.generation import SdxlSampler
+    from dreambooth_resume.models.sdxl.text_encoders import SdxlTextEncoders
 
 LORA_TARGET_MODULES = ("to_k", "to_out.0", "to_q", "to_v")
+TEXT_LORA_TARGET_MODULES = ("k_proj", "out_proj", "q_proj", "v_proj")
 _TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _TOKENIZER_OPTIONAL = (
     "added_tokens.json",
@@ -70,13 +74,19 @@ class SdxlFamily:
             pooled_width=pooled_width,
         )
 
-    def adapter_parameters(self, source: ModelSource, *, rank: int) -> int:
+    def adapter_parameters(
+        self, source: ModelSource, *, rank: int, text_encoders: bool = False, dora: bool = False
+    ) -> int:
+        targets = {"unet": LORA_TARGET_MODULES}
+        if text_encoders:
+            targets |= dict.fromkeys(("text_encoder", "text_encoder_2"), TEXT_LORA_TARGET_MODULES)
         total = 0
-        for file in source.files_of("unet"):
-            if file.path.suffix == ".safetensors":
-                for name, shape in _tensor_shapes(file.path):
-                    if name.endswith(tuple(f".{target}.weight" for target in LORA_TARGET_MODULES)):
-                        total += rank * (shape[0] + shape[1])
+        for component, layers in targets.items():
+            ends = tuple(f".{layer}.weight" for layer in layers)
+            for file in source.files_of(component):
+                if file.path.suffix == ".safetensors":
+                    shapes = [shape for name, shape in _tensor_shapes(file.path) if name.endswith(ends)]
+                    total += sum(rank * (shape[0] + shape[1]) + dora * shape[0] for shape in shapes)
         return total
 
     def prompt_key(self, digests: SourceDigests) -> str:
@@ -110,6 +120,22 @@ class SdxlFamily:
             weight_dtype=weight_dtype,
             gradient_checkpointing=gradient_checkpointing,
         )
+
+    def load_text_encoders(
+        self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
+    ) -> SdxlTextEncoders:
+        from dreambooth_resume.models.sdxl.text_encoders import load_text_encoders
+
+        return load_text_encoders(
+            source, device=device, weight_dtype=weight_dtype, gradient_checkpointing=gradient_checkpointing
+        )
+
+    def kohya_format(
+        self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        from dreambooth_resume.models.sdxl.kohya import kohya_format
+
+        return kohya_format(tensors, metadata)
 
 
 def _check_unet(unet: dict[str, Any], source: ModelSource) -> None:

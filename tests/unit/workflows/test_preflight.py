@@ -9,8 +9,9 @@ import pytest
 
 from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.errors import BadInput, RefusedToGoOn
-from dreambooth_resume.workflows.home import Place, find_place, open_home, result_folder, stage_of
+from dreambooth_resume.workflows.home import Place, find_place, open_home, stage_of
 from dreambooth_resume.workflows.preflight import refuse_several_processes
+from dreambooth_resume.workflows.results import result_folder
 
 
 def place(folder: Path) -> Place:
@@ -25,7 +26,7 @@ def test_a_folder_is_home_and_stage(tmp_path: Path) -> None:
         False,
     )
     assert stage_of(found, "run") is None
-    assert result_folder(found) == tmp_path / "home"
+    assert result_folder(found, ()) == tmp_path / "home"
 
 
 @pytest.mark.parametrize("words", [["--storage_uri", "s3://bucket/dog"], ["--output_dir", "s3://bucket/dog"]])

@@ -1,0 +1,84 @@
+"""What is trained: the frozen model in memory with the adapter on it, and the adapter as the file that users load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.data.random import Stream, generator
+from dreambooth_resume.data.transforms import FloatArray
+from dreambooth_resume.models.base import Denoiser, Family, TextEncoders
+from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors
+from dreambooth_resume.models.lora import LoraSpec, add_lora, part_of
+from dreambooth_resume.models.source import ModelSource
+from dreambooth_resume.training.precision import weight_dtype
+from dreambooth_resume.training.preview import Embeddings, undisturbed
+from dreambooth_resume.training.state import lora_tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """The frozen parts on their device, and the adapter's parameters by name. `text_encoders` only if they train."""
+
+    lora: LoraSpec
+    denoiser: Denoiser
+    text_encoders: TextEncoders | None
+    parameters: Mapping[str, torch.nn.Parameter]
+
+    def parameters_by_part(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        """The parameters of each part, the denoiser's first, by what Diffusers calls the part."""
+        parts: dict[str, dict[str, torch.nn.Parameter]] = {self.denoiser.export_prefix: {}}
+        for name, parameter in self.parameters.items():
+            parts.setdefault(part_of(name) or self.denoiser.export_prefix, {})[name] = parameter
+        return parts
+
+    def embed(self, prompt: str) -> Embeddings:
+        """The prompt as the trained text encoders read it now, without dropout and without a trace in them."""
+        assert self.text_encoders is not None, "frozen encoders' embeddings are computed ahead"
+        with ExitStack() as stack:
+            for encoder in self.text_encoders.models.values():
+                stack.enter_context(undisturbed(encoder))
+            prompt_embeds_BSD, pooled_BP = self.text_encoders.encode(self.text_encoders.tokenize([prompt]))
+        return prompt_embeds_BSD[0], pooled_BP[0]
+
+    def export_weights(
+        self, tensors: Mapping[str, torch.Tensor]
+    ) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str]]:
+        """A state's tensors as the LoRA file that Diffusers loads, with its header."""
+        targets = {self.denoiser.export_prefix: self.denoiser.lora_target_modules}
+        if self.text_encoders is not None:
+            targets |= dict.fromkeys(self.text_encoders.models, self.text_encoders.lora_target_modules)
+        weights = diffusers_tensors(lora_tensors(tensors), prefix=self.denoiser.export_prefix)
+        return weights, diffusers_metadata(self.lora, target_modules=targets)
+
+
+def lora_spec(options: TrainOptions) -> LoraSpec:
+    chosen = options.lora
+    return LoraSpec(rank=chosen.rank, alpha=chosen.alpha, dropout=chosen.lora_dropout, dora=chosen.use_dora)
+
+
+def load_model(
+    options: TrainOptions, *, family: Family, source: ModelSource, seed: int, device: torch.device
+) -> LoadedModel:
+    """Read what trains from disk and put a fresh adapter on it, drawn from the seed alone."""
+    dtype = weight_dtype(options.training.precision)
+    checkpointing = options.training.gradient_checkpointing
+    denoiser = family.load_denoiser(source, device=device, weight_dtype=dtype, gradient_checkpointing=checkpointing)
+    text_encoders = None
+    if options.lora.train_text_encoder:
+        text_encoders = family.load_text_encoders(
+            source, device=device, weight_dtype=dtype, gradient_checkpointing=checkpointing
+        )
+    lora = lora_spec(options)
+    parameters = add_lora(denoiser, lora, normal_draw=partial(_init_draw, seed), text_encoders=text_encoders)
+    return LoadedModel(lora=lora, denoiser=denoiser, text_encoders=text_encoders, parameters=parameters)
+
+
+def _init_draw(seed: int, number: int, shape: tuple[int, int]) -> FloatArray:
+    return generator(seed, Stream.INIT, step=number).standard_normal(shape, dtype=np.float32)
