@@ -47,9 +47,15 @@ class Committer:
         max_train_steps: int,
         begins_at: int | None = None,
         stage: Stage | None = None,
+        refuse: Callable[[SavedState], None] = lambda _state: None,
         side_by_side_bytes: int = SIDE_BY_SIDE_BYTES,
     ) -> None:
-        """`begins_at` is the step that training begins at, if that isn't the adopted one but one that was staged."""
+        """`begins_at` is the step that training begins at, if that isn't the adopted one but one that was staged.
+
+        `refuse` raises for a state that must not be saved: asked here, on the thread that saves, because looking at
+        every number of it takes as long as copying it.
+        """
+        self._refuse = refuse
         self._side_by_side_bytes = side_by_side_bytes
         self._storage = storage
         self._writer = writer
@@ -76,6 +82,7 @@ class Committer:
 
         `committed` is told the entry as soon as it is durable, before what it retires is deleted.
         """
+        self._refuse(state)
         try:
             entry = self._commit(state, reason, committed)
         except (StorageUnavailable, AccessDenied):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from dreambooth_resume.runs.entries import CheckpointRef, Commit, Entry, Finishe
 logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
+_HURRIED_SECONDS = 15.0
 
 
 class CheckpointManager:
@@ -40,6 +42,7 @@ class CheckpointManager:
         self._interval_seconds = interval_seconds
         self._monotonic = monotonic
         self._saved_at = monotonic()
+        self._is_hurried = False
         self._log_lock = threading.Lock()
         self._newest: CheckpointRef | None = base
         self._copy_bytes = copy_bytes
@@ -62,14 +65,34 @@ class CheckpointManager:
         """Why commits wait, for as long as they do."""
         return self._thread.alarm
 
+    @property
+    def save_seconds(self) -> float | None:
+        """What the last save took from its snapshot to its commit; None before the first."""
+        return self._thread.save_seconds
+
+    @property
+    def pending_step(self) -> int | None:
+        """The newest step that is being saved or waits to be; None: nothing is."""
+        return self._thread.pending_step
+
     def start(self) -> None:
         self._thread.start()
+
+    def hurry(self, is_hurried: bool) -> float | None:
+        """Save more often while the machine may go soon: the new interval in seconds, or None if nothing changes."""
+        before, self._is_hurried = self._is_hurried, is_hurried
+        return self._hurried_seconds() if is_hurried and not before else None
 
     def due(self, step: int) -> bool:
         """Is it time for a save? When a step is saved changes nothing about what it holds."""
         if self._interval_steps is not None and step % self._interval_steps == 0:
             return True
-        return self._interval_seconds is not None and self._monotonic() - self._saved_at >= self._interval_seconds
+        seconds = self._hurried_seconds() if self._is_hurried else self._interval_seconds
+        return seconds is not None and self._monotonic() - self._saved_at >= seconds
+
+    def _hurried_seconds(self) -> float:
+        # Four times what a save takes: hurrying must not turn into doing nothing but saving.
+        return min(self._interval_seconds or math.inf, max(_HURRIED_SECONDS, 4 * (self.save_seconds or 0.0)))
 
     def check(self) -> None:
         """Raise Fenced, or whatever else ended the save thread."""
@@ -92,6 +115,10 @@ class CheckpointManager:
         if self.durable_step != state.global_step:
             self._submit(state, reason=reason, is_urgent=True)
         return self._thread.wait_until_durable(state.global_step, give_up=give_up)
+
+    def wait_for(self, step: int, *, give_up: Callable[[], bool]) -> bool:
+        """Wait for a save that is under way already; False if `give_up` said so first."""
+        return self._thread.wait_until_durable(step, give_up=give_up)
 
     def retire_with_next(self, numbers: set[int]) -> None:
         """Have the next commit retire these checkpoints too (rule 7: only checkpoint entries retire)."""

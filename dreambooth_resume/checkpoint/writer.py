@@ -48,12 +48,21 @@ class SaveThread:
         self._waiting: Job | None = None
         self._closing = False
         self._failure: BaseException | None = None
+        self._in_flight: Job | None = None
         self.durable_step: int | None = None
         self.alarm: str | None = None
+        self.save_seconds: float | None = None
         self._thread = threading.Thread(target=self._run, name="dbr-save", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def pending_step(self) -> int | None:
+        """The newest step that is being saved or waits to be; None: nothing is."""
+        with self._changed:
+            job = self._waiting or self._in_flight
+            return job.snapshot.step if job is not None else None
 
     def withdraw(self) -> None:
         """Drop what still waits: a newer snapshot is about to be taken, and may use its memory."""
@@ -121,7 +130,8 @@ class SaveThread:
             while self._waiting is None and not self._closing:
                 self._changed.wait()
             job, self._waiting = self._waiting, None
-            return None if self._closing else job
+            self._in_flight = None if self._closing else job
+            return self._in_flight
 
     def _save(self, job: Job) -> None:
         started = time.monotonic()
@@ -130,11 +140,14 @@ class SaveThread:
         except (StorageUnavailable, AccessDenied) as error:
             self._alarm(job, error)
             return
+        finally:
+            self._in_flight = None
         with self._changed:
             self.durable_step, self.alarm = job.snapshot.step, None
+            self.save_seconds = time.monotonic() - started
             self._release(job.snapshot)
             self._changed.notify_all()
-        logger.debug("Step %d committed in %.3f s", job.snapshot.step, time.monotonic() - started)
+        logger.debug("Step %d committed in %.3f s", job.snapshot.step, self.save_seconds)
 
     def _alarm(self, job: Job, error: DbrError) -> None:
         """Keep the snapshot unless a newer one waits, and try again in a while, or at once if somebody waits for it."""

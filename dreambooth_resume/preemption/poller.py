@@ -54,14 +54,9 @@ class Poller:
             self._thread.join(timeout_seconds)
 
     def notice(self) -> Notice | None:
-        """The notice with the nearest end."""
-        said = [notice for notice in self._said.copy().values() if notice is not None and not notice.is_advice]
-        return min(said, key=_end_of, default=None)
-
-    def advice(self) -> Notice | None:
-        """Something that only asks for more frequent saves."""
-        said = [notice for notice in self._said.copy().values() if notice is not None and notice.is_advice]
-        return said[0] if said else None
+        """The notice with the nearest end; without any, what is only advice."""
+        said = [notice for notice in self._said.copy().values() if notice is not None]
+        return min(said, key=lambda notice: (notice.is_advice, _end_of(notice)), default=None)
 
     def look(self, source: PolledSource) -> float:
         """Ask one source; seconds until it is to be asked again, with jitter."""

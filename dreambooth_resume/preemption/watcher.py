@@ -27,12 +27,16 @@ class Watcher:
         self._sources = tuple(sources)
 
     def notice(self) -> Notice | None:
-        found = [notice for source in self._sources if (notice := source.notice()) is not None]
+        found = [notice for notice in self._said() if not notice.is_advice]
         if not found:
             return None
         most_insistent = max(found, key=lambda notice: notice.insistence)
         ends = [notice.deadline_monotonic_s for notice in found if notice.deadline_monotonic_s is not None]
         return replace(most_insistent, deadline_monotonic_s=min(ends, default=None))
+
+    def advice(self) -> Notice | None:
+        """Something that asks for more frequent saves and for nothing else."""
+        return next((notice for notice in self._said() if notice.is_advice), None)
 
     def should_stop(self) -> bool:
         """For loops that have nothing to save."""
@@ -42,6 +46,9 @@ class Watcher:
         """Between two pieces of work that save nothing: raise what a notice asks for."""
         if (notice := self.notice()) is not None:
             raise ending(notice, f"{notice.source} while {doing}: nothing was lost. {GO_ON}.")
+
+    def _said(self) -> list[Notice]:
+        return [notice for source in self._sources if (notice := source.notice()) is not None]
 
 
 def ending(notice: Notice, message: str) -> DbrError:

@@ -3,7 +3,7 @@
 The loss and the norm of the gradient are looked at after every step: they are read anyway, so it costs nothing. The
 weights and the optimizer's state are looked at before every save. A finite gradient nearly makes the rest finite: the
 moments are means of gradients and of their squares, and the squares were summed without overflow for the norm. But an
-optimizer can divide by nothing (`adam_epsilon` 0), so what is saved is looked at itself.
+optimizer can divide by nothing (`adam_epsilon` 0), so what is saved is looked at itself, by the thread that saves it.
 
 Who meets one goes back to the last good checkpoint, and trains on other samples where it happened. Both are functions
 of the step alone: whatever was saved when, and however often the run was killed, the result is the same.
@@ -12,10 +12,11 @@ of the step alone: whatever was saved when, and however often the run was killed
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
+from dreambooth_resume.checkpoint.format import SavedState
 from dreambooth_resume.errors import NonFinite
 from dreambooth_resume.runs.entries import SkippedSteps
 from dreambooth_resume.training.step import StepMetrics
@@ -32,15 +33,15 @@ def refuse_non_finite(metrics: StepMetrics, *, step: int) -> None:
         raise NonFinite(f"the gradient's norm is {metrics.grad_norm}", step=step)
 
 
-def refuse_non_finite_state(tensors: Mapping[str, torch.Tensor], *, step: int) -> None:
-    """Raises NonFinite if the state that update `step` left holds one. Waits for the device once."""
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+def refuse_non_finite_state(state: SavedState) -> None:
+    """Raises NonFinite for the update that left this state, if there is such a number in it."""
+    floats = {name: tensor for name, tensor in state.tensors.items() if tensor.is_floating_point()}
     # NaN and infinity survive a norm, so one number tells of all.
     if math.isfinite(torch.nn.utils.get_total_norm(list(floats.values())).item()):
         return
     bad = [name for name, tensor in floats.items() if not bool(torch.isfinite(tensor).all())]
     what = f"{bad[0]} is not finite" if bad else "its numbers have grown beyond what a float32 norm can hold"
-    raise NonFinite(f"in the state {what}", step=step)
+    raise NonFinite(f"in the state {what}", step=state.step - 1)
 
 
 def next_window(skipped: Sequence[SkippedSteps], error: NonFinite) -> SkippedSteps | None:

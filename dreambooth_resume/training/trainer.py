@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.errors import Interrupted, RefusedToGoOn
+from dreambooth_resume.preemption.heed import UNKNOWN_SAVE_SECONDS, Heed, NoticeHeeder, time_left
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending
 from dreambooth_resume.runs.control import Request
 from dreambooth_resume.runs.notice import Notice
-from dreambooth_resume.training.guards import refuse_non_finite, refuse_non_finite_state
+from dreambooth_resume.training.guards import refuse_non_finite
 from dreambooth_resume.training.memory import Portions, is_out_of_memory, release
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.preview import Preview
@@ -52,12 +53,14 @@ class Trainer:
     max_train_steps: int
     effective_batch: int
     preview: Preview | None = None
+    heeder: NoticeHeeder = field(default_factory=NoticeHeeder)
     _saving: _AskedSave | None = None
+    _step_seconds: float = 0.0
 
     def run(self) -> None:
         """Train to the end and commit the last step. Raises Interrupted or StoppedOnPurpose after a notice's save.
 
-        Raises NonFinite before anything of a step with such a number is saved; the state is then not to be used.
+        Raises NonFinite when a step or a save met such a number: nothing of it was saved, the state is not to be used.
         """
         self.pulse.enter("training")
         self._make_pictures()  # those that a kill cut short; usually none
@@ -67,12 +70,12 @@ class Trainer:
             refuse_non_finite(metrics, step=step)
             self.state.last = metrics
             self.state.global_step = step + 1  # the only line that does so
-            self._tell(metrics, seconds=time.monotonic() - started)
+            self._step_seconds = time.monotonic() - started
+            self._tell(metrics, seconds=self._step_seconds)
             self.manager.check()
-            if notice := self.watcher.notice():
-                self._leave(notice)
+            self._heed()
             if self.manager.due(self.state.global_step) and self.state.global_step < self.max_train_steps:
-                self.manager.save_in_background(self._good_state())
+                self.manager.save_in_background(self.state)
             self._answer()
             self._make_pictures()  # after the save: who is killed by them loses nothing
         self._finish()
@@ -97,7 +100,7 @@ class Trainer:
         before, portions = self.portions.size, self.portions
         if not portions.halve():
             if step > 0:
-                self.manager.save_now(self._good_state(), reason="out of memory", give_up=self._patience())
+                self.manager.save_now(self.state, reason="out of memory", give_up=self._patience())
             reason = f"step {step + 1}: out of memory with one sample at a time"
             self.manager.write_stopped(reason=reason, exit_code=RefusedToGoOn.exit_code)
             saved = f"Step {step} is saved. " if step > 0 else ""
@@ -113,12 +116,7 @@ class Trainer:
         )
         if step > 0:
             # So that the log has it soon, and the next attempt need not find it out again.
-            self.manager.save_in_background(self._good_state(), reason="smaller micro-batches")
-
-    def _good_state(self) -> TrainingState:
-        """The state, once it is known to be finite."""
-        refuse_non_finite_state(self.state.tensors(), step=self.state.global_step - 1)
-        return self.state
+            self.manager.save_in_background(self.state, reason="smaller micro-batches")
 
     def _tell(self, metrics: StepMetrics, *, seconds: float) -> None:
         """Log and show."""
@@ -158,8 +156,7 @@ class Trainer:
         self.pulse.enter("validating")
         self.preview.make(self.state.global_step)
         self.pulse.enter("training")
-        if notice := self.watcher.notice():
-            self._leave(notice)
+        self._heed()
 
     def _look_at_saves(self) -> None:
         """Tell how far the commits are, and answer who asked for one."""
@@ -177,14 +174,14 @@ class Trainer:
         retires = self.requests.open("retire")
         if asked := self.requests.open("save") + retires:
             self.manager.retire_with_next({one.checkpoint for one in retires if one.checkpoint is not None})
-            self.manager.save_in_background(self._good_state(), reason="asked for")
+            self.manager.save_in_background(self.state, reason="asked for")
             self._saving = _AskedSave(step=self.state.global_step, requests=asked)
 
     def _finish(self) -> None:
         """Commit the last step. A notice that comes meanwhile does not make it shorter: nothing is left to train."""
         self.pulse.enter("saving")
         self.reporter.message("Saving the last step.")
-        saved = self.manager.save_now(self._good_state(), reason="final", give_up=self._patience())
+        saved = self.manager.save_now(self.state, reason="final", give_up=self._patience())
         self._look_at_saves()
         if not saved:
             raise Interrupted(f"The last step could not be committed. {self.manager.alarm or ''} {_COME_BACK}")
@@ -193,12 +190,41 @@ class Trainer:
             self.pulse.enter("validating")
             self.preview.make_final(self.state.global_step)
 
+    def _heed(self) -> None:
+        """Do what a notice asks for at this step boundary. Raises Interrupted or StoppedOnPurpose when it is time."""
+        now, notice = time.monotonic(), self.watcher.notice()
+        save_seconds = self.manager.save_seconds
+        answer = self.heeder.decide(
+            notice, now_monotonic_s=now, step_seconds=self._step_seconds, save_seconds=save_seconds
+        )
+        if notice is not None and answer is Heed.LEAVE:
+            self._leave(notice)
+        if notice is not None and answer is Heed.SAVE:
+            left = time_left(notice, now_monotonic_s=now)
+            step = self.state.global_step
+            self.reporter.message(
+                f"{notice.source}, {left:.0f} s left: saving step {step}, training while there is time."
+            )
+            self.manager.save_in_background(self.state, reason=notice.source)
+        advice = self.watcher.advice()
+        if (seconds := self.manager.hurry(advice is not None)) is not None and advice is not None:
+            self.reporter.message(f"{advice.source}: saving every {seconds:.0f} s from now on.")
+
     def _leave(self, notice: Notice) -> None:
         """Save for `notice` and end the attempt. Never returns."""
         self.pulse.enter("saving")
-        step = self.state.global_step
-        self.reporter.message(f"{notice.source}: saving step {step}, then leaving.")
-        saved = self.manager.save_now(self._good_state(), reason=notice.source, give_up=self._patience(notice))
+        give_up, step = self._patience(notice), self.state.global_step
+        pending = self.manager.pending_step
+        if pending is not None and self._is_too_late_to_save(notice):
+            # A new save would not get through, and would have to wait for this one: what is copied already will do.
+            self.reporter.message(
+                f"{notice.source}: no time to save step {step}; finishing step {pending}, then leaving."
+            )
+            step = pending
+            saved = self.manager.wait_for(step, give_up=give_up)
+        else:
+            self.reporter.message(f"{notice.source}: saving step {step}, then leaving.")
+            saved = self.manager.save_now(self.state, reason=notice.source, give_up=give_up)
         self._look_at_saves()
         durable = self.manager.durable_step or 0
         if not saved:
@@ -209,6 +235,10 @@ class Trainer:
             self.manager.write_stopped(reason=notice.source, exit_code=notice.exit_code)
         self.requests.done(self.requests.open("stop"))
         raise ending(notice, f"{notice.source}: step {durable} of {self.max_train_steps} is saved. {_COME_BACK}")
+
+    def _is_too_late_to_save(self, notice: Notice) -> bool:
+        left = time_left(notice, now_monotonic_s=time.monotonic())
+        return left < (self.manager.save_seconds or UNKNOWN_SAVE_SECONDS)
 
     def _insistence(self) -> int:
         notice = self.watcher.notice()

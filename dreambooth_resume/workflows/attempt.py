@@ -35,7 +35,7 @@ from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, Parts, build_parts
-from dreambooth_resume.training.guards import gave_up, next_window
+from dreambooth_resume.training.guards import gave_up, next_window, refuse_non_finite_state
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.preview import Preview, Timetable
 from dreambooth_resume.training.progress import Reporter
@@ -136,6 +136,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
             stage=attempt.stage,
             max_train_steps=attempt.assignment.max_train_steps,
             begins_at=parts.state.global_step,
+            refuse=refuse_non_finite_state,
         ),
         interval_steps=interval_steps,
         interval_seconds=interval_seconds,

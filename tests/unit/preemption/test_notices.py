@@ -128,6 +128,13 @@ def test_the_nearest_end_of_several_notices_counts() -> None:
     assert Watcher([Says(cloud), Says(term)]).notice() == replace(term, deadline_monotonic_s=120.0)
 
 
+def test_advice_is_no_notice_and_stops_nothing() -> None:
+    advice = Notice(source="rebalance", exit_code=75, is_advice=True)
+    watcher = Watcher([Says(advice)])
+    assert (watcher.notice(), watcher.should_stop(), watcher.advice()) == (None, False, advice)
+    watcher.leave_if_asked("reading")
+
+
 @pytest.mark.parametrize(("exit_code", "error"), [(75, Interrupted), (76, StoppedOnPurpose)])
 def test_work_that_saves_nothing_is_left_with_the_notices_exit_code(exit_code: int, error: type[Exception]) -> None:
     Watcher([Says(None)]).leave_if_asked("reading")

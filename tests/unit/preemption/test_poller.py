@@ -61,15 +61,14 @@ def test_what_was_said_last_is_the_notice_and_a_withdrawal_is_told() -> None:
     assert told == ["it goes: withdrawn."]
 
 
-def test_the_nearest_end_counts_and_advice_is_no_notice() -> None:
+def test_the_nearest_end_counts_and_advice_comes_last() -> None:
     sources = [Scripted(LATER, name="a"), Scripted(ADVICE, name="b"), Scripted(GOES, name="c")]
     poller = Poller(tell=lambda _: None)
-    for source in sources[:2]:
+    seen = []
+    for source in (sources[1], sources[0], sources[2]):
         poller.look(source)
-    assert poller.notice() == LATER
-    assert poller.advice() == ADVICE
-    poller.look(sources[2])
-    assert poller.notice() == GOES
+        seen.append(poller.notice())
+    assert seen == [ADVICE, LATER, GOES]
 
 
 def test_trouble_is_told_once_asked_less_often_and_takes_no_notice_back() -> None:

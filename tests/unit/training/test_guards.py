@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from dreambooth_resume.checkpoint.format import SavedState
 from dreambooth_resume.errors import NonFinite
 from dreambooth_resume.runs.entries import SkippedSteps
 from dreambooth_resume.training.guards import next_window, refuse_non_finite, refuse_non_finite_state
@@ -40,11 +41,13 @@ def test_an_overflow_is_the_scalers_business_until_nothing_is_scaled_any_more() 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_one_bad_number_anywhere_in_the_state_is_found_and_named(bad: float) -> None:
-    state = {"lora.a": torch.ones(3), "optimizer.exp_avg.a": torch.zeros(3), "optimizer.count": torch.tensor(2)}
-    refuse_non_finite_state(state, step=4)
-    state["optimizer.exp_avg.a"][1] = bad
-    with pytest.raises(NonFinite, match=r"Step 5: in the state optimizer\.exp_avg\.a is not finite"):
-        refuse_non_finite_state(state, step=4)
+    tensors = {"lora.a": torch.ones(3), "optimizer.exp_avg.a": torch.zeros(3), "optimizer.count": torch.tensor(2)}
+    state = SavedState(step=5, tensors=tensors, scalars={})
+    refuse_non_finite_state(state)
+    tensors["optimizer.exp_avg.a"][1] = bad
+    with pytest.raises(NonFinite, match=r"Step 5: in the state optimizer\.exp_avg\.a is not finite") as raised:
+        refuse_non_finite_state(state)
+    assert raised.value.step == 4
 
 
 def test_windows_grow_and_end_with_the_step_and_there_are_three() -> None:

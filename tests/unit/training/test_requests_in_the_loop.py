@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import cast
-
 import pytest
 
-from dreambooth_resume.checkpoint.manager import CheckpointManager
-from dreambooth_resume.data.batch import Batch
-from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.errors import Interrupted, StoppedOnPurpose, StorageUnavailable
 from dreambooth_resume.preemption.requests import RequestSource
-from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.control import open_requests, post_request
-from dreambooth_resume.runs.entries import Commit, Stopped
+from dreambooth_resume.runs.entries import Stopped
 from dreambooth_resume.runs.home import log_key
 from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.notice import Notice
+<<<<<<< HEAD
 from dreambooth_resume.training.memory import Portions
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.progress import Reporter, StepUpdate
@@ -25,11 +19,15 @@ from dreambooth_resume.training.pulse import Pulse, Situation
 from dreambooth_resume.training.state import TrainingState
 from dreambooth_resume.training.step import StepMetrics
 from dreambooth_resume.training.trainer import Trainer
+=======
+>>>>>>> a243e66 (A notice with time is saved for and trained on; a withdrawn one costs a save; what is saved is checked on the save thread)
 from tests.fakes.memory_storage import MemoryStorage
-from tests.fakes.toy_run import ToyState, begin, check_home, machine
+from tests.fakes.toy_run import check_home
+from tests.fakes.toy_trainer import STEPS, Once, committed_steps, trainer_on
 
 pytestmark = pytest.mark.quick
 
+<<<<<<< HEAD
 STEPS = 6
 
 
@@ -105,6 +103,8 @@ def trainer_on(
         effective_batch=1,
     )
 
+=======
+>>>>>>> a243e66 (A notice with time is saved for and trained on; a withdrawn one costs a save; what is saved is checked on the save thread)
 
 def _no_batches(size: int) -> Callable[[int], Batch]:
     raise AssertionError(f"nobody asked for micro-batches of {size}")
@@ -119,10 +119,6 @@ def home() -> MemoryStorage:
 def requests(home: MemoryStorage) -> RequestSource:
     ticks = iter(range(10_000))
     return RequestSource(home, monotonic=lambda: float(next(ticks)) * 100)
-
-
-def committed_steps(home: MemoryStorage) -> list[int]:
-    return [entry.body.step for entry in read_log(home).entries if isinstance(entry.body, Commit)]
 
 
 def storage_down(call: str, key: str) -> None:
