@@ -32,17 +32,24 @@ class NoticeFile:
         self._monotonic = monotonic
         self._now = now
         self._seen: tuple[str, float | None] | None = None
+        self._was_empty = False
 
     def look(self) -> Notice | None:
-        """The notice that holds now, or None. A file that can't be read or understood is a notice without a time."""
+        """The notice that holds now, or None. A file that can't be read or understood is a notice without a time.
+
+        An empty one counts from the second look on: it may be about to be written.
+        """
         try:
             with self._path.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(_LARGEST_FILE_BYTES)
         except (FileNotFoundError, NotADirectoryError):
-            self._seen = None
+            self._seen, self._was_empty = None, False
             return None
         except OSError:
             text = ""
+        if not text and not self._was_empty:
+            self._was_empty = True
+            return None
         if self._seen is None or self._seen[0] != text:
             left_seconds = self._left_seconds(text)
             self._seen = (text, None if left_seconds is None else self._monotonic() + left_seconds)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -12,6 +13,9 @@ from dreambooth_resume.runs.notice import Notice
 
 # Without --resume the same command is refused once the home holds a run.
 GO_ON = "The same command with --resume latest goes on"
+
+NEAR_SECONDS = 150.0
+"""Work that saves nothing goes on until the end is so near: AWS's two minutes are, an hour ahead of maintenance isn't."""
 
 
 class NoticeSource(Protocol):
@@ -23,8 +27,9 @@ class NoticeSource(Protocol):
 class Watcher:
     """Asks every source; the most insistent notice wins, the first source among equals, and the nearest end counts."""
 
-    def __init__(self, sources: Sequence[NoticeSource]) -> None:
+    def __init__(self, sources: Sequence[NoticeSource], *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._sources = tuple(sources)
+        self._monotonic = monotonic
 
     def notice(self) -> Notice | None:
         found = [notice for notice in self._said() if not notice.is_advice]
@@ -39,12 +44,16 @@ class Watcher:
         return next((notice for notice in self._said() if notice.is_advice), None)
 
     def should_stop(self) -> bool:
-        """For loops that have nothing to save."""
-        return self.notice() is not None
+        """For loops that have nothing to save: there is a notice, and its end, if it has one, is near."""
+        notice = self.notice()
+        if notice is None:
+            return False
+        end = notice.deadline_monotonic_s
+        return end is None or end - self._monotonic() < NEAR_SECONDS
 
     def leave_if_asked(self, doing: str) -> None:
         """Between two pieces of work that save nothing: raise what a notice asks for."""
-        if (notice := self.notice()) is not None:
+        if self.should_stop() and (notice := self.notice()) is not None:
             raise ending(notice, f"{notice.source} while {doing}: nothing was lost. {GO_ON}.")
 
     def _said(self) -> list[Notice]:

@@ -128,6 +128,19 @@ def test_the_nearest_end_of_several_notices_counts() -> None:
     assert Watcher([Says(cloud), Says(term)]).notice() == replace(term, deadline_monotonic_s=120.0)
 
 
+@pytest.mark.parametrize(("left_seconds", "stops"), [(3000.0, False), (120.0, True), (-5.0, True)])
+def test_work_that_saves_nothing_goes_on_while_the_end_is_far(left_seconds: float, stops: bool) -> None:
+    notice = Notice(source="maintenance", exit_code=75, deadline_monotonic_s=1000.0 + left_seconds)
+    watcher = Watcher([Says(notice)], monotonic=lambda: 1000.0)
+    assert watcher.notice() == notice
+    assert watcher.should_stop() is stops
+    if stops:
+        with pytest.raises(Interrupted):
+            watcher.leave_if_asked("reading")
+    else:
+        watcher.leave_if_asked("reading")
+
+
 def test_advice_is_no_notice_and_stops_nothing() -> None:
     advice = Notice(source="rebalance", exit_code=75, is_advice=True)
     watcher = Watcher([Says(advice)])

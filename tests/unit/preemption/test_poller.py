@@ -111,6 +111,7 @@ def test_the_file_is_a_notice_while_it_is_there(tmp_path: Path) -> None:
     path, source = tmp_path / "notice", NoticeFile(tmp_path / "notice", monotonic=lambda: 100.0)
     assert source.look() is None
     path.touch()
+    assert source.look() is None, "it may be about to be written"
     assert source.look() == Notice(source=f"the notice file {path}", exit_code=75)
     path.unlink()
     assert source.look() is None
