@@ -15,7 +15,7 @@ from dreambooth_resume.runs.notice import Notice
 GO_ON = "The same command with --resume latest goes on"
 
 NEAR_SECONDS = 150.0
-"""Work that saves nothing goes on until the end is so near: AWS's two minutes are, an hour ahead of maintenance isn't."""
+"""Work that saves nothing goes on until the end is so near. The two minutes of AWS are near, an hour is not."""
 
 
 class NoticeSource(Protocol):

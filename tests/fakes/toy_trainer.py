@@ -13,6 +13,7 @@ from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.entries import Commit
 from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.training.memory import Portions
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.progress import StepUpdate
 from dreambooth_resume.training.pulse import Pulse, Situation
@@ -93,6 +94,7 @@ def trainer_on(
         state=cast(TrainingState, state),
         train_step=train_step,
         loader=cast(Loader, EveryStep()),
+        portions=Portions(size=1, effective_batch=1, batches_of=_no_batches, device_memory_bytes=None, advice=""),
         manager=manager,
         sink=sink,
         watcher=Watcher([source or Once(), requests]),
@@ -102,6 +104,10 @@ def trainer_on(
         max_train_steps=STEPS,
         effective_batch=1,
     )
+
+
+def _no_batches(size: int) -> Callable[[int], Batch]:
+    raise AssertionError(f"nobody asked for micro-batches of {size}")
 
 
 def committed_steps(home: MemoryStorage) -> list[int]:

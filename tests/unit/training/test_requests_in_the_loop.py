@@ -11,103 +11,11 @@ from dreambooth_resume.runs.entries import Stopped
 from dreambooth_resume.runs.home import log_key
 from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.notice import Notice
-<<<<<<< HEAD
-from dreambooth_resume.training.memory import Portions
-from dreambooth_resume.training.metrics import MetricsSink
-from dreambooth_resume.training.progress import Reporter, StepUpdate
-from dreambooth_resume.training.pulse import Pulse, Situation
-from dreambooth_resume.training.state import TrainingState
-from dreambooth_resume.training.step import StepMetrics
-from dreambooth_resume.training.trainer import Trainer
-=======
->>>>>>> a243e66 (A notice with time is saved for and trained on; a withdrawn one costs a save; what is saved is checked on the save thread)
 from tests.fakes.memory_storage import MemoryStorage
 from tests.fakes.toy_run import check_home
 from tests.fakes.toy_trainer import STEPS, Once, committed_steps, trainer_on
 
 pytestmark = pytest.mark.quick
-
-<<<<<<< HEAD
-STEPS = 6
-
-
-class EveryStep:
-    """A loader whose batch of step s is s."""
-
-    def __getitem__(self, step: int) -> Batch:
-        return cast(Batch, step)
-
-
-class Silent:
-    def message(self, text: str) -> None: ...
-
-    def phase(self, name: str, done: int, total: int) -> None: ...
-
-    def step(self, update: StepUpdate) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class NoSink:
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
-
-
-class Once:
-    """A source whose notice comes at a step."""
-
-    def __init__(self) -> None:
-        self.said: Notice | None = None
-
-    def notice(self) -> Notice | None:
-        return self.said
-
-
-def trainer_on(
-    home: MemoryStorage,
-    *,
-    at_step: Callable[[int], None],
-    requests: RequestSource,
-    source: Once | None = None,
-    limit: int | None = None,
-    interval_steps: int = 2,
-) -> Trainer:
-    attempt = begin(home, limit=limit, steps=STEPS)
-    manager = CheckpointManager(attempt.committer, interval_steps=interval_steps, base=None, retry_seconds=0.05)
-    manager.start()
-    state = ToyState()
-
-    def train_step(batch: Batch, *, before_update: Callable[[], None]) -> StepMetrics:
-        step = cast(int, batch) + 1
-        before_update()
-        state.train_to(step)
-        at_step(step)
-        requests.look(0.0)
-        return StepMetrics(loss=1.0, grad_norm=1.0, learning_rate=1e-4)
-
-    sink = cast(MetricsSink, NoSink())
-    pulse = Pulse(
-        home, Situation(step=0, max_train_steps=STEPS), attempt=1, process=machine("A"), requests=requests, sink=sink
-    )
-    return Trainer(
-        state=cast(TrainingState, state),
-        train_step=train_step,
-        loader=cast(Loader, EveryStep()),
-        portions=Portions(size=1, effective_batch=1, batches_of=_no_batches, device_memory_bytes=None, advice=""),
-        manager=manager,
-        sink=sink,
-        watcher=Watcher([source or Once(), requests]),
-        requests=requests,
-        pulse=pulse,
-        reporter=cast(Reporter, Silent()),
-        max_train_steps=STEPS,
-        effective_batch=1,
-    )
-
-=======
->>>>>>> a243e66 (A notice with time is saved for and trained on; a withdrawn one costs a save; what is saved is checked on the save thread)
-
-def _no_batches(size: int) -> Callable[[int], Batch]:
-    raise AssertionError(f"nobody asked for micro-batches of {size}")
 
 
 @pytest.fixture
