@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.config.schema import OPTIONS, flatten
 from dreambooth_resume.errors import BadInput
+
+_PRIOR = (
+    "class_data_dir",
+    "class_prompt",
+    "num_class_images",
+    "prior_loss_weight",
+    "prior_generation_precision",
+    "sample_batch_size",
+)
 
 
 def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> None:
@@ -25,6 +35,25 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
             "names a wish to go back, but no step to go back to",
             where=sources.get("resume_request_id"),
             fix="add --resume STEP, or leave it out",
+        )
+
+
+def refuse_half_a_prior(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    """Raises BadInput for prior preservation without a prompt, or with the subject's own pictures for the class."""
+    prior = options.prior
+    if not prior.with_prior_preservation:
+        return
+    if prior.class_prompt is None:
+        raise BadInput(
+            "prior preservation needs a prompt for the class pictures",
+            where=sources.get("with_prior_preservation"),
+            fix='add --class_prompt "a photo of a dog", with your subject\'s class in place of the dog',
+        )
+    if prior.class_data_dir is not None and Path(prior.class_data_dir) == Path(options.data.instance_data_dir):
+        raise BadInput(
+            "the folder of the class pictures is that of the subject's",
+            where=sources.get("class_data_dir"),
+            fix="name another folder, or leave it out: the base model then makes the class pictures",
         )
 
 
@@ -80,6 +109,8 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle["use_8bit_adam"] = "only optimizer AdamW has an 8-bit form"
     if options.machine.dataloader_num_workers == 0:
         idle["prefetch_factor"] = "nothing is prepared ahead with dataloader_num_workers 0"
+    if not options.prior.with_prior_preservation:
+        idle |= dict.fromkeys(_PRIOR, "only with_prior_preservation has class pictures")
     validation = options.validation
     if validation.validation_prompt is None:
         idle |= dict.fromkeys(("validation_epochs", "validation_steps"), "there is no validation_prompt")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 DIFFUSERS_SCRIPT: dict[str, str] = {
     "caption_column": "the column of a data set that holds the captions",
-    "class_data_dir": "the folder of class pictures for prior preservation",
-    "class_prompt": "the prompt of the class pictures for prior preservation",
     "dataset_config_name": "the configuration of a data set from the Hub",
     "dataset_name": "pictures from a data set on the Hub",
     "do_edm_style_training": "EDM-style training",
@@ -18,14 +16,9 @@ DIFFUSERS_SCRIPT: dict[str, str] = {
     "hub_token": "the token for the Hub",
     "image_column": "the column of a data set that holds the pictures",
     "logging_dir": "the folder of the trackers' logs",
-    "num_class_images": "the number of class pictures for prior preservation",
-    "prior_generation_precision": "the precision in which class pictures are made",
-    "prior_loss_weight": "the weight of the prior preservation loss",
     "push_to_hub": "uploading the result to the Hub",
     "report_to": "TensorBoard, Weights & Biases and other trackers",
-    "sample_batch_size": "the batch in which class pictures are made",
     "snr_gamma": "min-SNR weighting of the loss",
-    "with_prior_preservation": "prior preservation with class pictures",
 }
 
 LATER: dict[str, str] = {

@@ -21,6 +21,7 @@ MAX_ASPECT_RATIO = 32
 _DECODERS = 4
 _NAMED_AT_MOST = 5
 _LOOKED_AT_BELOW = 10_000
+_INSTANCE, _CLASS = "instance_data_dir", "class_data_dir"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +60,32 @@ def scan_pictures(folder: Path, *, prompt: str, skip_bad: bool = False) -> Pictu
     Taken are files with one of SUFFIXES that aren't hidden; anything else in the folder is none of our business.
     Raises BadInput if there are none, or, without `skip_bad`, if one can't be read.
     """
-    files = sorted(_picture_files(folder), key=lambda path: path.name)
+    files = sorted(_picture_files(folder, _INSTANCE), key=lambda path: path.name)
     if not files:
         raise _nothing_found(folder)
+    found = _looked_at(files, folder, _INSTANCE, prompt=prompt, skip_bad=skip_bad)
+    if not found.pictures:
+        raise BadInput(
+            f"None of the {len(found.skipped)} pictures can be read; the first, {found.skipped[0][0]}, "
+            f"{found.skipped[0][1]}.",
+            where=f"instance_data_dir: {folder}",
+            fix="Put at least one picture there that opens in an image viewer.",
+        )
+    return found
+
+
+def scan_class_pictures(folder: Path, *, prompt: str, at_most: int, skip_bad: bool = False) -> PictureSet:
+    """The first `at_most` class pictures in `folder`, by name; none is fine, and so is a folder that isn't there.
+
+    Raises BadInput for what is no folder and, without `skip_bad`, for a picture that can't be read.
+    """
+    if not folder.exists():
+        return PictureSet(pictures=())
+    files = sorted(_picture_files(folder, _CLASS), key=lambda path: path.name)[:at_most]
+    return _looked_at(files, folder, _CLASS, prompt=prompt, skip_bad=skip_bad)
+
+
+def _looked_at(files: list[Path], folder: Path, option: str, *, prompt: str, skip_bad: bool) -> PictureSet:
     # Decoding releases the interpreter lock; the order of the results is that of the files.
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="scan") as pool:
         looked_at = list(pool.map(lambda path: _look_at(path, prompt), files))
@@ -72,33 +96,27 @@ def scan_pictures(folder: Path, *, prompt: str, skip_bad: bool = False) -> Pictu
         if isinstance(bad, UnreadableImageError)
     )
     if skipped and not skip_bad:
-        raise _unreadable(folder, skipped)
-    if not pictures:
-        raise BadInput(
-            f"None of the {len(skipped)} pictures can be read; the first, {skipped[0][0]}, {skipped[0][1]}.",
-            where=f"instance_data_dir: {folder}",
-            fix="Put at least one picture there that opens in an image viewer.",
-        )
+        raise _unreadable(folder, option, skipped)
     return PictureSet(pictures=pictures, skipped=skipped)
 
 
-def _picture_files(folder: Path) -> Iterator[Path]:
+def _picture_files(folder: Path, option: str) -> Iterator[Path]:
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError as error:
         raise BadInput(
             "There is no such folder.",
-            where=f"instance_data_dir: {folder}",
+            where=f"{option}: {folder}",
             fix="Name the folder that holds your pictures; a relative path starts at the folder you are in.",
         ) from error
     except NotADirectoryError as error:
         raise BadInput(
-            "That is a file, not a folder.", where=f"instance_data_dir: {folder}", fix=f"Try {folder.parent}."
+            "That is a file, not a folder.", where=f"{option}: {folder}", fix=f"Try {folder.parent}."
         ) from error
     except OSError as error:
         raise BadInput(
             f"The folder can't be opened: {error.strerror}.",
-            where=f"instance_data_dir: {folder}",
+            where=f"{option}: {folder}",
             fix="Check who owns it, or copy the pictures to a folder of your own.",
         ) from error
     for entry in entries:
@@ -133,12 +151,12 @@ def _look_at(path: Path, prompt: str) -> Picture | UnreadableImageError:
     )
 
 
-def _unreadable(folder: Path, skipped: tuple[tuple[str, str], ...]) -> BadInput:
+def _unreadable(folder: Path, option: str, skipped: tuple[tuple[str, str], ...]) -> BadInput:
     named = "; ".join(f"{name} {reason}" for name, reason in skipped[:_NAMED_AT_MOST])
     more = f"; and {len(skipped) - _NAMED_AT_MOST} more" if len(skipped) > _NAMED_AT_MOST else ""
     return BadInput(
         f"{len(skipped)} picture{'s' if len(skipped) > 1 else ''} can't be read: {named}{more}.",
-        where=f"instance_data_dir: {folder}",
+        where=f"{option}: {folder}",
         fix="Repair or remove what is named, or go on without it: --skip-bad-images",
     )
 

@@ -22,6 +22,8 @@ from dreambooth_resume.storage.reread import read_sound
 
 INPUTS_PREFIX = "inputs/"
 INPUTS_LIST = "inputs.json"
+CLASS_INPUTS_LIST = "class_inputs.json"
+"""The class pictures that were found in a folder; those that are made have a list of their own (`class_images`)."""
 # Where this machine keeps what it fetched, below the stage.
 FETCHED_FOLDER = "fetched-inputs"
 _FORMAT = 1
@@ -54,7 +56,13 @@ def input_key(sha256: str) -> str:
     return f"{INPUTS_PREFIX}{sha256}"
 
 
-def store_inputs(storage: Storage, pictures: PictureSet, *, should_stop: Callable[[], bool] = lambda: False) -> bool:
+def store_inputs(
+    storage: Storage,
+    pictures: PictureSet,
+    *,
+    list_key: str = INPUTS_LIST,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
     """Copy what the home lacks of `pictures`, then write the list. Does nothing if the home holds this set already.
 
     A copy that was damaged is replaced: here, unlike later, the folder is at hand. Looks at `should_stop` before each
@@ -62,14 +70,14 @@ def store_inputs(storage: Storage, pictures: PictureSet, *, should_stop: Callabl
     pictures, or if a picture changes while it is copied.
     """
     wanted = _list_body(pictures)
-    if _is_listed(storage, wanted):
+    if _is_listed(storage, list_key, wanted):
         return True
     for picture in pictures.pictures:
         if should_stop():
             return False
         _store_one(storage, picture)
-    if not storage.put_if_absent(INPUTS_LIST, wanted):
-        _is_listed(storage, wanted)
+    if not storage.put_if_absent(list_key, wanted):
+        _is_listed(storage, list_key, wanted)
     _logger.info(
         "Copied %d pictures (%.1f MB) to %s: the run no longer needs the folder.",
         len(pictures.pictures), pictures.size_bytes / 1e6, storage.describe(),
@@ -77,29 +85,37 @@ def store_inputs(storage: Storage, pictures: PictureSet, *, should_stop: Callabl
     return True
 
 
-def load_inputs(storage: Storage, stage: Path, *, prompt: str) -> PictureSet | None:
+def load_inputs(storage: Storage, stage: Path, *, prompt: str, list_key: str = INPUTS_LIST) -> PictureSet | None:
     """The pictures of the home, as files on this machine; None if the home has no (complete) copy.
 
     They lie in the home's own folder if `stage` is that folder, else they are fetched, once, to `stage`/fetched-inputs.
     Each digest is checked at each start. Raises RefusedToGoOn naming a picture whose copy is missing or damaged.
     """
+    listed = read_list(storage, list_key)
+    if listed is None:
+        return None
+    return PictureSet(
+        pictures=tuple(
+            Picture(path=local_file(storage, stage, stored), prompt=prompt, **stored.model_dump())
+            for stored in listed.pictures
+        )
+    )
+
+
+def read_list(storage: Storage, list_key: str) -> StoredInputs | None:
+    """The list of that name, None if there is none. Raises RefusedToGoOn if it is damaged or of a later format."""
     try:
-        listed = StoredInputs.model_validate_json(storage.read(INPUTS_LIST))
+        listed = StoredInputs.model_validate_json(storage.read(list_key))
     except KeyNotFound:
         return None
     except ValidationError as error:
         raise RefusedToGoOn(
-            f"{INPUTS_LIST} in {storage.describe()} is damaged. Delete it and start with the folder at hand, "
+            f"{list_key} in {storage.describe()} is damaged. Delete it and start with the folder at hand, "
             "and it is written again from there."
         ) from error
     if listed.format > _FORMAT:
-        raise RefusedToGoOn(f"{INPUTS_LIST} in {storage.describe()} was written by a newer dbr: update this one.")
-    return PictureSet(
-        pictures=tuple(
-            Picture(path=_local_file(storage, stage, stored), prompt=prompt, **stored.model_dump())
-            for stored in listed.pictures
-        )
-    )
+        raise RefusedToGoOn(f"{list_key} in {storage.describe()} was written by a newer dbr: update this one.")
+    return listed
 
 
 def _list_body(pictures: PictureSet) -> bytes:
@@ -107,38 +123,52 @@ def _list_body(pictures: PictureSet) -> bytes:
     return canonical_json(StoredInputs(format=_FORMAT, pictures=listed).model_dump(mode="json"))
 
 
-def _is_listed(storage: Storage, wanted: bytes) -> bool:
+def _is_listed(storage: Storage, list_key: str, wanted: bytes) -> bool:
     """Whether the home's list is `wanted`. Raises BadInput if it is another."""
     try:
-        stored = storage.read(INPUTS_LIST)
+        stored = storage.read(list_key)
     except KeyNotFound:
         return False
     if stored != wanted:
         raise BadInput(
             f"The run in {storage.describe()} was begun with other pictures than the folder holds now.",
-            where="instance_data_dir",
+            where="class_data_dir" if list_key == CLASS_INPUTS_LIST else "instance_data_dir",
             fix="Put the folder back as it was, or start a new run: --output_dir NEW_FOLDER",
         )
     return True
 
 
 def _store_one(storage: Storage, picture: Picture) -> None:
-    key = input_key(picture.sha256)
-    try:
-        if storage.digest(key).sha256 == picture.sha256:
-            return
-    except KeyNotFound:
-        pass
-    else:
-        _logger.warning("The copy of %s in %s was damaged; it is replaced.", picture.name, storage.describe())
-        storage.delete(key)
+    if _has_copy(storage, picture.name, picture.sha256):
+        return
     try:
         body = picture.path.read_bytes()
     except OSError as error:
         raise _changed(picture) from error
     if hashlib.sha256(body).hexdigest() != picture.sha256:
         raise _changed(picture)
-    storage.put_if_absent(key, body)
+    storage.put_if_absent(input_key(picture.sha256), body)
+
+
+def keep_body(storage: Storage, stage: Path, stored: StoredPicture, body: bytes) -> None:
+    """Put the body of `stored` into the home, unless it is there, and where this machine looks for it."""
+    if not _has_copy(storage, stored.name, stored.sha256):
+        storage.put_if_absent(input_key(stored.sha256), body)
+    if not any(path.is_file() and _sha256_of(path) == stored.sha256 for path in _local_places(stage, stored)):
+        _write_fetched(_local_places(stage, stored)[1], body)
+
+
+def _has_copy(storage: Storage, name: str, sha256: str) -> bool:
+    """Whether the home holds a sound copy. A damaged one is deleted, since its key is never written over."""
+    key = input_key(sha256)
+    try:
+        if storage.digest(key).sha256 == sha256:
+            return True
+    except KeyNotFound:
+        return False
+    _logger.warning("The copy of %s in %s was damaged; it is replaced.", name, storage.describe())
+    storage.delete(key)
+    return False
 
 
 def _changed(picture: Picture) -> BadInput:
@@ -149,11 +179,14 @@ def _changed(picture: Picture) -> BadInput:
     )
 
 
-def _local_file(storage: Storage, stage: Path, stored: StoredPicture) -> Path:
-    """A file of this machine whose content has the digest that the list names."""
+def local_file(storage: Storage, stage: Path, stored: StoredPicture) -> Path:
+    """A file of this machine whose content has the digest that the list names.
+
+    Raises RefusedToGoOn if the home's copy is missing or damaged.
+    """
     key = input_key(stored.sha256)
-    fetched = stage / FETCHED_FOLDER / stored.sha256
-    for path in (stage / key, fetched):
+    places = _local_places(stage, stored)
+    for path in places:
         if path.is_file() and _sha256_of(path) == stored.sha256:
             return path
 
@@ -166,9 +199,18 @@ def _local_file(storage: Storage, stage: Path, stored: StoredPicture) -> Path:
         body = read_sound(storage, key, checked, damaged=RefusedToGoOn)
     except KeyNotFound as error:
         raise _unusable(storage, stored, "missing") from error
+    return _write_fetched(places[1], body)
+
+
+def _local_places(stage: Path, stored: StoredPicture) -> tuple[Path, Path]:
+    """Where this machine may have a picture: in the home, if that is the stage, and among what was fetched."""
+    return stage / input_key(stored.sha256), stage / FETCHED_FOLDER / stored.sha256
+
+
+def _write_fetched(fetched: Path, body: bytes) -> Path:
     fetched.parent.mkdir(parents=True, exist_ok=True)
     # Two attempts may share a stage; a name of its own and a rename let neither see half a file.
-    temporary = fetched.with_name(f".{stored.sha256}-{uuid.uuid4().hex}")
+    temporary = fetched.with_name(f".{fetched.name}-{uuid.uuid4().hex}")
     temporary.write_bytes(body)
     temporary.replace(fetched)
     return fetched

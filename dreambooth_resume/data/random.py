@@ -23,8 +23,8 @@ class Stream(IntEnum):
     AUGMENT: 0 a slot's variant, 1 a variant's crop (step is the picture's content, slot the variant), 2 a free crop;
     3 and 4 are the variant and the free crop of the class picture in that slot.
     TIMESTEP, NOISE, VAE: 0 the picture in the slot, 1 the class picture.
-    SAMPLE (step 0, slot the number of a class picture that is made): 1 its latents, 2 the seed of its scheduler;
-    3 the latents of the validation picture of that number.
+    SAMPLE (step 0): 1 the latents that the class picture of the number `slot` is made from, 3 those of the validation
+    picture of that number.
     """
 
     SHUFFLE = 0

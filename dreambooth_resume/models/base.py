@@ -51,6 +51,8 @@ class ModelFacts:
     prompt_shape: tuple[int, int]
     """Shape of one prompt's embedding: tokens, width."""
     pooled_width: int
+    picture_side: int = 1024
+    """Height and width of the pictures that the model makes by itself, in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +227,10 @@ class Family(Protocol):
 
     def latents_key(self, digests: SourceDigests) -> str:
         """Names everything in the model that a picture's latents depend on."""
+        ...
+
+    def generation_key(self, digests: SourceDigests) -> str:
+        """Names everything in the model that a picture depends on which it makes."""
         ...
 
     def encoders(self, source: ModelSource, *, device: torch.device) -> Encoders: ...

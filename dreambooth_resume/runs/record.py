@@ -26,6 +26,8 @@ class Pins(Record):
     """The Hub's commit of the base model; None for a folder."""
     vae_commit: str | None = None
     dataset: str
+    class_pictures: str | None = None
+    """The class pictures that were found in a folder; None without prior preservation."""
 
 
 class RunRecord(Record):

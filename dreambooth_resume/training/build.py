@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.batch import BatchBuilder
 from dreambooth_resume.data.cache import Cache
+from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.data.plan import Plan
@@ -26,6 +27,7 @@ from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.entries import SmallerMicroBatch
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
+from dreambooth_resume.training.class_pictures import class_pictures
 from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
 from dreambooth_resume.training.model import LoadedModel, load_model
 from dreambooth_resume.training.optimizer import Optimizer
@@ -63,6 +65,8 @@ class Assignment:
     digests: SourceDigests
     smaller_micro_batch: SmallerMicroBatch | None = None
     """What the run's log says of a device that ran out of memory."""
+    class_pictures: ClassPictures | None = None
+    """What prior preservation trains beside `pictures`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,13 @@ def build_parts(
     options = assignment.options
     device = accelerator.device
     encoders = assignment.family.encoders(assignment.source, device=device)
+    ridden = patiently(
+        lambda: class_pictures(assignment, storage, encoders, device=device, reporter=reporter, watcher=watcher),
+        tell=reporter.message,
+        should_stop=watcher.should_stop,
+    )
+    # Behind the others, as the plan counts them.
+    assignment = replace(assignment, pictures=PictureSet(pictures=(*assignment.pictures.pictures, *ridden)))
     pairs, samples = patiently(
         lambda: _encode(assignment, storage, encoders, reporter=reporter, watcher=watcher),
         tell=reporter.message,
@@ -309,6 +320,7 @@ def _batches(assignment: Assignment, samples: SampleSource, micro_batch_size: in
         micro_batch_size=micro_batch_size,
         latent_shape=(facts.latent_channels, side, side),
         train_timesteps=facts.num_train_timesteps,
+        class_weight=options.prior.prior_loss_weight,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from accelerate import Accelerator
@@ -16,7 +17,8 @@ from dreambooth_resume.checkpoint.reader import load_staged
 from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.change_policy import OptionChange
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.data.inputs import store_inputs
+from dreambooth_resume.data.dataset import PictureSet
+from dreambooth_resume.data.inputs import CLASS_INPUTS_LIST, store_inputs
 from dreambooth_resume.errors import (
     AccessDenied,
     DbrError,
@@ -166,7 +168,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
 def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
     """Copy and encode what the home lacks, and load the model. Raises what a notice asks for in between."""
     if attempt.assignment.options.data.store_inputs and not patiently(
-        lambda: store_inputs(attempt.storage, attempt.assignment.pictures, should_stop=life.watcher.should_stop),
+        lambda: _store_inputs(attempt, life.watcher.should_stop),
         tell=attempt.reporter.message,
         should_stop=life.watcher.should_stop,
     ):
@@ -180,6 +182,17 @@ def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
         watcher=life.watcher,
     )
     return staged, parts
+
+
+def _store_inputs(attempt: Attempt, should_stop: Callable[[], bool]) -> bool:
+    """Copy the pictures, and what class pictures were found, to the home. False if told to stop."""
+    stored = store_inputs(attempt.storage, attempt.assignment.pictures, should_stop=should_stop)
+    ridden = attempt.assignment.class_pictures
+    if not stored or ridden is None:
+        return stored
+    # An empty list, too: it says for ever that all class pictures are made.
+    found = PictureSet(pictures=ridden.found)
+    return store_inputs(attempt.storage, found, list_key=CLASS_INPUTS_LIST, should_stop=should_stop)
 
 
 def _say_stopped(attempt: Attempt, life: _Life, error: DbrError) -> None:

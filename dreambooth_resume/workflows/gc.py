@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from dreambooth_resume.checkpoint.deletion import left_over
-from dreambooth_resume.data.inputs import INPUTS_LIST, StoredInputs, input_key
+from dreambooth_resume.data.inputs import INPUTS_LIST, input_key
 from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.runs.entries import Commit
 from dreambooth_resume.runs.home import CHECKPOINT_FILES, checkpoint_folder, checkpoint_name
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage, StoredObject
 from dreambooth_resume.workflows.holders import Waiting, signs_of_life, take_run, write_command_entry
-from dreambooth_resume.workflows.inventory import Inventory, read_inputs, sort_keys
+from dreambooth_resume.workflows.inventory import PICTURE_LISTS, Inventory, named_pictures, sort_keys
 
 OnFile = Callable[[int, int], None]
 """Told how many files are done, of how many."""
@@ -45,7 +45,7 @@ def find_unnamed(
     Reads each cache entry to see what it was made from.
     """
     inventory = sort_keys(found for found in storage.list() if among is None or found.key in among)
-    named = read_inputs(storage)
+    named = named_pictures(storage)
     found = _checkpoint_files(log, inventory)
     if named is not None:
         found += _pictures(named, inventory) + _cached(storage, named, inventory, on_file)
@@ -105,8 +105,8 @@ def _staged_folder(log: Log, found: Sequence[StoredObject]) -> str | None:
     return None if log.finished is not None or folder in committed else folder
 
 
-def _pictures(named: StoredInputs, inventory: Inventory) -> list[Unnamed]:
-    kept = {INPUTS_LIST, *(input_key(picture.sha256) for picture in named.pictures)}
+def _pictures(named: Collection[str], inventory: Inventory) -> list[Unnamed]:
+    kept = {*PICTURE_LISTS, *(input_key(digest) for digest in named)}
     return [
         Unnamed(key=one.key, size_bytes=one.size_bytes, why=f"a picture that {INPUTS_LIST} does not name")
         for one in inventory.ours["pictures"]
@@ -114,13 +114,12 @@ def _pictures(named: StoredInputs, inventory: Inventory) -> list[Unnamed]:
     ]
 
 
-def _cached(storage: Storage, named: StoredInputs, inventory: Inventory, on_file: OnFile) -> list[Unnamed]:
-    digests = {picture.sha256 for picture in named.pictures}
+def _cached(storage: Storage, named: Collection[str], inventory: Inventory, on_file: OnFile) -> list[Unnamed]:
     found: list[Unnamed] = []
     entries = inventory.ours["cache"]
     for done, one in enumerate(entries, start=1):
         picture = _picture_of(storage, one.key)
-        if picture is not None and picture not in digests:
+        if picture is not None and picture not in named:
             why = f"computed from a picture that {INPUTS_LIST} does not name"
             found.append(Unnamed(key=one.key, size_bytes=one.size_bytes, why=why))
         on_file(done, len(entries))

@@ -10,7 +10,15 @@ from typing import Literal
 from pydantic import ValidationError
 
 from dreambooth_resume.data.cache import CACHE_PREFIX
-from dreambooth_resume.data.inputs import FETCHED_FOLDER, INPUTS_LIST, INPUTS_PREFIX, StoredInputs
+from dreambooth_resume.data.class_images import MADE_LIST, NOTE_SUFFIX, noted_pictures
+from dreambooth_resume.data.inputs import (
+    CLASS_INPUTS_LIST,
+    FETCHED_FOLDER,
+    INPUTS_LIST,
+    INPUTS_PREFIX,
+    StoredInputs,
+    read_list,
+)
 from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.runs.home import (
     CHECKPOINT_FILES,
@@ -38,8 +46,9 @@ DELETION_ORDER: tuple[KeyKind, ...] = (
     "run",
 )
 
+PICTURE_LISTS = (INPUTS_LIST, CLASS_INPUTS_LIST, MADE_LIST)
 _PICTURE = re.compile(rf"(?:{INPUTS_PREFIX}|{FETCHED_FOLDER}/)[0-9a-f]{{64}}")
-_CACHED = re.compile(rf"{CACHE_PREFIX}[0-9a-f]{{64}}\.safetensors")
+_CACHED = re.compile(rf"{CACHE_PREFIX}[0-9a-f]{{64}}(?:\.safetensors|{re.escape(NOTE_SUFFIX)})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +99,7 @@ def kind_of(key: str) -> KeyKind | None:
         return "checkpoint"
     if key in RESULT_FILES:
         return "result"
-    if key == INPUTS_LIST or _PICTURE.fullmatch(key):
+    if key in PICTURE_LISTS or _PICTURE.fullmatch(key):
         return "pictures"
     if _CACHED.fullmatch(key):
         return "cache"
@@ -113,6 +122,17 @@ def read_inputs(storage: Storage) -> StoredInputs | None:
         return StoredInputs.model_validate_json(storage.read(INPUTS_LIST))
     except (KeyNotFound, ValidationError):
         return None
+
+
+def named_pictures(storage: Storage) -> frozenset[str] | None:
+    """Digests of all pictures that the home's lists and notes name; None where it has no list to go by."""
+    stored = read_inputs(storage)
+    if stored is None:
+        return None
+    ridden = read_list(storage, CLASS_INPUTS_LIST)
+    lists = [stored] if ridden is None else [stored, ridden]
+    named = {picture.sha256 for one in lists for picture in one.pictures}
+    return frozenset(named | set(noted_pictures(storage)))
 
 
 def total_bytes(found: Sequence[StoredObject]) -> int:

@@ -11,9 +11,10 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from dreambooth_resume.config.change_policy import OptionChange, allowed_names, compare
-from dreambooth_resume.config.contradictions import refuse_endless_warmup
+from dreambooth_resume.config.contradictions import refuse_endless_warmup, refuse_half_a_prior
 from dreambooth_resume.config.load import GivenOptions, record, resolve, with_values
 from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
 from dreambooth_resume.data.fingerprint import dataset_fingerprint
 from dreambooth_resume.data.inputs import load_inputs
@@ -26,6 +27,7 @@ from dreambooth_resume.models.hub import HuggingFaceHub
 from dreambooth_resume.models.source import ModelSource, resolve_source
 from dreambooth_resume.runs.adoption import LATEST
 from dreambooth_resume.runs.entries import ChangedOption
+from dreambooth_resume.workflows.class_pictures import class_picture_bytes, find_class_pictures
 from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
 
@@ -33,7 +35,12 @@ from dreambooth_resume.workflows.packages import refuse_missing_packages
 # prodigy's two and the two that it compares; 8-bit moments are one byte, and four for each block of 256.
 _CHECKPOINT_BYTES_PER_PARAMETER = {"AdamW": 16, "AdamW8bit": 11, "prodigy": 24}
 _SPARE_BYTES = 64 * 2**20
-_FOLDERS = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "instance_data_dir")
+_FOLDERS = (
+    "pretrained_model_name_or_path",
+    "pretrained_vae_model_name_or_path",
+    "instance_data_dir",
+    "class_data_dir",
+)
 DEFAULT_INTERVAL_STEPS = 500
 DEFAULT_INTERVAL_SECONDS = 60.0
 
@@ -81,6 +88,7 @@ class Inputs:
     digests: SourceDigests
     pictures: PictureSet
     fingerprint: str
+    class_pictures: ClassPictures | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +122,9 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
     given = _with_absolute_folders(given)
     allowed_names(given)
     if home.record is None:
-        return Options(train=_with_a_seed(resolve(given, recorded=None)), changes=(), sources=given.sources)
+        fresh = resolve(given, recorded=None)
+        refuse_half_a_prior(fresh, given.sources)
+        return Options(train=_with_a_seed(fresh), changes=(), sources=given.sources)
     recorded = home.recorded
     assert recorded is not None
     options = resolve(given, recorded=recorded)
@@ -143,6 +153,7 @@ def refuse_going_back_behind_the_end(home: Home, options: Options) -> None:
 def check_start(home: Home, options: Options) -> Checked:
     """Look at everything that this start needs. Raises BadInput or RefusedToGoOn for what is missing or doesn't fit."""
     chosen = options.train
+    refuse_half_a_prior(chosen, options.sources)
     refuse_missing_packages(chosen, options.sources)
     inputs = _gather_inputs(home, chosen)
     seed = chosen.training.seed
@@ -152,6 +163,7 @@ def check_start(home: Home, options: Options) -> Checked:
         picture_count=len(inputs.pictures.pictures),
         batch_size=chosen.training.train_batch_size * chosen.training.gradient_accumulation_steps,
         repeats=chosen.data.repeats,
+        class_count=inputs.class_pictures.count if inputs.class_pictures else 0,
     )
     steps = chosen.training.max_train_steps or plan.steps_for_epochs(chosen.training.num_train_epochs)
     refuse_endless_warmup(chosen, options.sources, max_train_steps=steps)
@@ -185,6 +197,7 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
     fingerprint = dataset_fingerprint(pictures.pictures)
     if home.record is not None and home.record.pins.dataset != fingerprint:
         raise RefusedToGoOn(_other_pictures(home, options))
+    class_pictures = find_class_pictures(home, options)
     pins = home.record.pins if home.record else None
     source = resolve_source(
         options.model.pretrained_model_name_or_path,
@@ -200,7 +213,13 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
     if pins is not None and pins.base_model != dict(digests.files):
         raise RefusedToGoOn(_other_model(pins.base_model, digests.files, options))
     return Inputs(
-        source=source, family=family, facts=facts, digests=digests, pictures=pictures, fingerprint=fingerprint
+        source=source,
+        family=family,
+        facts=facts,
+        digests=digests,
+        pictures=pictures,
+        fingerprint=fingerprint,
+        class_pictures=class_pictures,
     )
 
 
@@ -236,6 +255,7 @@ def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_
     at_once = min(kept, limit + 1) if limit else kept
     already = len(home.log.last.state.live) if home.log.last else 0
     pictures = inputs.pictures.size_bytes if home.record is None else 0
+    pictures += class_picture_bytes(home, inputs.class_pictures, side=inputs.facts.picture_side)
     needed = max(0, at_once - already) * checkpoint + pictures + _SPARE_BYTES
     fewer = ", or keep fewer: --checkpoints_total_limit 2" if at_once > 3 else ""
     if free < needed:

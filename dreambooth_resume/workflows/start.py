@@ -13,6 +13,7 @@ from dreambooth_resume.checkpoint.reader import load_checkpoint
 from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.load import record
 from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.data.fingerprint import dataset_fingerprint
 from dreambooth_resume.data.plan import skipping
 from dreambooth_resume.errors import BadInput, ComeBack, NonFinite
 from dreambooth_resume.preemption.watcher import Watcher
@@ -134,12 +135,14 @@ def _get_ready(checked: Checked) -> _Ready:
             family=inputs.family,
             facts=inputs.facts,
             digests=inputs.digests,
+            class_pictures=inputs.class_pictures,
         ),
         pins=Pins(
             base_model=dict(inputs.digests.files),
             base_commit=inputs.source.commit,
             vae_commit=inputs.source.vae_commit,
             dataset=inputs.fingerprint,
+            class_pictures=dataset_fingerprint(inputs.class_pictures.found) if inputs.class_pictures else None,
         ),
         accelerator=accelerator,
         numerics=numerics_fingerprint(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_resume.config.messages import plain as plain_value
+from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.runs.adoption import Adoption
 from dreambooth_resume.runs.entries import Adopt, CheckpointRef, SkippedSteps
@@ -30,12 +31,23 @@ def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str)
     pictures = inputs.pictures
     skipped = f" ({len(pictures.skipped)} unreadable ones left out)" if pictures.skipped else ""
     epochs = steps * plan.batch_size / plan.epoch_length
+    ridden = class_pictures(inputs.class_pictures) if inputs.class_pictures else ""
     return (
         f"{_count(len(pictures.pictures), 'picture')}{skipped}, {_count(steps, 'step')} of "
         f"{_count(plan.batch_size, 'sample')} "
         f"({epochs:.1f} epochs), base model {inputs.source.name}\n"
+        f"{ridden}"
         f"Home {storage.describe()}: {fencing}"
     )
+
+
+def class_pictures(ridden: ClassPictures) -> str:
+    """How prior preservation comes by its pictures, as a line with its end."""
+    found, made = len(ridden.found), ridden.to_make
+    origin = f"{found} from the folder" if found else "none from a folder"
+    line = f"{_count(ridden.count, 'class picture')} ({origin}, {made} of the base model's making)"
+    kept = "; the folder has changed, and the run goes on with its own copies" if ridden.folder_changed else ""
+    return f"{line}: {ridden.prompt}{kept}\n"
 
 
 def exactness(not_exact_because: Sequence[str], log: Log) -> str:

@@ -11,6 +11,7 @@ from dreambooth_resume.config.options.machine import MachineOptions
 from dreambooth_resume.config.options.model import ModelOptions
 from dreambooth_resume.config.options.optimization import OptimizationOptions
 from dreambooth_resume.config.options.preemption import PreemptionOptions
+from dreambooth_resume.config.options.prior import PriorOptions
 from dreambooth_resume.config.options.storage import StorageOptions
 from dreambooth_resume.config.options.training import TrainingOptions
 from dreambooth_resume.config.options.validation import ValidationOptions
@@ -23,6 +24,7 @@ class TrainOptions(BaseModel):
 
     model: ModelOptions
     data: DataOptions
+    prior: PriorOptions
     lora: LoraOptions
     optimization: OptimizationOptions
     training: TrainingOptions
@@ -37,6 +39,7 @@ class TrainOptions(BaseModel):
 SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelOptions,
     "data": DataOptions,
+    "prior": PriorOptions,
     "lora": LoraOptions,
     "optimization": OptimizationOptions,
     "training": TrainingOptions,

@@ -64,14 +64,16 @@ class SdxlFamily:
             )
         # A refiner has five numbers where a base model has six; _check_unet has made sure of that.
         pooled_width = int(text_encoder_2.get("projection_dim", 512))
+        pixels_per_latent = 2 ** (len(vae.get("block_out_channels", (0, 0, 0, 0))) - 1)
         return ModelFacts(
             latent_channels=channels,
-            pixels_per_latent=2 ** (len(vae.get("block_out_channels", (0, 0, 0, 0))) - 1),
+            pixels_per_latent=pixels_per_latent,
             latent_scale=_latent_scale(vae),
             num_train_timesteps=int(_scheduler_config(source).get("num_train_timesteps", 1000)),
             prediction_type=_prediction_type(source),
             prompt_shape=(_PROMPT_TOKENS, int(unet["cross_attention_dim"])),
             pooled_width=pooled_width,
+            picture_side=int(unet.get("sample_size") or 128) * pixels_per_latent,
         )
 
     def adapter_parameters(
@@ -94,6 +96,9 @@ class SdxlFamily:
 
     def latents_key(self, digests: SourceDigests) -> str:
         return digests.of("vae")
+
+    def generation_key(self, digests: SourceDigests) -> str:
+        return digests.of(*(component.name for component in self.components))
 
     def encoders(self, source: ModelSource, *, device: torch.device) -> SdxlEncoders:
         from dreambooth_resume.models.sdxl.encoders import SdxlEncoders

@@ -11,6 +11,7 @@ import pytest
 from dreambooth_resume.checkpoint.format import to_blobs
 from dreambooth_resume.cli.main import main
 from dreambooth_resume.data.cache import Cache, Entry
+from dreambooth_resume.data.class_images import Making, complete, noted_pictures
 from dreambooth_resume.errors import HolderAlive
 from dreambooth_resume.runs.entries import Stopped
 from dreambooth_resume.runs.history import read_history
@@ -21,6 +22,7 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.workflows.gc import Unnamed, collect_unnamed, find_unnamed
 from dreambooth_resume.workflows.holders import Waiting
+from dreambooth_resume.workflows.inventory import take_inventory
 from tests.fakes.faulty_storage import Died, Fault, FaultyStorage
 from tests.fakes.memory_storage import MemoryStorage
 from tests.fakes.toy_run import begin, check_finished, check_home, export, run_to_the_end, state_of
@@ -85,6 +87,36 @@ def test_exactly_what_nothing_names_goes(finish: bool) -> None:
     if not finish:
         run_to_the_end(storage, limit=2)
     check_finished(storage)
+
+
+@pytest.mark.parametrize("all_made", [False, True])
+def test_class_pictures_stay_found_and_made_listed_or_only_noted(all_made: bool, tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    unnamed = make_run(storage)
+    found = [{"name": "cur.png", "sha256": "b" * 64, "size_bytes": 3, "width": 1, "height": 1}]
+    storage.write("class_inputs.json", [json.dumps({"format": 1, "pictures": found}).encode()])
+    storage.write(f"inputs/{'b' * 64}", [b"cur"])
+    complete(
+        storage,
+        tmp_path,
+        Making(recipe={"kind": "class picture"}, count=2, batch_size=1),
+        lambda numbers: (
+            [np.full((2, 2, 3), number, np.uint8) for number in numbers] if all_made or 0 in numbers else None
+        ),
+        should_stop=lambda: False,
+        on_progress=lambda _done, _total: None,
+    )
+    assert ("class_images.json" in storage.objects) == all_made
+    made = sorted(noted_pictures(storage))
+    entries = [entry_of(picture) for picture in ("b" * 64, *made)]
+    Cache(storage).fill(entries, should_stop=lambda: False, on_progress=lambda _done, _total: None)
+    before = set(storage.objects)
+    assert {one.key for one in collect(storage)} == unnamed
+    assert len(made) == (2 if all_made else 1)
+    assert {f"inputs/{picture}" for picture in made} <= before - unnamed <= set(storage.objects)
+    assert take_inventory(storage).foreign == tuple(
+        one for one in storage.list() if one.key in ("checkpoint-70-a2/mine.txt",)
+    )
 
 
 def test_the_log_holds_one_command_more_and_the_run_stands_as_before() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth_resume.config.contradictions import refuse_endless_warmup, remarks
+from dreambooth_resume.config.contradictions import refuse_endless_warmup, refuse_half_a_prior, remarks
 from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.errors import BadInput
 
@@ -77,3 +77,25 @@ def test_remarks_on_optimizers(argv: list[str], said: list[str]) -> None:
 def test_zero_warmup_beside_constant_is_how_people_write_none() -> None:
     given = parse_train([*REQUIRED, "--lr_scheduler", "constant", "--lr_warmup_steps", "0"])
     assert remarks(resolve(given, recorded=None), given.sources) == ()
+
+
+def test_class_options_without_prior_preservation_are_remarked() -> None:
+    argv = ["--class_data_dir", "class", "--class_prompt", "a dog", "--num_class_images", "9"]
+    given = parse_train([*REQUIRED, *argv])
+    said = remarks(resolve(given, recorded=None), given.sources)
+    assert [line.split()[0] for line in said] == ["class_data_dir", "class_prompt", "num_class_images"]
+    given = parse_train([*REQUIRED, *argv, "--with_prior_preservation"])
+    assert remarks(resolve(given, recorded=None), given.sources) == ()
+
+
+def test_prior_preservation_needs_a_prompt_and_pictures_of_its_own() -> None:
+    def refused(*argv: str) -> BadInput:
+        given = parse_train([*REQUIRED, "--with_prior_preservation", *argv])
+        with pytest.raises(BadInput) as refusal:
+            refuse_half_a_prior(resolve(given, recorded=None), given.sources)
+        return refusal.value
+
+    assert "--class_prompt" in str(refused().fix)
+    assert refused("--class_prompt", "a dog", "--class_data_dir", "pictures").where == "--class_data_dir"
+    given = parse_train([*REQUIRED, "--with_prior_preservation", "--class_prompt", "a dog"])
+    refuse_half_a_prior(resolve(given, recorded=None), given.sources)

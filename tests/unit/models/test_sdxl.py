@@ -37,6 +37,7 @@ def test_facts_come_from_the_configuration_files(tiny_folder: Path) -> None:
         prediction_type="epsilon",
         prompt_shape=(77, 64),
         pooled_width=32,
+        picture_side=128,
     )
 
 
