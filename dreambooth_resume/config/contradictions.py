@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.config.schema import OPTIONS, flatten
 from dreambooth_resume.errors import BadInput
 
+_DATA_SET = ("dataset_config_name", "image_column", "caption_column")
 _PRIOR = (
     "class_data_dir",
     "class_prompt",
@@ -38,6 +38,18 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
         )
 
 
+def refuse_two_sources(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    """Raises BadInput for a folder of pictures beside a data set: a run has one of them."""
+    data = options.data
+    if data.dataset_name is not None and data.instance_data_dir is not None:
+        raise BadInput(
+            f"the pictures are those of instance_data_dir {data.instance_data_dir} and of dataset_name "
+            f"{data.dataset_name}",
+            where=sources.get("dataset_name") or sources.get("instance_data_dir"),
+            fix="give one of the two; for captions beside the pictures of a folder give it as dataset_name alone",
+        )
+
+
 def refuse_half_a_prior(options: TrainOptions, sources: Mapping[str, str]) -> None:
     """Raises BadInput for prior preservation without a prompt, or with the subject's own pictures for the class."""
     prior = options.prior
@@ -49,7 +61,7 @@ def refuse_half_a_prior(options: TrainOptions, sources: Mapping[str, str]) -> No
             where=sources.get("with_prior_preservation"),
             fix='add --class_prompt "a photo of a dog", with your subject\'s class in place of the dog',
         )
-    if prior.class_data_dir is not None and Path(prior.class_data_dir) == Path(options.data.instance_data_dir):
+    if prior.class_data_dir is not None and prior.class_data_dir == options.data.instance_data_dir:
         raise BadInput(
             "the folder of the class pictures is that of the subject's",
             where=sources.get("class_data_dir"),
@@ -109,6 +121,8 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle["use_8bit_adam"] = "only optimizer AdamW has an 8-bit form"
     if options.machine.dataloader_num_workers == 0:
         idle["prefetch_factor"] = "nothing is prepared ahead with dataloader_num_workers 0"
+    if options.data.dataset_name is None:
+        idle |= dict.fromkeys(_DATA_SET, "only a data set has configurations and columns: dataset_name")
     if not options.prior.with_prior_preservation:
         idle |= dict.fromkeys(_PRIOR, "only with_prior_preservation has class pictures")
     validation = options.validation

@@ -13,7 +13,7 @@ from pathlib import Path
 from dreambooth_resume.config.command_line import Flag, read_flags
 from dreambooth_resume.config.contradictions import refuse_contradictions
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.config.schema import ALIASES, OPTIONS, assemble, flatten, is_secret
+from dreambooth_resume.config.schema import ALIASES, OPTIONS, Option, assemble, flatten, is_secret
 from dreambooth_resume.config.unknown import unknown_option
 from dreambooth_resume.config.values import checked
 from dreambooth_resume.config.yaml_file import read_yaml
@@ -69,7 +69,7 @@ def resolve(given: GivenOptions, *, recorded: Mapping[str, object] | None) -> Tr
     option or a value that this version doesn't know.
     """
     values = _from_record(recorded or {}) | dict(given.values)
-    missing = [name for name, option in OPTIONS.items() if option.required and name not in values]
+    missing = [name for name, option in OPTIONS.items() if _is_missing(name, option, values)]
     if missing:
         raise _missing(missing, given)
     options = assemble(values)
@@ -95,6 +95,12 @@ def with_values(options: TrainOptions, values: Mapping[str, object]) -> TrainOpt
     Raises pydantic.ValidationError for a value out of range, which is a mistake of the caller.
     """
     return assemble(flatten(options) | dict(values))
+
+
+def _is_missing(name: str, option: Option, values: Mapping[str, object]) -> bool:
+    if name == "instance_data_dir":
+        return values.get(name) is None and values.get("dataset_name") is None
+    return option.required and name not in values
 
 
 def _config_file(flags: Sequence[Flag]) -> Path | None:

@@ -7,14 +7,10 @@ take, and names that are kept for later releases. A name moves from here into th
 from __future__ import annotations
 
 DIFFUSERS_SCRIPT: dict[str, str] = {
-    "caption_column": "the column of a data set that holds the captions",
-    "dataset_config_name": "the configuration of a data set from the Hub",
-    "dataset_name": "pictures from a data set on the Hub",
     "do_edm_style_training": "EDM-style training",
     "enable_xformers_memory_efficient_attention": "xFormers' attention",
     "hub_model_id": "the name of the repository on the Hub",
     "hub_token": "the token for the Hub",
-    "image_column": "the column of a data set that holds the pictures",
     "logging_dir": "the folder of the trackers' logs",
     "push_to_hub": "uploading the result to the Hub",
     "report_to": "TensorBoard, Weights & Biases and other trackers",

@@ -60,6 +60,6 @@ def _lines(option: Option) -> str:
     if option.policy is ChangePolicy.NEVER:
         notes.append("Fixed for the life of a run.")
     comment = textwrap.fill(" ".join(notes), _WIDTH, initial_indent="# ", subsequent_indent="# ")
-    value = EXAMPLES[option.name] if option.required else option.default
-    is_set = option.required or (option.common and value is not None)
+    value = EXAMPLES.get(option.name, option.default)
+    is_set = option.name in EXAMPLES or (option.common and value is not None)
     return f"{comment}\n{'' if is_set else '#'}{option.name}: {yaml_scalar(value)}\n"

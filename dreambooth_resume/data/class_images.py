@@ -115,7 +115,9 @@ def complete(
         on_progress(sum(one is not None for one in known), making.count)
     pictures = tuple(one for one in known if one is not None)
     if expected is None:
-        body = canonical_json(StoredInputs(format=_FORMAT, pictures=pictures).model_dump(mode="json"))
+        body = canonical_json(
+            StoredInputs(format=_FORMAT, pictures=pictures).model_dump(mode="json", exclude_none=True)
+        )
         storage.put_if_absent(MADE_LIST, body)
         if storage.read(MADE_LIST) != body:
             raise ComeBack(f"Another attempt listed other class pictures in {storage.describe()} just now. Resume.")
@@ -196,7 +198,7 @@ def _keep(
         facts: dict[str, JsonValue] = {
             "format": _FORMAT,
             "recipe": {**making.recipe, "number": number},
-            "picture": made.model_dump(mode="json"),
+            "picture": made.model_dump(mode="json", exclude_none=True),
         }
         storage.put_if_absent(making.note_key(number), sealed(facts))
         want = _read_note(storage, making.note_key(number))

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,17 @@ class Picture:
     width: int
     height: int
     prompt: str
+    caption: str | None = None
+    """The picture's own, which `prompt` then is; None: `prompt` is the run's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFile:
+    """A file that is to be looked at. `caption` None: it has the run's prompt."""
+
+    name: str
+    path: Path
+    caption: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +74,12 @@ def scan_pictures(folder: Path, *, prompt: str, skip_bad: bool = False) -> Pictu
     files = sorted(_picture_files(folder, _INSTANCE), key=lambda path: path.name)
     if not files:
         raise _nothing_found(folder)
-    found = _looked_at(files, folder, _INSTANCE, prompt=prompt, skip_bad=skip_bad)
-    if not found.pictures:
-        raise BadInput(
-            f"None of the {len(found.skipped)} pictures can be read; the first, {found.skipped[0][0]}, "
-            f"{found.skipped[0][1]}.",
-            where=f"instance_data_dir: {folder}",
-            fix="Put at least one picture there that opens in an image viewer.",
-        )
-    return found
+    return look_at_files(
+        [FoundFile(name=path.name, path=path) for path in files],
+        where=f"{_INSTANCE}: {folder}",
+        prompt=prompt,
+        skip_bad=skip_bad,
+    )
 
 
 def scan_class_pictures(folder: Path, *, prompt: str, at_most: int, skip_bad: bool = False) -> PictureSet:
@@ -82,21 +90,39 @@ def scan_class_pictures(folder: Path, *, prompt: str, at_most: int, skip_bad: bo
     if not folder.exists():
         return PictureSet(pictures=())
     files = sorted(_picture_files(folder, _CLASS), key=lambda path: path.name)[:at_most]
-    return _looked_at(files, folder, _CLASS, prompt=prompt, skip_bad=skip_bad)
+    return look_at_files(
+        [FoundFile(name=path.name, path=path) for path in files],
+        where=f"{_CLASS}: {folder}",
+        prompt=prompt,
+        skip_bad=skip_bad,
+        may_be_none=True,
+    )
 
 
-def _looked_at(files: list[Path], folder: Path, option: str, *, prompt: str, skip_bad: bool) -> PictureSet:
+def look_at_files(
+    files: Sequence[FoundFile], *, where: str, prompt: str, skip_bad: bool, may_be_none: bool = False
+) -> PictureSet:
+    """Each file decoded once, in the given order; `where` is the option, and the place, that they come from.
+
+    Raises BadInput if none can be read, unless that may be, and, without `skip_bad`, if one can't.
+    """
     # Decoding releases the interpreter lock; the order of the results is that of the files.
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="scan") as pool:
-        looked_at = list(pool.map(lambda path: _look_at(path, prompt), files))
+        looked_at = list(pool.map(lambda file: _look_at(file, prompt), files))
     pictures = tuple(found for found in looked_at if isinstance(found, Picture))
     skipped = tuple(
-        (path.name, str(bad))
-        for path, bad in zip(files, looked_at, strict=True)
+        (file.name, str(bad))
+        for file, bad in zip(files, looked_at, strict=True)
         if isinstance(bad, UnreadableImageError)
     )
     if skipped and not skip_bad:
-        raise _unreadable(folder, option, skipped)
+        raise _unreadable(where, skipped)
+    if not pictures and not may_be_none:
+        raise BadInput(
+            f"None of the {len(skipped)} pictures can be read; the first, {skipped[0][0]}, {skipped[0][1]}.",
+            where=where,
+            fix="Put at least one picture there that opens in an image viewer.",
+        )
     return PictureSet(pictures=pictures, skipped=skipped)
 
 
@@ -126,37 +152,38 @@ def _picture_files(folder: Path, option: str) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def _look_at(path: Path, prompt: str) -> Picture | UnreadableImageError:
+def _look_at(file: FoundFile, prompt: str) -> Picture | UnreadableImageError:
     """One picture measured and hashed, or why not. An unreadable one is a result here: all of them are to be named."""
     try:
-        body = path.read_bytes()
+        body = file.path.read_bytes()
     except OSError as error:
         return UnreadableImageError(f"can't be opened: {error.strerror}")
     try:
         image = decode_rgb(body)
     except UnreadableImageError as bad:
-        if path.suffix.lower() in (".heic", ".heif"):
+        if Path(file.name).suffix.lower() in (".heic", ".heif"):
             return UnreadableImageError("is HEIC, which can't be read here; convert it to JPEG or PNG")
         return bad
     if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
         return UnreadableImageError(f"is a strip of {image.width} x {image.height} pixels; crop it")
     return Picture(
-        name=path.name,
-        path=path,
+        name=file.name,
+        path=file.path,
         sha256=hashlib.sha256(body).hexdigest(),
         size_bytes=len(body),
         width=image.width,
         height=image.height,
-        prompt=prompt,
+        prompt=file.caption or prompt,
+        caption=file.caption,
     )
 
 
-def _unreadable(folder: Path, option: str, skipped: tuple[tuple[str, str], ...]) -> BadInput:
+def _unreadable(where: str, skipped: tuple[tuple[str, str], ...]) -> BadInput:
     named = "; ".join(f"{name} {reason}" for name, reason in skipped[:_NAMED_AT_MOST])
     more = f"; and {len(skipped) - _NAMED_AT_MOST} more" if len(skipped) > _NAMED_AT_MOST else ""
     return BadInput(
         f"{len(skipped)} picture{'s' if len(skipped) > 1 else ''} can't be read: {named}{more}.",
-        where=f"{option}: {folder}",
+        where=where,
         fix="Repair or remove what is named, or go on without it: --skip-bad-images",
     )
 

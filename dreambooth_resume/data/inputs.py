@@ -41,6 +41,8 @@ class StoredPicture(BaseModel):
     size_bytes: int
     width: int
     height: int
+    caption: str | None = None
+    """The picture's own prompt; None, which isn't written: that of the run."""
 
 
 class StoredInputs(BaseModel):
@@ -96,7 +98,7 @@ def load_inputs(storage: Storage, stage: Path, *, prompt: str, list_key: str = I
         return None
     return PictureSet(
         pictures=tuple(
-            Picture(path=local_file(storage, stage, stored), prompt=prompt, **stored.model_dump())
+            Picture(path=local_file(storage, stage, stored), prompt=stored.caption or prompt, **stored.model_dump())
             for stored in listed.pictures
         )
     )
@@ -120,7 +122,7 @@ def read_list(storage: Storage, list_key: str) -> StoredInputs | None:
 
 def _list_body(pictures: PictureSet) -> bytes:
     listed = tuple(StoredPicture.model_validate(picture, from_attributes=True) for picture in pictures.pictures)
-    return canonical_json(StoredInputs(format=_FORMAT, pictures=listed).model_dump(mode="json"))
+    return canonical_json(StoredInputs(format=_FORMAT, pictures=listed).model_dump(mode="json", exclude_none=True))
 
 
 def _is_listed(storage: Storage, list_key: str, wanted: bytes) -> bool:

@@ -11,11 +11,11 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from dreambooth_resume.config.change_policy import OptionChange, allowed_names, compare
-from dreambooth_resume.config.contradictions import refuse_endless_warmup, refuse_half_a_prior
+from dreambooth_resume.config.contradictions import refuse_endless_warmup, refuse_half_a_prior, refuse_two_sources
 from dreambooth_resume.config.load import GivenOptions, record, resolve, with_values
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.class_images import ClassPictures
-from dreambooth_resume.data.dataset import PictureSet, scan_pictures
+from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.fingerprint import dataset_fingerprint
 from dreambooth_resume.data.inputs import load_inputs
 from dreambooth_resume.data.plan import Plan
@@ -30,6 +30,7 @@ from dreambooth_resume.runs.entries import ChangedOption
 from dreambooth_resume.workflows.class_pictures import class_picture_bytes, find_class_pictures
 from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
+from dreambooth_resume.workflows.sources import is_at_hand, scan_source, source_name
 
 # The LoRA file and the float32 masters are four bytes a parameter each; so is each of AdamW's two moments, each of
 # prodigy's two and the two that it compares; 8-bit moments are one byte, and four for each block of 256.
@@ -40,6 +41,7 @@ _FOLDERS = (
     "pretrained_vae_model_name_or_path",
     "instance_data_dir",
     "class_data_dir",
+    "dataset_name",
 )
 DEFAULT_INTERVAL_STEPS = 500
 DEFAULT_INTERVAL_SECONDS = 60.0
@@ -123,6 +125,7 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
     allowed_names(given)
     if home.record is None:
         fresh = resolve(given, recorded=None)
+        refuse_two_sources(fresh, given.sources)
         refuse_half_a_prior(fresh, given.sources)
         return Options(train=_with_a_seed(fresh), changes=(), sources=given.sources)
     recorded = home.recorded
@@ -153,6 +156,7 @@ def refuse_going_back_behind_the_end(home: Home, options: Options) -> None:
 def check_start(home: Home, options: Options) -> Checked:
     """Look at everything that this start needs. Raises BadInput or RefusedToGoOn for what is missing or doesn't fit."""
     chosen = options.train
+    refuse_two_sources(chosen, options.sources)
     refuse_half_a_prior(chosen, options.sources)
     refuse_missing_packages(chosen, options.sources)
     inputs = _gather_inputs(home, chosen)
@@ -289,19 +293,18 @@ def _pictures(home: Home, options: TrainOptions) -> PictureSet:
 
     Where both are there and the folder has changed, the user has to hear of it, not find out by the result.
     """
-    folder = Path(options.data.instance_data_dir)
-    prompt, skip_bad = options.data.instance_prompt, options.data.skip_bad_images
+    prompt = options.data.instance_prompt
     stored = load_inputs(home.storage, home.place.stage, prompt=prompt) if home.record is not None else None
     if stored is None:
-        return scan_pictures(folder, prompt=prompt, skip_bad=skip_bad)
-    if folder.is_dir():
-        now = scan_pictures(folder, prompt=prompt, skip_bad=True)
+        return scan_source(options, skip_bad=options.data.skip_bad_images)
+    if is_at_hand(options):
+        now = scan_source(options, skip_bad=True)
         if now.pictures and dataset_fingerprint(now.pictures) != dataset_fingerprint(stored.pictures):
-            raise RefusedToGoOn(_changed_folder(folder, stored, now))
+            raise RefusedToGoOn(_changed_folder(source_name(options), stored, now))
     return stored
 
 
-def _changed_folder(folder: Path, stored: PictureSet, now: PictureSet) -> str:
+def _changed_folder(folder: str, stored: PictureSet, now: PictureSet) -> str:
     before = {picture.name: picture.sha256 for picture in stored.pictures}
     after = {picture.name: picture.sha256 for picture in now.pictures}
     groups = {
@@ -318,7 +321,7 @@ def _changed_folder(folder: Path, stored: PictureSet, now: PictureSet) -> str:
 
 def _other_pictures(home: Home, options: TrainOptions) -> str:
     return (
-        f"The pictures in {options.data.instance_data_dir} are not those that the run in {home.storage.describe()} was "
+        f"The pictures in {source_name(options)} are not those that the run in {home.storage.describe()} was "
         "begun with, and the home has no copy of them. Put the first ones back, or begin a new run with another "
         "--output_dir."
     )

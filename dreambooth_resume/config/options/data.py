@@ -25,9 +25,24 @@ class DataOptions(BaseModel):
     model_config = SECTION_CONFIG
 
     # Free: the run pins the pictures' contents, and has them in its home.
-    instance_data_dir: Annotated[str, NOT_BLANK, TILDE_EXPANDED, free(common=True)]
-    """Folder with the pictures of the subject. They are copied into the run's home, so a resumed run needs only the
-    home; where the folder is there, its pictures are compared by their bytes."""
+    instance_data_dir: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free(common=True)] = None
+    """Folder with the pictures of the subject; this or dataset_name has to be given. They are copied into the run's
+    home, so a resumed run needs only the home; where the folder is there, its pictures are compared by their bytes."""
+
+    dataset_name: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
+    """Data set in place of instance_data_dir: a folder with metadata.jsonl or metadata.csv, or one on the Hub. In a
+    folder, pictures in sub folders count, too. Hub ids and Parquet need the package datasets (pip install datasets);
+    the Hub itself was not run in the tests."""
+
+    dataset_config_name: Annotated[str | None, NOT_BLANK, free()] = None
+    """Configuration of the data set, where it has several."""
+
+    image_column: Annotated[str, NOT_BLANK, free()] = "image"
+    """Column of the data set that holds the pictures; in a folder with metadata it is image."""
+
+    caption_column: Annotated[str | None, NOT_BLANK, free()] = None
+    """Column of the data set that holds a caption for each picture. Where one is blank, and without this option,
+    instance_prompt is the picture's prompt. The run keeps pictures and captions; others are other pictures."""
 
     instance_prompt: Annotated[
         str, NOT_BLANK, never("the run was trained on its first prompt; for another, start a new run", common=True)

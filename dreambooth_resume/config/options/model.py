@@ -29,4 +29,4 @@ class ModelOptions(BaseModel):
     """Variant of the model's weight files, for example fp16. Compared by their bytes, too."""
 
     cache_dir: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free(recorded=False)] = None
-    """Where models from the Hub are kept on this machine. null: huggingface_hub's own folder."""
+    """Where models and data sets from the Hub are kept on this machine. null: huggingface_hub's own folder."""

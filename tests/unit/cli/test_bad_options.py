@@ -32,6 +32,7 @@ TYPED = [
     REQUIRED + "--with_prior_preservation",
     REQUIRED + "--with_prior_preservation --class_prompt 'a dog' --class_data_dir pictures",
     "--num_class_images 0",
+    REQUIRED + "--dataset_name owner/dogs",
     "--prior_generation_precision int8",
     "--hub_token hf_secret",
     "--enable_bucket",

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth_resume.config.contradictions import refuse_endless_warmup, refuse_half_a_prior, remarks
+from dreambooth_resume.config.contradictions import (
+    refuse_endless_warmup,
+    refuse_half_a_prior,
+    refuse_two_sources,
+    remarks,
+)
 from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.errors import BadInput
 
@@ -99,3 +104,13 @@ def test_prior_preservation_needs_a_prompt_and_pictures_of_its_own() -> None:
     assert refused("--class_prompt", "a dog", "--class_data_dir", "pictures").where == "--class_data_dir"
     given = parse_train([*REQUIRED, "--with_prior_preservation", "--class_prompt", "a dog"])
     refuse_half_a_prior(resolve(given, recorded=None), given.sources)
+
+
+def test_a_folder_beside_a_data_set_is_refused_and_columns_without_one_are_remarked() -> None:
+    given = parse_train([*REQUIRED, "--dataset_name", "owner/dogs"])
+    with pytest.raises(BadInput, match="of instance_data_dir pictures and of dataset_name owner/dogs") as refusal:
+        refuse_two_sources(resolve(given, recorded=None), given.sources)
+    assert refusal.value.where == "--dataset_name"
+    given = parse_train([*REQUIRED, "--caption_column", "text", "--image_column", "photo"])
+    said = remarks(resolve(given, recorded=None), given.sources)
+    assert [line.split()[0] for line in said] == ["image_column", "caption_column"]

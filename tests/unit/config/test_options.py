@@ -30,6 +30,11 @@ SCRIPT_DEFAULTS: dict[str, Any] = {
     "variant": None,
     "cache_dir": None,
     "repeats": 1,
+    "instance_data_dir": None,
+    "dataset_name": None,
+    "dataset_config_name": None,
+    "image_column": "image",
+    "caption_column": None,
     "class_data_dir": None,
     "class_prompt": None,
     "with_prior_preservation": False,
@@ -203,9 +208,13 @@ def test_default_is_that_of_diffusers_script(name: str) -> None:
     assert OPTIONS[name].default == SCRIPT_DEFAULTS[name]
 
 
-def test_three_options_are_required() -> None:
+def test_two_options_are_required_and_pictures_of_one_kind() -> None:
     required = [name for name, option in OPTIONS.items() if option.required]
-    assert required == ["pretrained_model_name_or_path", "instance_data_dir", "instance_prompt"]
+    assert required == ["pretrained_model_name_or_path", "instance_prompt"]
+    typed = ["--pretrained_model_name_or_path", "model", "--instance_prompt", "a dog"]
+    with pytest.raises(BadInput, match="a new run needs instance_data_dir"):
+        resolve(parse_train(typed), recorded=None)
+    assert resolve(parse_train([*typed, "--dataset_name", "owner/dogs"]), recorded=None).data.instance_data_dir is None
 
 
 def test_sections_are_the_fields_of_train_options_in_order() -> None:
