@@ -30,6 +30,8 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
             fix="start one process; --gradient_accumulation_steps makes up for the batch",
         )
     _refuse_large_rate(options, sources)
+    if options.training.do_edm_style_training:
+        refuse_snr_gamma_beside_edm(options, sources, because="do_edm_style_training has weights of its own")
     if options.checkpoints.resume_request_id is not None and options.checkpoints.resume_from_checkpoint is None:
         raise BadInput(
             "names a wish to go back, but no step to go back to",
@@ -86,6 +88,16 @@ def refuse_endless_warmup(options: TrainOptions, sources: Mapping[str, str], *, 
         where=where,
         fix=f"type --lr_warmup_steps {shorter}, or --lr_scheduler constant",
     )
+
+
+def refuse_snr_gamma_beside_edm(options: TrainOptions, sources: Mapping[str, str], *, because: str) -> None:
+    """Raises BadInput if `snr_gamma` is set. Called again once the base model is known to be an EDM one."""
+    if options.training.snr_gamma is not None:
+        raise BadInput(
+            f"snr_gamma {options.training.snr_gamma:g} does not go with EDM-style training: {because}",
+            where=sources.get("snr_gamma", "snr_gamma"),
+            fix="leave out --snr_gamma",
+        )
 
 
 def _refuse_large_rate(options: TrainOptions, sources: Mapping[str, str]) -> None:

@@ -7,14 +7,11 @@ take, and names that are kept for later releases. A name moves from here into th
 from __future__ import annotations
 
 DIFFUSERS_SCRIPT: dict[str, str] = {
-    "do_edm_style_training": "EDM-style training",
-    "enable_xformers_memory_efficient_attention": "xFormers' attention",
     "hub_model_id": "the name of the repository on the Hub",
     "hub_token": "the token for the Hub",
     "logging_dir": "the folder of the trackers' logs",
     "push_to_hub": "uploading the result to the Hub",
     "report_to": "TensorBoard, Weights & Biases and other trackers",
-    "snr_gamma": "min-SNR weighting of the loss",
 }
 
 LATER: dict[str, str] = {

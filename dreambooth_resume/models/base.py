@@ -53,17 +53,33 @@ class ModelFacts:
     pooled_width: int
     picture_side: int = 1024
     """Height and width of the pictures that the model makes by itself, in pixels."""
+    is_edm: bool = False
+    """Was the model made in the EDM formulation? It can be trained in no other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdmSchedule:
+    """Noise levels for training in the EDM formulation (Karras et al. 2022, arXiv:2206.00364), largest first.
+
+    sigmas_T and conditions_T: float32 [train timesteps], on the training device; the second is what the denoiser is
+    told of the first. `sigma_data` is that of an EDM model, and None for one that was made with alphas.
+    """
+
+    sigmas_T: torch.Tensor
+    conditions_T: torch.Tensor
+    sigma_data: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseSchedule:
     """How much signal is left at each timestep, and what the denoiser is asked to predict.
 
-    alphas_cumprod_T: float32 [train timesteps], on the training device.
+    alphas_cumprod_T: float32 [train timesteps], on the training device; empty for an EDM model, which has none.
     """
 
     prediction_type: PredictionType
     alphas_cumprod_T: torch.Tensor
+    edm: EdmSchedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.data.samples import LatentSource, PixelSource, SampleSource, latent_variants, prompt_entry
 from dreambooth_resume.data.transforms import CropOptions, FloatArray
+from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.base import Encoders, Family, ModelFacts
 from dreambooth_resume.models.digests import SourceDigests
 from dreambooth_resume.models.source import ModelSource
@@ -30,6 +31,7 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.class_pictures import class_pictures
 from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
 from dreambooth_resume.training.model import LoadedModel, load_model
+from dreambooth_resume.training.objective import Objective
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.optimizers.base import ParameterGroup
 from dreambooth_resume.training.precision import accelerates_precision, make_scaler
@@ -84,6 +86,17 @@ class Parts:
 
 def make_accelerator(options: TrainOptions) -> Accelerator:
     """Device and autocast. Accumulation, clipping and saving are ours: the sums have to be the same on any machine."""
+    accelerator = _accelerator(options)
+    if options.training.enable_xformers_memory_efficient_attention and accelerator.device.type != "cuda":
+        raise BadInput(
+            f"xFormers' attention needs an NVIDIA GPU, and this machine trains on {accelerator.device.type}",
+            where="enable_xformers_memory_efficient_attention",
+            fix="leave it out: torch's own attention is used then",
+        )
+    return accelerator
+
+
+def _accelerator(options: TrainOptions) -> Accelerator:
     # Without the plugin `backward` divides by what `accelerate launch` left in the environment.
     return Accelerator(
         mixed_precision=accelerates_precision(options.training.precision),
@@ -135,6 +148,10 @@ def build_parts(
         accelerator=accelerator,
         encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
         scaler=scaler,
+        objective=Objective(
+            edm_style=options.training.do_edm_style_training or assignment.facts.is_edm,
+            snr_gamma=options.training.snr_gamma,
+        ),
     )
     portions = _portions(assignment, samples, device)
     return Parts(
@@ -228,6 +245,7 @@ def _easel(
         height=side,
         width=side,
         frees_encoders=model.encode_pixels is None,
+        edm_style=model.objective.edm_style,
     )
 
 

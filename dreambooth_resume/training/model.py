@@ -13,6 +13,7 @@ import torch
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.transforms import FloatArray
+from dreambooth_resume.models.attention import use_xformers
 from dreambooth_resume.models.base import Denoiser, Family, TextEncoders
 from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors
 from dreambooth_resume.models.lora import LoraSpec, add_lora, part_of
@@ -70,6 +71,8 @@ def load_model(
     dtype = weight_dtype(options.training.precision)
     checkpointing = options.training.gradient_checkpointing
     denoiser = family.load_denoiser(source, device=device, weight_dtype=dtype, gradient_checkpointing=checkpointing)
+    if options.training.enable_xformers_memory_efficient_attention:
+        use_xformers(denoiser)
     text_encoders = None
     if options.lora.train_text_encoder:
         text_encoders = family.load_text_encoders(

@@ -90,6 +90,7 @@ class Easel:
     height: int
     width: int
     frees_encoders: bool = True
+    edm_style: bool = False
 
     def paint(
         self, prompt: str, noise_CHW: torch.Tensor, *, steps: int, should_stop: Callable[[], bool]
@@ -102,7 +103,9 @@ class Easel:
                 noise_BCHW=noise_CHW.unsqueeze(0),
                 prompt_BSD_BP=_batch_of_one(self.embed(prompt)),
                 negative_BSD_BP=None if zeros else _batch_of_one(self.embed("")),
-                settings=SamplingSettings(height=self.height, width=self.width, num_inference_steps=steps),
+                settings=SamplingSettings(
+                    height=self.height, width=self.width, num_inference_steps=steps, edm_style=self.edm_style
+                ),
                 should_stop=should_stop,
             )
         with torch.autocast(noise_CHW.device.type, enabled=False):  # in half precision the VAE gives NaNs

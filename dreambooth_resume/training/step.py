@@ -21,7 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.base import Denoiser, TextEncoders
-from dreambooth_resume.training.objective import add_noise, denoising_loss, prediction_target, sample_latents
+from dreambooth_resume.training.objective import Objective, Scored, denoising_loss, question, sample_latents, scored
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.precision import autocast
 
@@ -106,6 +106,7 @@ class TrainableModel:
     accelerator: Accelerator
     encode_pixels: PixelEncoder | None = None
     scaler: GradScaler | None = None
+    objective: Objective = field(default_factory=Objective)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,24 +211,39 @@ def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Te
     latents_BCHW = sample_latents(
         mean_BCHW, logvar_BCHW, micro_batch.vae_noise.to(device, non_blocking=True), scale=denoiser.latent_scale
     )
-    noisy_BCHW = add_noise(latents_BCHW, noise_BCHW, timesteps_B, schedule=schedule)
+    asked = question(model.objective, latents_BCHW, noise_BCHW, timesteps_B, schedule=schedule)
     # peft's dropout has no generator of its own, so the global one is put where this micro-batch needs it.
     torch.manual_seed(micro_batch.dropout_seed)
     with autocast(model.accelerator, model.scaler):
         prompt_embeds_BSD, pooled_prompt_embeds_BP = model.prompts.embeddings(micro_batch.prompt_index)
         prediction_BCHW = denoiser.predict(
-            noisy_BCHW,
-            timesteps_B,
+            asked.inputs_BCHW,
+            asked.conditions_B,
             prompt_embeds_BSD=prompt_embeds_BSD,
             pooled_prompt_embeds_BP=pooled_prompt_embeds_BP,
             time_ids_B6=micro_batch.time_ids.to(device, non_blocking=True),
         )
-    target_BCHW = prediction_target(latents_BCHW, noise_BCHW, timesteps_B, schedule=schedule)
+    result = scored(
+        model.objective,
+        prediction_BCHW,
+        asked,
+        latents_BCHW=latents_BCHW,
+        noise_BCHW=noise_BCHW,
+        timesteps_B=timesteps_B,
+        schedule=schedule,
+    )
     if micro_batch.class_weight is None:
-        return denoising_loss(prediction_BCHW, target_BCHW)
-    slots = micro_batch.slots
-    prior = denoising_loss(prediction_BCHW[slots:], target_BCHW[slots:])
-    return denoising_loss(prediction_BCHW[:slots], target_BCHW[:slots]) + micro_batch.class_weight * prior
+        return denoising_loss(result.prediction_BCHW, result.target_BCHW, result.weights_B)
+    instance, prior = slice(micro_batch.slots), slice(micro_batch.slots, None)
+    return _part_loss(result, result.weights_B, instance) + micro_batch.class_weight * _part_loss(
+        result, result.class_weights_B, prior
+    )
+
+
+def _part_loss(result: Scored, weights_B: torch.Tensor | None, part: slice) -> torch.Tensor:
+    return denoising_loss(
+        result.prediction_BCHW[part], result.target_BCHW[part], None if weights_B is None else weights_B[part]
+    )
 
 
 def _latent_distribution(model: TrainableModel, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:

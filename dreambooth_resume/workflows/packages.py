@@ -30,6 +30,11 @@ PACKAGES = (
         option="use_8bit_adam",
         is_needed=lambda options: options.optimization.optimizer_kind == "AdamW8bit",
     ),
+    Package(
+        name="xformers",
+        option="enable_xformers_memory_efficient_attention",
+        is_needed=lambda options: options.training.enable_xformers_memory_efficient_attention,
+    ),
 )
 
 

@@ -11,7 +11,12 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from dreambooth_resume.config.change_policy import OptionChange, allowed_names, compare
-from dreambooth_resume.config.contradictions import refuse_endless_warmup, refuse_half_a_prior, refuse_two_sources
+from dreambooth_resume.config.contradictions import (
+    refuse_endless_warmup,
+    refuse_half_a_prior,
+    refuse_snr_gamma_beside_edm,
+    refuse_two_sources,
+)
 from dreambooth_resume.config.load import GivenOptions, record, resolve, with_values
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.class_images import ClassPictures
@@ -160,6 +165,8 @@ def check_start(home: Home, options: Options) -> Checked:
     refuse_half_a_prior(chosen, options.sources)
     refuse_missing_packages(chosen, options.sources)
     inputs = _gather_inputs(home, chosen)
+    if inputs.facts.is_edm:
+        refuse_snr_gamma_beside_edm(chosen, options.sources, because="the base model is made for that alone")
     seed = chosen.training.seed
     assert seed is not None, "choose_options draws one where none was given"
     plan = Plan(

@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dreambooth_resume.config.options.declaration import SECTION_CONFIG, any_case, applied, never, refused
+from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, any_case, applied, never, refused
 
 LARGEST_SEED = 2**64 - 1  # the key of the counter-based generator has 64 bits
 
 _BATCH = "a step keeps its number of samples; keep train_batch_size x gradient_accumulation_steps, or start a new run"
+
+
+_LOSS = "all steps of a run minimise one loss; start a new run"
 
 
 def _no_is_a_word(value: object) -> object:
@@ -19,7 +22,7 @@ def _no_is_a_word(value: object) -> object:
 
 
 class TrainingOptions(BaseModel):
-    """Batch, length, precision, and the seed."""
+    """Batch, length, loss, precision, and the seed."""
 
     model_config = SECTION_CONFIG
 
@@ -60,6 +63,14 @@ class TrainingOptions(BaseModel):
     ] = None
     """Decides every random draw. null: one is drawn at the first start and kept."""
 
+    snr_gamma: Annotated[float | None, FINITE, Field(gt=0), refused(_LOSS)] = None
+    """Min-SNR: noise levels at which the picture shows more than this (5.0 is usual) count less in the loss. null: all
+    count the same. Class pictures of prior preservation are not weighted."""
+
+    do_edm_style_training: Annotated[bool, refused(_LOSS)] = False
+    """Train in the EDM formulation: the denoised picture is compared, weighted by its noise level. Not with snr_gamma.
+    A model whose scheduler is an EDM one is trained so in any case."""
+
     mixed_precision: Annotated[
         Literal["no", "fp16", "bf16"] | None,
         BeforeValidator(_no_is_a_word),
@@ -72,6 +83,12 @@ class TrainingOptions(BaseModel):
 
     gradient_checkpointing: Annotated[bool, applied("memory and speed change from the next step on")] = False
     """Compute activations again in the backward pass: less memory, about a third slower."""
+
+    enable_xformers_memory_efficient_attention: Annotated[
+        bool, applied("attention is computed so from the next step on")
+    ] = False
+    """Attention by xFormers (pip install xformers): less memory on GPUs where torch's own is slow. Not run so far:
+    whether resumes stay exact with it is not known."""
 
     allow_tf32: Annotated[bool, applied("matrix products are computed so from the next step on")] = False
     """Let NVIDIA GPUs multiply float32 matrices in TensorFloat-32: faster, less precise."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dreambooth_resume.models.base import LatentScale, ModelFacts, NoiseSchedule
+from dreambooth_resume.models.base import EdmSchedule, LatentScale, ModelFacts, NoiseSchedule
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.sdxl.family import LORA_TARGET_MODULES
 from dreambooth_resume.models.source import ModelSource
@@ -66,11 +66,10 @@ def load_denoiser(
 ) -> SdxlDenoiser:
     """Read the UNet from disk onto the device, without an adapter, ready to be trained around.
 
-    The alphas are those of Diffusers' DDPMScheduler for the model's own scheduler configuration, float32.
+    The noise schedule is that of Diffusers' schedulers for the model's own scheduler configuration, float32.
     """
     with quiet_loading():
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         unet = UNet2DConditionModel.from_pretrained(
             source.folder / "unet",
@@ -79,7 +78,6 @@ def load_denoiser(
             use_safetensors=True,
             local_files_only=True,
         )
-        alphas_cumprod = DDPMScheduler.from_config(scheduler_config).alphas_cumprod
     unet.requires_grad_(False)
     unet.to(device)
     if gradient_checkpointing:
@@ -87,9 +85,29 @@ def load_denoiser(
     unet.train()
     return SdxlDenoiser(
         unet,
-        noise_schedule=NoiseSchedule(
-            prediction_type=facts.prediction_type, alphas_cumprod_T=alphas_cumprod.to(device, torch.float32)
-        ),
+        noise_schedule=_noise_schedule(facts, scheduler_config, device=device),
         latent_scale=facts.latent_scale,
         weight_dtype=weight_dtype,
+    )
+
+
+def _noise_schedule(facts: ModelFacts, config: dict[str, Any], *, device: torch.device) -> NoiseSchedule:
+    """The levels of both formulations: which of them the model is trained in is the objective's choice."""
+    with quiet_loading():
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+        from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
+        from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+
+        levels = (EDMEulerScheduler if facts.is_edm else EulerDiscreteScheduler).from_config(config)
+        alphas_cumprod = torch.empty(0) if facts.is_edm else DDPMScheduler.from_config(config).alphas_cumprod
+    # Both schedulers have one sigma more than train timesteps, which ends a sampling and is never trained on.
+    count = facts.num_train_timesteps
+    return NoiseSchedule(
+        prediction_type=facts.prediction_type,
+        alphas_cumprod_T=alphas_cumprod.to(device, torch.float32),
+        edm=EdmSchedule(
+            sigmas_T=levels.sigmas[:count].to(device, torch.float32),
+            conditions_T=levels.timesteps[:count].to(device, torch.float32),
+            sigma_data=float(levels.config.sigma_data) if facts.is_edm else None,
+        ),
     )

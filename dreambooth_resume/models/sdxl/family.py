@@ -74,6 +74,7 @@ class SdxlFamily:
             prompt_shape=(_PROMPT_TOKENS, int(unet["cross_attention_dim"])),
             pooled_width=pooled_width,
             picture_side=int(unet.get("sample_size") or 128) * pixels_per_latent,
+            is_edm=is_edm(_scheduler_config(source)),
         )
 
     def adapter_parameters(
@@ -143,6 +144,11 @@ class SdxlFamily:
         return kohya_format(tensors, metadata)
 
 
+def is_edm(scheduler_config: dict[str, Any]) -> bool:
+    """Is it a model of the EDM formulation? As in Diffusers' script, its scheduler's name says so."""
+    return "EDM" in str(scheduler_config.get("_class_name"))
+
+
 def _check_unet(unet: dict[str, Any], source: ModelSource) -> None:
     where = f"{MODEL_FLAG} {source.name}"
     fix = "choose an SDXL base model, such as stabilityai/stable-diffusion-xl-base-1.0"
@@ -186,13 +192,6 @@ def _negative_prompt_is_zeros(source: ModelSource) -> bool:
 
 def _prediction_type(source: ModelSource) -> PredictionType:
     config = _scheduler_config(source)
-    where = f"{MODEL_FLAG} {source.name}"
-    if "EDM" in str(config.get("_class_name")):
-        raise BadInput(
-            f"the model's scheduler is {config['_class_name']}; training in the EDM manner is not available yet",
-            where=where,
-            fix="choose a model with epsilon or v-prediction",
-        )
     prediction_type = config.get("prediction_type", "epsilon")
     if prediction_type == "epsilon":
         return "epsilon"
@@ -200,7 +199,7 @@ def _prediction_type(source: ModelSource) -> PredictionType:
         return "v_prediction"
     raise BadInput(
         f"the model predicts {prediction_type!r}; dbr trains models that predict epsilon or v_prediction",
-        where=where,
+        where=f"{MODEL_FLAG} {source.name}",
         fix="choose another model",
     )
 

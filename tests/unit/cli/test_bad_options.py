@@ -62,6 +62,7 @@ TYPED = [
     REQUIRED + "--local_rank 1",
     "--local_rank -2",
     REQUIRED + "--learning_rate 2",
+    REQUIRED + "--do_edm_style_training --snr_gamma 5",
 ]
 FILES = [
     "rank: 4\nrank: 8",

@@ -79,7 +79,7 @@ def test_unknown_section_is_answered(word: str, fix: str) -> None:
         ("--save-steps", "--checkpointing_steps INT"),
         ("no-random-flip", "--random_flip, --no-random_flip"),
         ("warm-up", "--learning_rate FLOAT"),
-        ("min-SNR", "snr_gamma\n      Not available yet"),
+        ("min-SNR", "--snr_gamma FLOAT"),
         ("max_seq_length", "pictures have no sequence length"),
         ("resume", "--resume_from_checkpoint, --resume TEXT"),
     ],

@@ -58,7 +58,6 @@ def test_v_prediction_and_latent_statistics_are_seen(model_copy: Path, edit_conf
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
         ("unet/config.json", {"projection_class_embeddings_input_dim": 5 * 8 + 32}, "refiner"),
         ("vae/config.json", {"latent_channels": 16}, "16 latent channels"),
-        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDM"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "sample"),
     ],
 )
@@ -163,6 +162,14 @@ def test_unet_in_bf16_still_tells_1023_pixels_from_1024(tiny_source: ModelSource
         )
     assert output.dtype == torch.float32
     assert seen[0].tolist() == [[1023.0, 1024.0, 0.0, 0.0, 64.0, 64.0]]
+
+
+def test_model_of_the_edm_formulation_is_known_by_its_scheduler(
+    tiny_source: ModelSource, model_copy: Path, edit_config: Callable[..., None]
+) -> None:
+    assert not family_named("sdxl").check(tiny_source).is_edm
+    edit_config("scheduler/scheduler_config.json", _class_name="EDMEulerScheduler")
+    assert check(model_copy).is_edm
 
 
 def test_alphas_are_those_of_ddpm_scheduler_for_the_models_configuration(

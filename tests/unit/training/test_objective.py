@@ -6,9 +6,16 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.training_utils import compute_snr
 
-from dreambooth_resume.models.base import LatentScale, NoiseSchedule, PredictionType
-from dreambooth_resume.training.objective import add_noise, denoising_loss, prediction_target, sample_latents
+from dreambooth_resume.models.base import EdmSchedule, LatentScale, NoiseSchedule, PredictionType
+from dreambooth_resume.training.objective import (
+    add_noise,
+    denoising_loss,
+    min_snr_weights,
+    prediction_target,
+    sample_latents,
+)
 
 TIMESTEPS_B = torch.tensor([0, 1, 500, 998, 999])
 
@@ -21,7 +28,8 @@ def scheduler_and_ours(prediction_type: PredictionType, **config: object) -> tup
         prediction_type=prediction_type,
         **config,
     )
-    return scheduler, NoiseSchedule(prediction_type=prediction_type, alphas_cumprod_T=scheduler.alphas_cumprod)
+    edm = EdmSchedule(sigmas_T=torch.empty(0), conditions_T=torch.empty(0))
+    return scheduler, NoiseSchedule(prediction_type=prediction_type, alphas_cumprod_T=scheduler.alphas_cumprod, edm=edm)
 
 
 def draws(seed: int, count: int = 3) -> list[torch.Tensor]:
@@ -77,3 +85,30 @@ def test_loss_is_float32_mean_squared_error_also_for_bf16() -> None:
     loss = denoising_loss(prediction.bfloat16(), target)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(((prediction.bfloat16().float() - target) ** 2).mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("gamma", [0.5, 5.0])
+def test_min_snr_weights_are_those_of_the_script(prediction_type: PredictionType, gamma: float) -> None:
+    scheduler, ours = scheduler_and_ours(prediction_type)
+    snr = compute_snr(scheduler, TIMESTEPS_B)
+    theirs = torch.stack([snr, gamma * torch.ones_like(TIMESTEPS_B)], dim=1).min(dim=1)[0] / snr
+    if prediction_type == "v_prediction":
+        theirs = theirs + 1
+    torch.testing.assert_close(min_snr_weights(TIMESTEPS_B, schedule=ours, gamma=gamma), theirs, rtol=1e-6, atol=0)
+    assert theirs.unique().numel() > 2
+
+
+def test_min_snr_weight_of_pure_noise_is_finite() -> None:
+    """The script divides nothing by nothing at the last timestep of a model with zero terminal SNR."""
+    scheduler, ours = scheduler_and_ours("v_prediction", rescale_betas_zero_snr=True)
+    assert compute_snr(scheduler, TIMESTEPS_B)[-1] == 0
+    assert min_snr_weights(TIMESTEPS_B, schedule=ours, gamma=5.0)[-1] == 2.0
+
+
+def test_weighted_loss_is_the_mean_of_each_samples_error_times_its_weight() -> None:
+    prediction, target, _ = draws(6)
+    weights = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])
+    errors = [((prediction[row] - target[row]) ** 2).mean() for row in range(5)]
+    expected = sum(weight * error for weight, error in zip(weights, errors, strict=True)) / 5
+    torch.testing.assert_close(denoising_loss(prediction, target, weights), expected, rtol=1e-6, atol=0)

@@ -18,7 +18,11 @@ def look(*argv: str, installed: tuple[str, ...] = ()) -> None:
 
 @pytest.mark.parametrize(
     ("argv", "package"),
-    [(("--optimizer", "prodigy"), "prodigyopt"), (("--use_8bit_adam",), "bitsandbytes")],
+    [
+        (("--optimizer", "prodigy"), "prodigyopt"),
+        (("--use_8bit_adam",), "bitsandbytes"),
+        (("--enable_xformers_memory_efficient_attention",), "xformers"),
+    ],
 )
 def test_missing_package_is_named_with_the_command_that_gets_it(argv: tuple[str, ...], package: str) -> None:
     with pytest.raises(BadInput, match=f"needs the package {package}, which is not installed") as refused:
