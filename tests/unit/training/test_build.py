@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.data.dataset import scan_pictures
 from dreambooth_resume.data.plan import Plan
-from dreambooth_resume.errors import Interrupted
+from dreambooth_resume.errors import BadInput, Interrupted
+from dreambooth_resume.models.attention import use_xformers
 from dreambooth_resume.models.base import Encoders
 from dreambooth_resume.models.digests import digest_files
 from dreambooth_resume.models.sdxl.family import SdxlFamily
@@ -21,7 +22,7 @@ from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.models.tiny_pictures import draw_pictures
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.notice import Notice
-from dreambooth_resume.training.build import Assignment, build_parts, make_accelerator
+from dreambooth_resume.training.build import Assignment, Parts, build_parts, make_accelerator
 from dreambooth_resume.training.progress import StepUpdate
 from tests.fakes.memory_storage import MemoryStorage
 
@@ -177,3 +178,60 @@ def test_told_to_leave_it_loads_nothing_more(tiny_source: ModelSource, pictures:
             watcher=Watcher([Told()]),
         )
     assert family.asked == []
+
+
+def parts_of(source: ModelSource, pictures: Path, *words: str) -> Parts:
+    chosen, _ = assignment(source, pictures, *words)
+    return build_parts(
+        chosen,
+        MemoryStorage(),
+        accelerator=make_accelerator(chosen.options),
+        reporter=Quiet(),
+        watcher=Watcher([]),
+    )
+
+
+def test_adamw_is_built_from_the_options(tiny_source: ModelSource, pictures: Path) -> None:
+    words = "--learning_rate 2e-4 --scale_lr --adam_beta1 0.8 --adam_beta2 0.95 --adam_weight_decay 0.5"
+    parts = parts_of(tiny_source, pictures, *words.split(), "--adam_epsilon", "1e-5", "--gradient_accumulation_steps=3")
+    (group,) = parts.state.optimizer.torch_optimizer.param_groups
+    assert (group["betas"], group["weight_decay"], group["eps"]) == ((0.8, 0.95), 0.5, 1e-5)
+    assert parts.state.optimizer.rates(0) == {"unet": pytest.approx(6e-4)}
+
+
+def test_prodigy_is_built_from_the_options(tiny_source: ModelSource, pictures: Path) -> None:
+    words = "--optimizer prodigy --learning_rate 1 --prodigy_beta3 0.9 --no-prodigy_decouple --adam_weight_decay 0.5"
+    parts = parts_of(tiny_source, pictures, *words.split(), "--prodigy_safeguard_warmup=false")
+    (group,) = parts.state.optimizer.torch_optimizer.param_groups
+    assert (group["beta3"], group["decouple"], group["safeguard_warmup"]) == (0.9, False, False)
+    assert (group["use_bias_correction"], group["weight_decay"], group["betas"]) == (True, 0.5, (0.9, 0.999))
+    metrics = parts.train_step(parts.loader[0])
+    assert (metrics.learning_rate, metrics.more) == (1.0, {"prodigy_d": group["d"]})
+
+
+def test_loss_is_that_of_the_options(tiny_source: ModelSource, pictures: Path) -> None:
+    storage, losses = MemoryStorage(), []
+    for words in ((), ("--snr_gamma", "0.1"), ("--do_edm_style_training",)):
+        chosen, _ = assignment(tiny_source, pictures, *words)
+        accelerator = make_accelerator(chosen.options)
+        parts = build_parts(chosen, storage, accelerator=accelerator, reporter=Quiet(), watcher=Watcher([]))
+        losses.append(parts.train_step(parts.loader[0]).loss)
+    plain, min_snr, edm_style = losses
+    assert min_snr < plain
+    assert edm_style not in (plain, min_snr)
+
+
+def test_xformers_is_refused_where_there_is_no_gpu(tiny_source: ModelSource, pictures: Path) -> None:
+    chosen, _ = assignment(tiny_source, pictures, "--enable_xformers_memory_efficient_attention")
+    with pytest.raises(BadInput, match="needs an NVIDIA GPU, and this machine trains on cpu"):
+        make_accelerator(chosen.options)
+
+
+def test_xformers_is_asked_of_the_denoiser(tiny_source: ModelSource, pictures: Path) -> None:
+    """As far as it goes without a GPU: Diffusers looks for the package, then for the GPU."""
+    chosen, family = assignment(tiny_source, pictures)
+    denoiser = family.load_denoiser(
+        chosen.source, device=torch.device("cpu"), weight_dtype=torch.float32, gradient_checkpointing=False
+    )
+    with pytest.raises((ModuleNotFoundError, ValueError), match=r"xformers|GPU"):
+        use_xformers(denoiser)
