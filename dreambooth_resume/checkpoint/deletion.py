@@ -8,6 +8,7 @@ from dreambooth_resume.runs.entries import CheckpointRef, Commit
 from dreambooth_resume.runs.home import CHECKPOINT_FILES, CHECKPOINT_PREFIX, checkpoint_name
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage, StoredObject
+from dreambooth_resume.storage.side_by_side import side_by_side
 
 
 def delete_checkpoints(storage: Storage, refs: list[CheckpointRef]) -> None:
@@ -23,9 +24,7 @@ def collect(storage: Storage, log: Log, *, attempt: int) -> int:
     Only after the adopt of `attempt` is durable: from then on no lower attempt can commit. Returns how many files went.
     """
     left = left_over(log, storage.list(CHECKPOINT_PREFIX), below_attempt=attempt)
-    for found in left:
-        storage.delete(found.key)
-    return len(left)
+    return sum(1 for _ in side_by_side(storage, storage.delete, [found.key for found in left]))
 
 
 def left_over(log: Log, listed: Sequence[StoredObject], *, below_attempt: int) -> list[StoredObject]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 
 from dreambooth_resume.checkpoint.format import SavedState, from_bodies
 from dreambooth_resume.errors import CheckpointDamaged, KeyNotFound
@@ -11,15 +12,13 @@ from dreambooth_resume.runs.entries import CheckpointRef, StoredFile
 from dreambooth_resume.runs.home import CHECKPOINT_FILES, CHECKPOINT_PREFIX, checkpoint_folder, checkpoint_name
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.reread import read_sound
+from dreambooth_resume.storage.side_by_side import side_by_side
 
 
 def load_checkpoint(storage: Storage, ref: CheckpointRef) -> SavedState:
     """The state of a committed checkpoint. Raises CheckpointDamaged with the reason; 403 and 5xx stay what they are."""
-    bodies: dict[str, bytes] = {}
-    for file in ref.files:
-        name = file.key.rpartition("/")[2]
-        bodies[name] = read_checked(storage, file)
-    state = from_bodies(bodies)
+    bodies = side_by_side(storage, partial(read_checked, storage), ref.files)
+    state = from_bodies({file.key.rpartition("/")[2]: body for file, body in zip(ref.files, bodies, strict=True)})
     if state.step != ref.step:
         raise CheckpointDamaged(f"the files are those of step {state.step}, the log entry says {ref.step}")
     return state
@@ -49,7 +48,8 @@ def load_staged(storage: Storage, *, attempt: int, above_step: int) -> SavedStat
             return None
         folder = checkpoint_folder(step, attempt)
         try:
-            return from_bodies({name: storage.read(f"{folder}/{name}") for name in CHECKPOINT_FILES})
+            bodies = side_by_side(storage, storage.read, [f"{folder}/{name}" for name in CHECKPOINT_FILES])
+            return from_bodies(dict(zip(CHECKPOINT_FILES, bodies, strict=True)))
         except (KeyNotFound, CheckpointDamaged):
             continue  # written in part: those steps are trained again
     return None

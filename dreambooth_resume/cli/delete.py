@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import add_home, no_run, open_home
 from dreambooth_resume.cli.output import files_shown, is_confirmed, print_columns, print_json, tell_at_once
@@ -9,15 +12,18 @@ from dreambooth_resume.cli.wording import count, size
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.runs.record import RunRecord, read_record
 from dreambooth_resume.storage.base import Storage, StoredObject
+from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.workflows.delete import check_deletable, delete_run
 from dreambooth_resume.workflows.holders import Waiting
 from dreambooth_resume.workflows.inventory import (
     DELETION_ORDER,
     Inventory,
     picture_names,
+    read_inputs,
     take_inventory,
     total_bytes,
 )
+from dreambooth_resume.workflows.left_here import LeftHere, find_left_here
 
 _NAMED_MAX = 8
 
@@ -27,11 +33,15 @@ def run(words: list[str]) -> int:
     parser = CommandParser(
         "dbr delete",
         description="Delete a run: everything that dbr wrote into its home, checkpoints and copies of the pictures "
-        "included. Files of others stay. Asks first; refuses while somebody trains the run.",
+        "included, and of a home in S3 what this machine holds of it. Files of others stay. Asks first; refuses while "
+        "somebody trains the run.",
         fix="dbr delete HOME, or dbr delete HOME --yes",
     )
     add_home(parser)
     parser.add_argument("--yes", action="store_true", help="don't ask")
+    parser.add_argument(
+        "--stage-dir", metavar="DIR", help="the run's folder on this machine, if its home is elsewhere and it had one"
+    )
     parser.add_argument("--json", action="store_true", help="for programs; needs --yes")
     arguments = parser.parse_words(words)
     storage = open_home(arguments)
@@ -39,23 +49,36 @@ def run(words: list[str]) -> int:
     if not (inventory.ours["run"] or inventory.ours["log"]):
         raise no_run(arguments.home)
     check_deletable(storage)
+    left = _left_here(storage, arguments)
     if not arguments.json:
-        _show(storage, inventory)
+        _show(storage, inventory, left)
     if not arguments.yes and not is_confirmed("Delete all of this for good? [y/N] ", command="dbr delete"):
         print("Nothing was deleted.")
         return 0
     with files_shown("deleting") as on_file:
         deleted = delete_run(storage, Waiting(tell=tell_at_once), on_file=on_file)
+    # Last: as long as the home is there, somebody may want to go on from what was not committed.
+    left.delete()
     if arguments.json:
-        print_json({"home": storage.describe(), "deleted": deleted})
+        print_json({"home": storage.describe(), "deleted": deleted, "deleted_here": [str(file) for file in left.files]})
         return 0
-    print(f"Deleted the run in {storage.describe()}: {count(deleted.files, 'file')}, {size(deleted.size_bytes)}.")
+    here = f", and {count(len(left.files), 'file')} on this machine" if left.files else ""
+    print(f"Deleted the run in {storage.describe()}: {count(deleted.files, 'file')}, {size(deleted.size_bytes)}{here}.")
     if deleted.foreign:
         print(f"{_foreign(deleted.foreign)}: not dbr's, so still there.")
     return 0
 
 
-def _show(storage: Storage, inventory: Inventory) -> None:
+def _left_here(storage: Storage, arguments: argparse.Namespace) -> LeftHere:
+    if isinstance(storage, LocalStorage):
+        return LeftHere(stages=(), files=())
+    named = read_inputs(storage)
+    pictures = [picture.sha256 for picture in named.pictures] if named else []
+    stage_dir = Path(arguments.stage_dir).expanduser() if arguments.stage_dir else None
+    return find_left_here(storage.describe(), _record(storage), pictures, stage_dir=stage_dir)
+
+
+def _show(storage: Storage, inventory: Inventory, left: LeftHere) -> None:
     print(f"{storage.describe()}: {count(inventory.files, 'file')}, {size(inventory.size_bytes)}")
     rows = [
         (f"  {kind}", count(len(found), "file"), size(total_bytes(found)))
@@ -65,6 +88,11 @@ def _show(storage: Storage, inventory: Inventory) -> None:
     print_columns(rows)
     if pictures := _whose_pictures(storage):
         print(pictures)
+    if left.files:
+        places = ", ".join(str(stage) for stage in left.stages)
+        print(f"On this machine: {count(len(left.files), 'file')}, {size(left.size_bytes)}, in {places}")
+    elif not isinstance(storage, LocalStorage):
+        print("Other machines, and folders named with --output_dir or --stage_dir, may hold fetched pictures too.")
     if inventory.foreign:
         print(f"{_foreign(inventory.foreign)}: not dbr's, stay.")
 

@@ -6,6 +6,8 @@ import argparse
 import shlex
 from pathlib import Path
 
+from dreambooth_resume.config.schema import OPTIONS
+from dreambooth_resume.config.values import checked
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.runs.home import RUN
 from dreambooth_resume.runs.registry import find_homes
@@ -13,6 +15,8 @@ from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.storage.urls import open_storage
+from dreambooth_resume.workflows.home import S3_OPTIONS
+from dreambooth_resume.workflows.home import s3_settings as settings_of
 
 HOME_HELP = "the run's home: a folder (its --output_dir) or s3://BUCKET/NAME"
 
@@ -24,14 +28,28 @@ def add_home(parser: argparse.ArgumentParser) -> None:
 
 
 def add_s3_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--s3-endpoint-url", metavar="URL", help="address of an S3 service other than AWS (or set AWS_ENDPOINT_URL)"
-    )
+    """The options of `dbr train` by which it reaches a bucket: a home is found by the words it was made with."""
+    group = parser.add_argument_group("a home in S3", "as for dbr train; credentials are found as boto3 finds them")
+    for name in S3_OPTIONS:
+        option, about = OPTIONS[name], OPTIONS[name].help.replace("%", "%%")
+        if option.kind == "bool":
+            group.add_argument(_flag(name), dest=name, action="store_true", default=None, help=about)
+        else:
+            group.add_argument(_flag(name), dest=name, metavar=option.placeholder, help=about)
 
 
 def s3_settings(arguments: argparse.Namespace) -> S3Settings:
-    """How the words say that S3 is reached. Raises BadInput for what is no address."""
-    return S3Settings(endpoint_url=arguments.s3_endpoint_url)
+    """How the words say that S3 is reached. Raises BadInput for a value that the option doesn't take."""
+
+    def value(name: str) -> object:
+        typed = getattr(arguments, name)
+        return OPTIONS[name].default if typed is None else checked(OPTIONS[name], typed, where=_flag(name))
+
+    return settings_of(value)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def open_home(arguments: argparse.Namespace) -> Storage:

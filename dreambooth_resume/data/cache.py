@@ -9,14 +9,14 @@ Kill anywhere: an entry is put at once or not at all, so a kill costs at most th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,10 @@ from dreambooth_resume.data.fingerprint import canonical_json, digest_of
 from dreambooth_resume.data.transforms import FloatArray
 from dreambooth_resume.errors import ComeBack, KeyNotFound, RefusedToGoOn
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.side_by_side import side_by_side
 
 CACHE_PREFIX = "cache/"
 MEMORY_LIMIT_BYTES = 4 * 2**30
-_READERS = 8
 
 Arrays = Mapping[str, FloatArray]
 
@@ -76,26 +76,26 @@ class Cache:
         at once, with what was done kept. Returns True when all are there.
         Raises RefusedToGoOn if an encoder gives NaN or infinity, or the home doesn't give back what was written.
         """
-        total = len(entries)
-        encoded = 0
-        on_progress(0, total)
-        # From a bucket an entry takes a round trip: several at once, while the order of encoding stays.
-        readers = ThreadPoolExecutor(_READERS, thread_name_prefix="cache")
-        try:
-            for done, (entry, stored) in enumerate(zip(entries, readers.map(self._stored, entries), strict=True), 1):
-                if should_stop():
-                    return False
-                arrays = stored
-                if arrays is None:
-                    arrays = self._encode(entry)
-                    encoded += 1
+        done, encoded, total = 0, 0, len(entries)
+        on_progress(done, total)
+
+        def settled() -> Iterator[_Settled]:
+            """Each entry as the home has it or as it was made, one after the other: two encodings never overlap."""
+            with contextlib.closing(side_by_side(self._storage, self._stored, entries)) as found:
+                for entry, stored in zip(entries, found, strict=True):
+                    if should_stop():
+                        return
+                    yield (entry, stored, None) if stored is not None else (entry, None, _encode(entry))
+
+        # What was read comes ahead of the encoder, what it made is put behind it, and all of it in the entries' order.
+        with contextlib.closing(side_by_side(self._storage, self._keep, settled())) as kept:
+            for entry, arrays, was_encoded in kept:
                 self._remember(entry.key, arrays)
+                done, encoded = done + 1, encoded + was_encoded
                 on_progress(done, total)
-        finally:
-            readers.shutdown(wait=True, cancel_futures=True)
         if encoded:
             _logger.info("Encoded %d of %d entries; the others were in the cache.", encoded, total)
-        return True
+        return done == total
 
     def arrays(self, entry: Entry) -> Arrays:
         """The arrays of an entry that `fill` has seen. Safe to call from several threads; read-only.
@@ -114,21 +114,19 @@ class Cache:
         self._remember(entry.key, arrays)
         return arrays
 
-    def _encode(self, entry: Entry) -> Arrays:
-        """Encode and store; the arrays are those that the home holds now, so every start goes on from the same bits."""
-        made = entry.encode()
-        for name, array in made.items():
-            if not np.isfinite(array).all():
-                raise RefusedToGoOn(
-                    f"{entry.label}: the encoder gives NaN or infinity ({name}). Try another VAE or picture."
-                )
+    def _keep(self, settled: _Settled) -> tuple[Entry, Arrays, bool]:
+        """Store what was made; the arrays are those that the home holds now, so each start has the same bits."""
+        entry, stored, made = settled
+        if stored is not None:
+            return entry, stored, False
+        assert made is not None
         self._storage.put_if_absent(entry.key, _pack(entry, made))
         arrays = self._stored(entry)
         if arrays is None:
             raise RefusedToGoOn(
                 f"{self._storage.describe()} does not give back what was written to {entry.key}. Check the disk."
             )
-        return arrays
+        return entry, arrays, True
 
     def _stored(self, entry: Entry) -> Arrays | None:
         """What the home holds, if it is sound. A damaged entry is deleted, since its key is never written over."""
@@ -153,8 +151,22 @@ class Cache:
                 self._memory_bytes -= _size_bytes(dropped)
 
 
+_Settled = tuple[Entry, Arrays | None, Arrays | None]
+"""An entry with what the home has of it, or else with what was encoded."""
+
+
 class _DamagedEntryError(Exception):
     """A stored entry that isn't what was put."""
+
+
+def _encode(entry: Entry) -> Arrays:
+    made = entry.encode()
+    for name, array in made.items():
+        if not np.isfinite(array).all():
+            raise RefusedToGoOn(
+                f"{entry.label}: the encoder gives NaN or infinity ({name}). Try another VAE or picture."
+            )
+    return made
 
 
 def _pack(entry: Entry, arrays: Arrays) -> bytes:

@@ -7,18 +7,22 @@ missing. The list goes last: until it exists, the next start copies from the fol
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from dreambooth_resume.data.dataset import Picture, PictureSet
-from dreambooth_resume.data.fingerprint import canonical_json
 from dreambooth_resume.errors import BadInput, KeyNotFound, RefusedToGoOn
+from dreambooth_resume.runs.entries import sealed, unsealed
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.reread import read_sound
+from dreambooth_resume.storage.side_by_side import side_by_side
 
 INPUTS_PREFIX = "inputs/"
 INPUTS_LIST = "inputs.json"
@@ -71,14 +75,16 @@ def store_inputs(
     picture: True makes it return False at once, else it returns True. Raises BadInput if the home holds another set of
     pictures, or if a picture changes while it is copied.
     """
-    wanted = _list_body(pictures)
+    wanted = _listing(pictures)
     if _is_listed(storage, list_key, wanted):
         return True
-    for picture in pictures.pictures:
-        if should_stop():
-            return False
-        _store_one(storage, picture)
-    if not storage.put_if_absent(list_key, wanted):
+    distinct = {picture.sha256: picture for picture in pictures.pictures}
+    there = {found.key for found in storage.list(INPUTS_PREFIX)}
+    until_asked_to_stop = itertools.takewhile(lambda _: not should_stop(), distinct.values())
+    stored = side_by_side(storage, partial(_store_one, storage, there), until_asked_to_stop)
+    if sum(1 for _ in stored) < len(distinct):
+        return False
+    if not storage.put_if_absent(list_key, sealed(wanted.model_dump(mode="json", exclude_none=True))):
         _is_listed(storage, list_key, wanted)
     _logger.info(
         "Copied %d pictures (%.1f MB) to %s: the run no longer needs the folder.",
@@ -96,9 +102,12 @@ def load_inputs(storage: Storage, stage: Path, *, prompt: str, list_key: str = I
     listed = read_list(storage, list_key)
     if listed is None:
         return None
+    distinct = {stored.sha256: stored for stored in reversed(listed.pictures)}
+    found = side_by_side(storage, partial(local_file, storage, stage), distinct.values())
+    files = dict(zip(distinct, found, strict=True))
     return PictureSet(
         pictures=tuple(
-            Picture(path=local_file(storage, stage, stored), prompt=stored.caption or prompt, **stored.model_dump())
+            Picture(path=files[stored.sha256], prompt=stored.caption or prompt, **stored.model_dump())
             for stored in listed.pictures
         )
     )
@@ -107,29 +116,36 @@ def load_inputs(storage: Storage, stage: Path, *, prompt: str, list_key: str = I
 def read_list(storage: Storage, list_key: str) -> StoredInputs | None:
     """The list of that name, None if there is none. Raises RefusedToGoOn if it is damaged or of a later format."""
     try:
-        listed = StoredInputs.model_validate_json(storage.read(list_key))
+        listed = read_sound(storage, list_key, partial(_parse, storage, list_key), damaged=RefusedToGoOn)
     except KeyNotFound:
         return None
-    except ValidationError as error:
-        raise RefusedToGoOn(
-            f"{list_key} in {storage.describe()} is damaged. Delete it and start with the folder at hand, "
-            "and it is written again from there."
-        ) from error
     if listed.format > _FORMAT:
         raise RefusedToGoOn(f"{list_key} in {storage.describe()} was written by a newer dbr: update this one.")
     return listed
 
 
-def _list_body(pictures: PictureSet) -> bytes:
-    listed = tuple(StoredPicture.model_validate(picture, from_attributes=True) for picture in pictures.pictures)
-    return canonical_json(StoredInputs(format=_FORMAT, pictures=listed).model_dump(mode="json", exclude_none=True))
-
-
-def _is_listed(storage: Storage, list_key: str, wanted: bytes) -> bool:
-    """Whether the home's list is `wanted`. Raises BadInput if it is another."""
+def _parse(storage: Storage, list_key: str, body: bytes) -> StoredInputs:
     try:
-        stored = storage.read(list_key)
-    except KeyNotFound:
+        facts = json.loads(body)
+        # Lists that were written before there were seals have these two names and no other.
+        is_unsealed = isinstance(facts, dict) and facts.keys() == StoredInputs.model_fields.keys()
+        return StoredInputs.model_validate(facts if is_unsealed else unsealed(body))
+    except ValueError as error:
+        raise RefusedToGoOn(
+            f"{list_key} in {storage.describe()} is damaged. Delete it and start with the folder at hand, "
+            "and it is written again from there."
+        ) from error
+
+
+def _listing(pictures: PictureSet) -> StoredInputs:
+    listed = tuple(StoredPicture.model_validate(picture, from_attributes=True) for picture in pictures.pictures)
+    return StoredInputs(format=_FORMAT, pictures=listed)
+
+
+def _is_listed(storage: Storage, list_key: str, wanted: StoredInputs) -> bool:
+    """Whether the home's list is `wanted`. Raises BadInput if it is another, RefusedToGoOn if it is damaged."""
+    stored = read_list(storage, list_key)
+    if stored is None:
         return False
     if stored != wanted:
         raise BadInput(
@@ -140,8 +156,10 @@ def _is_listed(storage: Storage, list_key: str, wanted: bytes) -> bool:
     return True
 
 
-def _store_one(storage: Storage, picture: Picture) -> None:
-    if _has_copy(storage, picture.name, picture.sha256):
+def _store_one(storage: Storage, there: Collection[str], picture: Picture) -> None:
+    """Copy `picture`, unless its copy is `there` and sound, as it is after a start that was killed."""
+    key = input_key(picture.sha256)
+    if key in there and _has_copy(storage, picture.name, picture.sha256):
         return
     try:
         body = picture.path.read_bytes()
@@ -149,7 +167,9 @@ def _store_one(storage: Storage, picture: Picture) -> None:
         raise _changed(picture) from error
     if hashlib.sha256(body).hexdigest() != picture.sha256:
         raise _changed(picture)
-    storage.put_if_absent(input_key(picture.sha256), body)
+    # Refused, though it wasn't listed: listings lag behind, and another start may be copying the same.
+    if not storage.put_if_absent(key, body) and not _has_copy(storage, picture.name, picture.sha256):
+        storage.put_if_absent(key, body)
 
 
 def keep_body(storage: Storage, stage: Path, stored: StoredPicture, body: bytes) -> None:

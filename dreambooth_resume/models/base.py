@@ -48,9 +48,6 @@ class ModelFacts:
     latent_scale: LatentScale
     num_train_timesteps: int
     prediction_type: PredictionType
-    prompt_shape: tuple[int, int]
-    """Shape of one prompt's embedding: tokens, width."""
-    pooled_width: int
     picture_side: int = 1024
     """Height and width of the pictures that the model makes by itself, in pixels."""
     is_edm: bool = False

@@ -117,10 +117,17 @@ def ref_of(log: Log, number: int) -> CheckpointRef:
 
 
 def take_over(
-    storage: Storage, wish: Wish, *, load: Callable[[CheckpointRef], Loaded], process: Process, patience: Patience
+    storage: Storage,
+    wish: Wish,
+    *,
+    load: Callable[[CheckpointRef], Loaded],
+    process: Process,
+    patience: Patience,
+    known: Log | None = None,
 ) -> Adoption[Loaded] | Log:
     """Adopt the run in `storage` and load the checkpoint it goes on from; the log itself if the run is finished.
 
+    `known` is the log as it was read before, if it was: its entries never change, and are not read again.
     `load` reads and verifies a checkpoint and raises CheckpointDamaged if it isn't what its entry says: it is then set
     aside, by a further adopt, and the one before is taken. Raises NothingValid, RefusedToGoOn, HolderAlive, and Fenced
     for a guard's return.
@@ -129,7 +136,7 @@ def take_over(
     for _ in range(_ROUNDS_MAX):
         if wish.rolled_back is not None:
             _refuse_another_holder(storage, mine=process)
-        log, reason = wait_until_free(storage, mine=process, patience=patience)
+        log, reason = wait_until_free(storage, mine=process, patience=patience, known=known)
         if log.finished is not None and not (wish.reopen and wish.max_train_steps > log.entries[-1].state.step):
             return log
         target, going_back = _choose(log, search)

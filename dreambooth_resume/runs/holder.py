@@ -61,18 +61,22 @@ class Patience:
     tell: Callable[[str], None] = lambda _message: None
 
 
-def wait_until_free(storage: Storage, *, mine: Process, patience: Patience) -> tuple[Log, str]:
+def wait_until_free(
+    storage: Storage, *, mine: Process, patience: Patience, known: Log | None = None
+) -> tuple[Log, str]:
     """Wait for the run's holder to go if need be; returns the log by which the run is free, and why it is.
 
+    `known` is the log as it was read before, if it was: its entries are not read again.
     An adopt belongs at the number after that log, and nowhere else: behind any further entry stands somebody of whom
     nothing is known. Raises HolderAlive after `patience.wait_seconds`, or when asked to stop.
     """
-    log = read_log(storage)
+    log = read_log(storage, known)
     adopt = log.adopt
     if adopt is None:
         return log, "nobody has trained this run yet"
     started = patience.monotonic()
-    beat, beat_seen = _heartbeat(storage, adopt.attempt), started
+    beat: bytes | None = None
+    beat_seen = started
     told = False
     while True:
         if reason := _free_at_once(log, adopt, mine=mine, take_over=patience.take_over):

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -25,6 +26,7 @@ from dreambooth_resume.runs.entries import (
 from dreambooth_resume.runs.home import DELETING_PREFIX, LOG_PREFIX, log_key, log_number
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.reread import read_sound
+from dreambooth_resume.storage.side_by_side import side_by_side
 
 # An attempt meets its own late puts at most once each, so a longer walk means that something else is wrong.
 _LATE_PUTS_MAX = 1000
@@ -127,25 +129,43 @@ def read_log(storage: Storage, known: Log | None = None) -> Log:
     Entries never change, so those of `known` are not read again, and only the next numbers are asked for.
     Raises RefusedToGoOn if an entry is missing or can't be read: what it said is unknown, so nothing can be decided.
     """
-    listed = set() if known else {log_number(found.key) for found in storage.list(LOG_PREFIX)} - {None}
+    listed = set() if known else _listed_numbers(storage)
     entries: list[Entry] = list(known.entries) if known else []
     while True:
-        number = len(entries) + 1
-        try:
-            entry = _read_entry(storage, number)
-        except KeyNotFound:
-            later = sorted(later for later in listed if later is not None and later >= number)
-            if later and storage.list(DELETING_PREFIX):
-                raise RefusedToGoOn(
-                    f"{storage.describe()}: this run is being deleted. To end that: dbr delete {storage.describe()}"
-                ) from None
-            if later:
-                raise RefusedToGoOn(
-                    f"{storage.describe()}: {log_key(number)} is missing, but {log_key(later[0])} is there. Entries "
-                    "are never deleted by dbr: put it back from a copy, or begin a new run in another folder."
-                ) from None
-            return Log(tuple(entries))
-        entries.append(entry)
+        first = len(entries) + 1
+        # Up to the one behind the last that is listed: if it isn't there, that is the end of the log.
+        numbers = range(first, max(first, max(listed, default=0) + 1) + 1)
+        for entry in side_by_side(storage, partial(_entry_if_there, storage), numbers):
+            if entry is None:
+                _refuse_a_gap(storage, len(entries) + 1, listed)
+                return Log(tuple(entries))
+            entries.append(entry)
+
+
+def _listed_numbers(storage: Storage) -> set[int]:
+    return {number for found in storage.list(LOG_PREFIX) if (number := log_number(found.key)) is not None}
+
+
+def _refuse_a_gap(storage: Storage, missing: int, listed: set[int]) -> None:
+    """Raises RefusedToGoOn if there are entries behind the one that isn't there."""
+    later = min((number for number in listed if number >= missing), default=None)
+    if later is None:
+        return
+    if storage.list(DELETING_PREFIX):
+        raise RefusedToGoOn(
+            f"{storage.describe()}: this run is being deleted. To end that: dbr delete {storage.describe()}"
+        )
+    raise RefusedToGoOn(
+        f"{storage.describe()}: {log_key(missing)} is missing, but {log_key(later)} is there. Entries "
+        "are never deleted by dbr: put it back from a copy, or begin a new run in another folder."
+    )
+
+
+def _entry_if_there(storage: Storage, number: int) -> Entry | None:
+    try:
+        return _read_entry(storage, number)
+    except KeyNotFound:
+        return None
 
 
 def _read_entry(storage: Storage, number: int) -> Entry:

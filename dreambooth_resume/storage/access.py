@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dreambooth_resume.errors import AccessDenied, KeyNotFound
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.probe import PROBE_PREFIX
+from dreambooth_resume.storage.side_by_side import both
 
 
 class PermissionMissing(AccessDenied):
@@ -37,8 +38,11 @@ def check_access(storage: Storage) -> None:
             return False
         return True
 
-    listed = is_allowed(lambda: storage.list(PROBE_PREFIX))
-    written = is_allowed(lambda: storage.write(key, [body]))
+    listed, written = both(
+        storage,
+        lambda: is_allowed(lambda: storage.list(PROBE_PREFIX)),
+        lambda: is_allowed(lambda: storage.write(key, [body])),
+    )
     # Of a key that isn't there, a store says by the same refusal that we may not read, or that we may not list.
     if written or listed:
         with contextlib.suppress(KeyNotFound):

@@ -50,6 +50,11 @@ class Storage(Protocol):
         ...
 
     @property
+    def requests_at_once(self) -> int:
+        """How many requests one task here may have under way: 1 where an answer takes no round trip."""
+        ...
+
+    @property
     def refuses_a_second_writer(self) -> bool:
         """Is `put_if_absent` one atomic request? False only where the store has none and the user accepted that."""
         ...

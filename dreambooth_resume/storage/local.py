@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from dreambooth_resume.errors import AccessDenied, KeyNotFound, OutcomeUnknown, StorageUnavailable
 from dreambooth_resume.storage.base import Body, SinkKind, StoredDigest, StoredObject
+from dreambooth_resume.storage.same_folder import SameFolder
 
 TEMPORARY = ".tmp"
 # Where hard links don't exist, put-if-absent creates the key as a folder that holds its body under this name.
@@ -35,23 +36,26 @@ class LocalStorage:
     """Keys are files below `root`; a write is a temporary file, fsync, rename, fsync of the folder."""
 
     hint_interval_seconds = 1.0
+    requests_at_once = 1
     refuses_a_second_writer = True
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._owner = "x"
-        self._was_there = False
+        self._folder = SameFolder(root)
 
     def describe(self) -> str:
         return str(self.root)
 
     def read(self, key: str) -> bytes:
-        with _translated(f"read {self.root / key}", reading=True), self._open(key) as stored:
-            return stored.read()
+        with self._reading(f"read {self.root / key}"), self._open(key) as stored:
+            body = stored.read()
+        self._folder.has_given(key)
+        return body
 
     def download(self, key: str, new_sink: Callable[[], SinkKind]) -> SinkKind:
         sink = new_sink()
-        with _translated(f"read {self.root / key}", reading=True):
+        with self._reading(f"read {self.root / key}"):
             stored = self._open(key)
         with stored:
             # Only what the disk says is translated: the sink has troubles of its own.
@@ -65,12 +69,12 @@ class LocalStorage:
 
     def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:
         target = self.root / key
-        self._refuse_if_gone()
+        self._folder.check()
         with _translated(f"write {target}"):
             _made_again(lambda: self._replace(target, parts, durable=durable))
-            self._was_there = True
             if durable:
                 _fsync_folder_if_there(target.parent)
+        self._folder.check()
 
     def _replace(self, target: Path, parts: Sequence[Body], *, durable: bool) -> None:
         _make_folder(target.parent, durable=durable)
@@ -84,16 +88,21 @@ class LocalStorage:
 
     def put_if_absent(self, key: str, body: bytes) -> bool:
         target = self.root / key
-        self._refuse_if_gone()
+        self._folder.check()
         with _translated(f"create {target}"):
             created = _made_again(lambda: self._create(target, body))
-        self._was_there = True
         try:
             # Also where the key exists: its writer may not have come so far, and a caller who finds its own earlier
             # body there takes it for done.
             _fsync_folder_if_there(target.parent)
         except OSError as error:
             raise OutcomeUnknown(f"{target} is there, but the disk did not confirm it: {error}") from error
+        try:
+            # A disk that went between the first look and the link has the key behind it, in the bare folder.
+            self._folder.check()
+        except StorageUnavailable as error:
+            raise OutcomeUnknown(f"{error} Whether {key} was created is not known.") from error
+        self._folder.has_taken(key)
         return created
 
     def _create(self, target: Path, body: bytes) -> bool:
@@ -141,13 +150,13 @@ class LocalStorage:
         return True
 
     def digest(self, key: str) -> StoredDigest:
-        with _translated(f"read {self.root / key}", reading=True), self._open(key) as stored:
+        with self._reading(f"read {self.root / key}"), self._open(key) as stored:
             sha256 = hashlib.file_digest(stored, "sha256").hexdigest()
             return StoredDigest(size_bytes=stored.tell(), sha256=sha256)
 
     def folders(self, prefix: str = "") -> list[str]:
         try:
-            with _translated(f"list {self.root / prefix}", reading=True), os.scandir(self.root / prefix) as found:
+            with self._reading(f"list {self.root / prefix}"), os.scandir(self.root / prefix) as found:
                 names = [f"{prefix}{one.name}/" for one in found if one.is_dir(follow_symlinks=False)]
         except KeyNotFound:
             return []
@@ -155,6 +164,7 @@ class LocalStorage:
         return sorted(name for name in names if name != f"{TEMPORARY}/" and self._holds_keys(name))
 
     def list(self, prefix: str = "") -> list[StoredObject]:
+        self._folder.check()
         with _translated(f"list {self.root / prefix}"):
             return sorted(self._walk(prefix), key=lambda found: found.key)
 
@@ -185,9 +195,12 @@ class LocalStorage:
             (self.root / TEMPORARY).rmdir()
         with contextlib.suppress(OSError):
             self.root.rmdir()
+        self._folder = SameFolder(self.root)
 
     def delete(self, key: str) -> None:
         target = self.root / key
+        self._folder.check()
+        self._folder.has_lost(key)
         with _translated(f"delete {target}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             body = _body(target)  # of a folder that is no key but holds keys, this names nothing
             body.unlink()
@@ -212,14 +225,16 @@ class LocalStorage:
             existing = next(folder for folder in [self.root, *self.root.absolute().parents] if folder.exists())
             return shutil.disk_usage(existing).free
 
-    def _refuse_if_gone(self) -> None:
-        """A home that was moved, or unmounted, must not be made anew in its old place: a save there is lost."""
-        if self.root.is_dir():
-            self._was_there = True
-        elif self._was_there:
-            raise StorageUnavailable(
-                f"{self.root} is no longer there. Was it moved, or its disk unmounted? Put it back where it was."
-            )
+    @contextlib.contextmanager
+    def _reading(self, action: str) -> Iterator[None]:
+        """As `_translated`; that a key isn't there is believed only of the folder that was there before."""
+        try:
+            with _translated(action, reading=True):
+                yield
+        except KeyNotFound:
+            self._folder.check()
+            raise
+        self._folder.check()
 
     def _open(self, key: str) -> BufferedReader:
         path = self.root / key

@@ -6,6 +6,7 @@ import uuid
 
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.side_by_side import both
 
 PROBE_PREFIX = "control/probe-"
 
@@ -20,11 +21,11 @@ def probe(storage: Storage, *, allow_unfenced: bool) -> str:
     try:
         first = storage.put_if_absent(key, body)
         second = storage.put_if_absent(key, b"a second writer")
-        fenced = first and not second and storage.read(key) == body and storage.refuses_a_second_writer
-        listed = any(found.key == key for found in storage.list(PROBE_PREFIX))
+        stored, found = both(storage, lambda: storage.read(key), lambda: storage.list(PROBE_PREFIX))
     finally:
         storage.delete(key)
-    if not listed:
+    fenced = first and not second and stored == body and storage.refuses_a_second_writer
+    if all(one.key != key for one in found):
         raise BadInput(
             "a key that was just written is not listed",
             where=storage.describe(),

@@ -47,6 +47,7 @@ class S3Storage:
 
     # A heartbeat and a look for requests each: about half a cent an hour.
     hint_interval_seconds = 10.0
+    requests_at_once = 8
 
     def __init__(self, address: str, settings: S3Settings | None = None, *, clock: Clock | None = None) -> None:
         self.refuses_a_second_writer = True

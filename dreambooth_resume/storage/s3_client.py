@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
 _TRIES_MAX = 30
-_CONNECTIONS_MAX = 16
+_CONNECTIONS_MAX = 24
 # Answers of stores that don't know a checksum header. Any other code says something about this one request.
 _KNOWS_NO_CHECKSUMS = {"InvalidRequest", "InvalidArgument", "MissingContentLength", "NotImplemented"}
 

@@ -31,6 +31,8 @@ class Unnamed:
     key: str
     size_bytes: int
     why: str
+    is_wanted: bool = False
+    """Of a whole state that the next start would go on from, and not once `gc` has taken the run (rule 9)."""
 
 
 def find_unnamed(
@@ -88,7 +90,11 @@ def _checkpoint_files(log: Log, inventory: Inventory) -> list[Unnamed]:
     }
     if staged is not None:
         reasons[staged] = "complete, but not committed: starting the run again would go on from it"
-    return [Unnamed(key=one.key, size_bytes=one.size_bytes, why=reasons[one.key.partition("/")[0]]) for one in found]
+    folders = [one.key.partition("/")[0] for one in found]
+    return [
+        Unnamed(key=one.key, size_bytes=one.size_bytes, why=reasons[folder], is_wanted=folder == staged)
+        for one, folder in zip(found, folders, strict=True)
+    ]
 
 
 def _staged_folder(log: Log, found: Sequence[StoredObject]) -> str | None:

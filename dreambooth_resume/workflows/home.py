@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,7 @@ from typing import cast
 from pydantic import JsonValue
 
 from dreambooth_resume.config.load import GivenOptions
+from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.errors import BadInput, RefusedToGoOn
 from dreambooth_resume.runs.home import CHECKPOINT_PREFIX, LOG_PREFIX, WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log, read_log
@@ -18,9 +20,11 @@ from dreambooth_resume.runs.record import RunRecord, read_record
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.s3_address import S3Settings
+from dreambooth_resume.storage.side_by_side import side_by_side
 from dreambooth_resume.storage.urls import open_storage
 
-_STAGED = "staged"
+STAGED = "staged"
+"""Where a stage keeps, by run, what could not be committed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +80,9 @@ def find_place(given: GivenOptions) -> Place:
         return Place(storage=open_storage(address), stage=Path(address), flag=flag)
     stage_dir = cast("str | None", given.value("stage_dir"))
     if stage_dir is None:
-        stage_dir = output_dir if "://" not in output_dir else str(_cache_folder_for(address))
+        stage_dir = output_dir if "://" not in output_dir else str(cache_folder_for(address))
     _check_folder(Path(stage_dir), f"--stage_dir {stage_dir}")
-    return Place(storage=open_storage(address, _s3_settings(given)), stage=Path(stage_dir), flag=flag)
+    return Place(storage=open_storage(address, s3_settings(given.value)), stage=Path(stage_dir), flag=flag)
 
 
 def open_home(place: Place) -> Home:
@@ -87,12 +91,13 @@ def open_home(place: Place) -> Home:
     record = read_record(storage)
     if record is not None:
         return Home(place=place, record=record, log=read_log(storage))
-    if storage.list(LOG_PREFIX):
+    entries, *others = side_by_side(storage, storage.list, [LOG_PREFIX, CHECKPOINT_PREFIX, WEIGHTS_NAME])
+    if entries:
         raise RefusedToGoOn(
             f"{storage.describe()} has a commit log but no run.json. Put run.json back from a copy, or begin a new run "
             "in another folder."
         )
-    foreign = [found.key for prefix in (CHECKPOINT_PREFIX, WEIGHTS_NAME) for found in storage.list(prefix)]
+    foreign = [found.key for listed in others for found in listed]
     if foreign:
         raise BadInput(
             f"the folder holds {foreign[0]}, which another program made, and no run of dbr",
@@ -104,24 +109,31 @@ def open_home(place: Place) -> Home:
 
 def stage_of(place: Place, run_id: str) -> LocalStorage | None:
     """The run's own folder in this machine's stage; None where the home itself is on this machine."""
-    return LocalStorage(place.stage / _STAGED / run_id) if place.is_remote else None
+    return LocalStorage(place.stage / STAGED / run_id) if place.is_remote else None
 
 
-def _s3_settings(given: GivenOptions) -> S3Settings:
+S3_OPTIONS = (*(name for name in OPTIONS if name.startswith("s3_")), "unfenced")
+"""The options that say how an S3 service is reached."""
+
+
+def s3_settings(value: Callable[[str], object]) -> S3Settings:
+    """How S3 is reached by `value` of each of S3_OPTIONS. Raises BadInput for an endpoint that is no address."""
+
     def text(name: str) -> str | None:
-        return cast("str | None", given.value(name))
+        return cast("str | None", value(name))
 
     return S3Settings(
         endpoint_url=text("s3_endpoint_url"),
         region=text("s3_region"),
-        path_style={"path": True, "virtual": False}.get(str(given.value("s3_addressing_style"))),
+        path_style={"path": True, "virtual": False}.get(str(value("s3_addressing_style"))),
         sse=text("s3_sse"),
         kms_key_id=text("s3_kms_key_id"),
-        unfenced=bool(given.value("unfenced")),
+        unfenced=bool(value("unfenced")),
     )
 
 
-def _cache_folder_for(address: str) -> Path:
+def cache_folder_for(address: str) -> Path:
+    """This machine's stage for a home in a bucket, where the user named none."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     folder = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
     return folder / "dreambooth_resume" / "stages" / hashlib.sha256(address.encode()).hexdigest()[:16]

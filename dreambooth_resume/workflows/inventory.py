@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import ValidationError
-
 from dreambooth_resume.data.cache import CACHE_PREFIX
 from dreambooth_resume.data.class_images import MADE_LIST, NOTE_SUFFIX, noted_pictures
 from dreambooth_resume.data.inputs import (
@@ -19,7 +17,7 @@ from dreambooth_resume.data.inputs import (
     StoredInputs,
     read_list,
 )
-from dreambooth_resume.errors import KeyNotFound
+from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.runs.home import (
     CHECKPOINT_FILES,
     RESULT_FILES,
@@ -119,8 +117,8 @@ def picture_names(storage: Storage) -> tuple[str, ...] | None:
 def read_inputs(storage: Storage) -> StoredInputs | None:
     """The home's list of pictures; None if it has none, or one that can't be read."""
     try:
-        return StoredInputs.model_validate_json(storage.read(INPUTS_LIST))
-    except (KeyNotFound, ValidationError):
+        return read_list(storage, INPUTS_LIST)
+    except RefusedToGoOn:
         return None
 
 

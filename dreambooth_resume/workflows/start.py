@@ -22,7 +22,6 @@ from dreambooth_resume.runs.entries import Adopt, CheckpointRef, Process, Skippe
 from dreambooth_resume.runs.holder import Patience, this_process
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.record import Pins, RunRecord, new_record, write_record
-from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, make_accelerator
 from dreambooth_resume.training.guards import next_window
@@ -58,7 +57,7 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
     differing = compare_fingerprints(run_record.numerics, ready.numerics)
     because = tuple(f"{name} {then} -> {now}" for name, then, now in differing)
     wish = _wish(home, options, ready.assignment, not_exact_because=because)
-    adopted = _take_over(home.storage, options, wish, process, watcher, reporter)
+    adopted = _take_over(home, options, wish, process, watcher, reporter)
     if isinstance(adopted, Log):
         return adopted
     if (request := wish.going_back) is not None and not _went_back(adopted):
@@ -209,7 +208,7 @@ def _wish(home: Home, options: Options, assignment: Assignment, *, not_exact_bec
 
 
 def _take_over(
-    storage: Storage, options: Options, wish: Wish, process: Process, watcher: Watcher, reporter: Reporter
+    home: Home, options: Options, wish: Wish, process: Process, watcher: Watcher, reporter: Reporter
 ) -> Adoption[SavedState] | Log:
     chosen = options.train.checkpoints
     patience = Patience(
@@ -223,6 +222,6 @@ def _take_over(
     def load(ref: CheckpointRef) -> SavedState:
         # With a patience of its own: asking for everything again would adopt again, once for each time, and what the
         # attempt before had staged would no longer be that of the attempt just before.
-        return patient(lambda: load_checkpoint(storage, ref))
+        return patient(lambda: load_checkpoint(home.storage, ref))
 
-    return patient(lambda: take_over(storage, wish, load=load, process=process, patience=patience))
+    return patient(lambda: take_over(home.storage, wish, load=load, process=process, patience=patience, known=home.log))

@@ -22,6 +22,7 @@ from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.access import check_access
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.storage.probe import probe
+from dreambooth_resume.storage.side_by_side import both
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.home import Home, find_place, open_home
@@ -100,12 +101,22 @@ def _train(home: Home, options: Options, watcher: Watcher, reporter: Reporter) -
     for remark in remarks(options.train, options.sources):
         reporter.message(remark)
     unfenced = options.train.checkpoints.unfenced
-    if home.place.is_remote:
-        patient(lambda: check_access(home.storage))
-    fencing = patient(lambda: probe(home.storage, allow_unfenced=unfenced))
+    fencing = patient(lambda: _look_at(home, allow_unfenced=unfenced))
     reporter.message(wording.plan(home.storage, checked.inputs, checked.plan, checked.max_train_steps, fencing))
     # torch, Diffusers and their like take seconds to import: whoever mistyped a folder has been told by now.
     with few_collections():
         from dreambooth_resume.workflows.start import start
 
     return start(checked, watcher, reporter)
+
+
+def _look_at(home: Home, *, allow_unfenced: bool) -> str:
+    """How writers are kept apart there. Raises what `check_access` and `probe` do, a missing permission first."""
+    if not home.place.is_remote:
+        return probe(home.storage, allow_unfenced=allow_unfenced)
+    _, fencing = both(
+        home.storage,
+        lambda: check_access(home.storage),
+        lambda: probe(home.storage, allow_unfenced=allow_unfenced),
+    )
+    return fencing

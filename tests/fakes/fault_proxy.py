@@ -25,6 +25,7 @@ from typing import Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 _PIECE_BYTES = 16 * 1024
+_GATE_SECONDS_MAX = 100
 Checksums = Literal["ignored", "kept", "verified"]
 
 
@@ -33,7 +34,7 @@ class What(enum.Enum):
 
     RESET = "the connection breaks before the server hears of it"
     BLACKHOLE = "no answer ever comes, and the server does not hear of it"
-    DELAY = "passes after `seconds`"
+    DELAY = "passes after `seconds`, or once `gate` is set"
     RATE = "both bodies pass at `bytes_per_second`"
     CUT_UPLOAD = "the connection breaks in the middle of the request's body"
     CUT_DOWNLOAD = "the connection breaks in the middle of the answer's body"
@@ -61,6 +62,7 @@ class Fault:
     times: int | None = 1
     every: int | None = None
     seconds: float = 0.0
+    gate: threading.Event | None = None
     bytes_per_second: float = 1e6
     status: int = 503
     code: str = "SlowDown"
@@ -268,7 +270,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 proxy.state.late.append((self.command, self.path, headers, body))
             raise _Broken
         if fault is not None and what is What.DELAY:
-            time.sleep(fault.seconds)
+            _wait(fault)
         answer = proxy.forward(
             self.command, self.path, headers, _flipped(body) if what is What.CORRUPT_UPLOAD else body
         )
@@ -367,6 +369,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
+
+
+def _wait(fault: Fault) -> None:
+    if fault.gate is not None:
+        assert fault.gate.wait(_GATE_SECONDS_MAX), "nobody has opened the gate"
+    else:
+        time.sleep(fault.seconds)
 
 
 def _is_slow(fault: Fault | None) -> bool:

@@ -35,6 +35,7 @@ class FaultyStorage:
     def __init__(self, inner: Storage, *, at: int = 0, fault: Fault = Fault.FAILS) -> None:
         self.inner = inner
         self.hint_interval_seconds = inner.hint_interval_seconds
+        self.requests_at_once = inner.requests_at_once
         self.at = at
         self.fault = fault
         self.count = 0

@@ -16,7 +16,14 @@ class MemoryStorage:
     hint_interval_seconds = 1.0
     refuses_a_second_writer = True
 
-    def __init__(self, *, name: str = "memory://home", before: Callable[[str, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        name: str = "memory://home",
+        before: Callable[[str, str], None] | None = None,
+        requests_at_once: int = 1,
+    ) -> None:
+        self.requests_at_once = requests_at_once
         self.objects: dict[str, bytes] = {}
         self.calls: list[tuple[str, str]] = []
         self.before = before

@@ -32,7 +32,6 @@ _TOKENIZER_OPTIONAL = (
     "tokenizer_config.json",
     "vocab.json",
 )
-_PROMPT_TOKENS = 77
 _MAX_HEADER_BYTES = 100_000_000
 
 
@@ -53,7 +52,6 @@ class SdxlFamily:
     def check(self, source: ModelSource) -> ModelFacts:
         unet = read_json(source.folder / "unet" / "config.json")
         vae = read_json(source.vae_folder / "config.json")
-        text_encoder_2 = read_json(source.folder / "text_encoder_2" / "config.json")
         _check_unet(unet, source)
         channels = int(vae.get("latent_channels", 4))
         if channels != unet["in_channels"]:
@@ -62,8 +60,6 @@ class SdxlFamily:
                 where=VAE_FLAG,
                 fix="use a VAE that was made for SDXL, or leave the option out",
             )
-        # A refiner has five numbers where a base model has six; _check_unet has made sure of that.
-        pooled_width = int(text_encoder_2.get("projection_dim", 512))
         pixels_per_latent = 2 ** (len(vae.get("block_out_channels", (0, 0, 0, 0))) - 1)
         return ModelFacts(
             latent_channels=channels,
@@ -71,8 +67,6 @@ class SdxlFamily:
             latent_scale=_latent_scale(vae),
             num_train_timesteps=int(_scheduler_config(source).get("num_train_timesteps", 1000)),
             prediction_type=_prediction_type(source),
-            prompt_shape=(_PROMPT_TOKENS, int(unet["cross_attention_dim"])),
-            pooled_width=pooled_width,
             picture_side=int(unet.get("sample_size") or 128) * pixels_per_latent,
             is_edm=is_edm(_scheduler_config(source)),
         )

@@ -206,14 +206,29 @@ class TestCommand:
         page = capsys.readouterr().out
         assert "6 files, " in page
         assert f"dbr gc {storage.root} --yes" in page
-        assert main(["gc", str(storage.root), "--yes"]) == 0
+        assert main(["gc", str(storage.root), "--yes", "--uncommitted-too"]) == 0
         assert "Deleted 6 files" in capsys.readouterr().out
         assert main(["gc", str(storage.root)]) == 0
         assert "Everything in this home is named" in capsys.readouterr().out
 
+    def test_a_state_that_the_next_start_would_go_on_from_is_not_given_up_by_the_way(
+        self, storage: LocalStorage, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Taking the run for one entry would end its being that of the attempt just before (rule 9)."""
+        make_run(storage)
+        before = {found.key: storage.read(found.key) for found in storage.list()}
+        assert main(["gc", str(storage.root), "--yes"]) == 2
+        assert {found.key: storage.read(found.key) for found in storage.list()} == before
+        refused = capsys.readouterr().err
+        assert "checkpoint-7-a2 is whole, though not committed" in refused
+        assert f"dbr train --output_dir {storage.root} --resume latest; or --uncommitted-too" in refused
+        for found in storage.list("checkpoint-7-a2/"):
+            storage.delete(found.key)
+        assert main(["gc", str(storage.root), "--yes"]) == 0
+
     def test_json(self, storage: LocalStorage, capsys: pytest.CaptureFixture[str]) -> None:
         unnamed = make_run(storage)
-        assert main(["gc", str(storage.root), "--yes", "--json"]) == 0
+        assert main(["gc", str(storage.root), "--yes", "--uncommitted-too", "--json"]) == 0
         assert {one["key"] for one in json.loads(capsys.readouterr().out)["deleted"]} == unnamed
 
     def test_a_live_holder_is_left_alone(self, storage: LocalStorage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from dreambooth_resume.cli.main import main
+from dreambooth_resume.runs.entries import sealed
+from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
-from tests.fakes.fault_proxy import FaultProxy
+from dreambooth_resume.workflows.home import S3_OPTIONS, cache_folder_for
+from tests.fakes.fault_proxy import FaultProxy, What
 from tests.fakes.s3_server import ENVIRONMENT, shared_server
 from tests.fakes.toy_run import begin
 from tests.fakes.watched_run import beat, record_run
@@ -63,6 +66,77 @@ def test_the_endpoint_may_be_given_by_an_option(
     assert main(["status", address, "--s3-endpoint-url", shared_server().url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["summary"]["durable_step"] == 3
     assert main(["status", address, "--s3_endpoint_url", "not an address"]) == 2
+
+
+def test_a_home_is_reached_by_the_options_of_train(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Region, style and encryption are on the wire; bad values are refused in the words of `dbr train`."""
+    make_run(address)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with FaultProxy(shared_server().port) as proxy:
+        reach = ["--s3_endpoint_url", proxy.url, "--s3-region", "eu-central-1", "--s3-addressing-style", "path"]
+        assert main(["gc", address, "--yes", *reach, "--s3-sse", "aws:kms", "--s3-kms-key-id", "key-7"]) == 0
+        puts = [request for request in proxy.requests("PUT") if "/log/" in request.key]
+    assert puts
+    for request in puts:
+        assert "/eu-central-1/s3/" in request.headers["Authorization"]
+        assert request.headers["x-amz-server-side-encryption"] == "aws:kms"
+        assert request.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-7"
+    capsys.readouterr()
+    assert main(["status", address, "--s3-addressing-style", "bath"]) == 2
+    refused = capsys.readouterr().err
+    assert '"bath" is not one of auto, path, virtual' in refused
+    assert "--s3-addressing-style path" in refused or "--s3_addressing_style path" in refused
+
+
+@pytest.mark.parametrize("command", ["status", "history", "checkpoints", "runs", "stop", "save-now", "gc", "delete"])
+def test_every_command_that_takes_a_home_takes_every_option_that_leads_there(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, *(["list"] if command == "checkpoints" else []), "--help"])
+    page = capsys.readouterr().out
+    missing = [name for name in S3_OPTIONS if f"--{name.replace('_', '-')}" not in page]
+    assert missing == []
+
+
+def test_a_store_without_conditional_writes_is_used_if_the_user_says_so(address: str) -> None:
+    make_run(address)
+    with FaultProxy(shared_server().port) as proxy:
+        proxy.add(What.ANSWER, verb="PUT", conditional=True, times=None, status=501, code="NotImplemented")
+        assert main(["gc", address, "--yes", "--s3-endpoint-url", proxy.url]) == 2
+        assert main(["gc", address, "--yes", "--s3-endpoint-url", proxy.url, "--unfenced"]) == 0
+
+
+def test_delete_takes_along_what_this_machine_holds_of_the_run(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    storage, digest = make_run(address), "a" * 64
+    record = read_record(storage)
+    assert record is not None
+    picture = {"name": "rex.png", "sha256": digest, "size_bytes": 3, "width": 1, "height": 1}
+    storage.write("inputs.json", [sealed({"format": 1, "pictures": [picture]})])
+    in_cache, named = cache_folder_for(address), tmp_path / "stage"
+    ours = [
+        folder / name
+        for folder in (in_cache, named)
+        for name in (f"staged/{record.run_id}/checkpoint-9/trainer_state.json", f"fetched-inputs/{digest}")
+    ]
+    others = [named / "staged/another-run/checkpoint-1/x", named / f"fetched-inputs/{'b' * 64}", named / "mine.txt"]
+    result, copy = named / "pytorch_lora_weights.safetensors", in_cache / "pytorch_lora_weights.safetensors"
+    for file in [*ours, *others, result, copy]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"rex")
+    assert main(["delete", address, "--yes", "--stage-dir", str(named)]) == 0
+    page = capsys.readouterr().out
+    assert f"On this machine: 5 files, 15 bytes, in {in_cache}, {named}" in page
+    assert "and 5 files on this machine" in page
+    assert storage.list() == []
+    assert not in_cache.exists()
+    assert [file for file in ours if file.exists()] == []
+    assert all(file.exists() for file in [*others, result])
 
 
 def test_runs_in_a_bucket_cost_one_list_and_two_gets_each(address: str, capsys: pytest.CaptureFixture[str]) -> None:

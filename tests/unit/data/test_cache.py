@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +243,76 @@ print(hashlib.sha256(storage.objects[entry.key]).hexdigest(), "torch" in __impor
     outputs = {subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout for _ in range(3)}
     assert len(outputs) == 1
     assert outputs.pop().endswith(b" False\n")
+
+
+AT_ONCE = 4
+
+
+def test_what_an_encoder_made_is_put_while_it_makes_the_next() -> None:
+    """The first entry's upload ends only once the third is encoded; and encoding stays one at a time, in order."""
+    storage, encoder, third_is_made = MemoryStorage(requests_at_once=AT_ONCE), Encoder(), threading.Event()
+    entries, threads = encoder.entries(10), set()
+
+    def hold(call: str, key: str) -> None:
+        if (call, key) == ("put_if_absent", entries[0].key):
+            assert third_is_made.wait(30)
+
+    def tell(number: int, entry: Entry) -> Entry:
+        def encode() -> Arrays:
+            threads.add(threading.get_ident())
+            if number == 2:
+                third_is_made.set()
+            return entry.encode()
+
+        return replace(entry, encode=encode)
+
+    storage.before = hold
+    cache = Cache(storage)
+    assert fill(cache, [tell(number, entry) for number, entry in enumerate(entries)])
+    assert encoder.encoded == list(range(10))
+    assert threads == {threading.get_ident()}
+    assert_holds(cache, entries)
+    assert storage.count("put_if_absent") == 10
+
+
+def test_side_by_side_a_second_start_gets_the_same_bits_and_the_same_bytes_lie_in_the_home() -> None:
+    one_at_a_time, storage = MemoryStorage(), MemoryStorage(requests_at_once=AT_ONCE)
+    fill(Cache(one_at_a_time), Encoder().entries(20))
+    fill(Cache(storage), Encoder().entries(13))
+    encoder, cache, progress = Encoder(), Cache(storage), []
+    entries = encoder.entries(20)
+    done = cache.fill(
+        entries, should_stop=lambda: False, on_progress=lambda made, total: progress.append((made, total))
+    )
+    assert done
+    assert progress == [(made, 20) for made in range(21)]
+    assert encoder.encoded == list(range(13, 20))
+    assert storage.objects == one_at_a_time.objects
+    assert_holds(cache, entries)
+
+
+def test_trouble_of_an_upload_is_not_lost_and_what_others_put_stays() -> None:
+    storage, encoder = MemoryStorage(requests_at_once=AT_ONCE), Encoder()
+    entries = encoder.entries(20)
+
+    def refuse(call: str, key: str) -> None:
+        if (call, key) == ("put_if_absent", entries[5].key):
+            raise StorageUnavailable("503")
+
+    storage.before = refuse
+    with pytest.raises(StorageUnavailable, match="503"):
+        fill(Cache(storage), entries)
+    assert len(encoder.encoded) <= 6 + AT_ONCE, "nobody encodes on for long when nothing can be kept"
+    assert set(storage.objects) >= {entry.key for entry in entries[:5]}
+    assert entries[5].key not in storage.objects
+    storage.before = None
+    assert fill(Cache(storage), entries)
+    assert len(encoder.encoded) <= 21 + AT_ONCE, "what was put is not made again"
+
+
+def test_side_by_side_a_notice_is_heard_before_each_encoding_and_what_was_made_is_put() -> None:
+    storage, encoder = MemoryStorage(requests_at_once=AT_ONCE), Encoder()
+    entries = encoder.entries(20)
+    assert not fill(Cache(storage), entries, should_stop=lambda: len(encoder.encoded) == 3)
+    assert encoder.encoded == [0, 1, 2]
+    assert set(storage.objects) == {entry.key for entry in entries[:3]}

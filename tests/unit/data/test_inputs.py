@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ import pytest
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
 from dreambooth_resume.data.fingerprint import dataset_fingerprint
 from dreambooth_resume.data.inputs import INPUTS_LIST, input_key, load_inputs, store_inputs
-from dreambooth_resume.errors import BadInput, RefusedToGoOn
+from dreambooth_resume.errors import BadInput, RefusedToGoOn, StorageUnavailable
+from dreambooth_resume.runs.entries import sealed, unsealed
+from dreambooth_resume.storage.base import StoredObject
 from dreambooth_resume.storage.local import LocalStorage
 from tests.fakes.memory_storage import MemoryStorage
 
@@ -180,7 +184,9 @@ def test_a_picture_that_changes_while_it_is_copied_is_refused(pictures: PictureS
         store_inputs(MemoryStorage(), pictures)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 1, "pictures": [{"name": "a"}]}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"7", b'{"format": 1}', b'{"format": 1, "pictures": [{"name": "a"}]}']
+)
 def test_a_damaged_list_is_refused_by_name(body: bytes, tmp_path: Path) -> None:
     storage = MemoryStorage()
     storage.objects[INPUTS_LIST] = body
@@ -188,12 +194,112 @@ def test_a_damaged_list_is_refused_by_name(body: bytes, tmp_path: Path) -> None:
         load_inputs(storage, tmp_path, prompt=PROMPT)
 
 
+def test_every_flipped_bit_of_the_list_is_found_and_none_is_another_set_of_pictures(
+    pictures: PictureSet, tmp_path: Path
+) -> None:
+    storage = MemoryStorage()
+    store_inputs(storage, pictures)
+    whole = storage.objects[INPUTS_LIST]
+    blank = {place for place, byte in enumerate(whole) if byte in b" \n"}  # what JSON doesn't read
+    for place in sorted(set(range(len(whole))) - blank):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 7
+        storage.objects[INPUTS_LIST] = bytes(flipped)
+        for use in (partial(load_inputs, storage, tmp_path, prompt=PROMPT), partial(store_inputs, storage, pictures)):
+            with pytest.raises(RefusedToGoOn, match=r"inputs\.json .* is damaged"):
+                use()
+
+
+def test_a_bit_that_flips_on_the_lists_way_is_no_damage(pictures: PictureSet, tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    store_inputs(storage, pictures)
+    whole = storage.objects[INPUTS_LIST]
+    storage.objects[INPUTS_LIST] = whole.replace(b"0.png", b"1.png")
+
+    def mend(call: str, key: str) -> None:
+        if (call, key) == ("read", INPUTS_LIST) and storage.calls.count((call, key)) > 1:
+            storage.objects[key] = whole
+
+    storage.calls.clear()
+    storage.before = mend
+    loaded = load_inputs(storage, tmp_path, prompt=PROMPT)
+    assert loaded is not None
+    assert [picture.name for picture in loaded.pictures] == [picture.name for picture in pictures.pictures]
+
+
 def test_a_list_of_a_newer_dbr_is_refused_and_its_new_fields_are_not(pictures: PictureSet, tmp_path: Path) -> None:
     storage = MemoryStorage()
     store_inputs(storage, pictures)
-    listed = json.loads(storage.objects[INPUTS_LIST])
-    storage.objects[INPUTS_LIST] = json.dumps({**listed, "captions": []}).encode()
+    listed = unsealed(storage.objects[INPUTS_LIST])
+    storage.objects[INPUTS_LIST] = sealed({**listed, "captions": []})
     assert load_inputs(storage, tmp_path, prompt=PROMPT) is not None
-    storage.objects[INPUTS_LIST] = json.dumps({**listed, "format": 2}).encode()
+    storage.objects[INPUTS_LIST] = sealed({**listed, "format": 2})
     with pytest.raises(RefusedToGoOn, match="newer dbr"):
         load_inputs(storage, tmp_path, prompt=PROMPT)
+
+
+def test_a_list_that_was_written_before_there_were_seals_is_read(pictures: PictureSet, tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    store_inputs(storage, pictures)
+    storage.objects[INPUTS_LIST] = json.dumps(unsealed(storage.objects[INPUTS_LIST]), sort_keys=True).encode()
+    loaded = load_inputs(storage, tmp_path, prompt=PROMPT)
+    assert loaded is not None
+    assert dataset_fingerprint(loaded.pictures) == dataset_fingerprint(pictures.pictures)
+    storage.calls.clear()
+    assert store_inputs(storage, pictures)
+    assert storage.calls == [("read", INPUTS_LIST)]
+
+
+AT_ONCE = 4
+
+
+def test_pictures_are_copied_and_fetched_side_by_side(pictures: PictureSet, tmp_path: Path) -> None:
+    """All three are on their way before the first has arrived, there and back."""
+    storage, one_at_a_time = MemoryStorage(requests_at_once=AT_ONCE), MemoryStorage()
+    store_inputs(one_at_a_time, pictures)
+    for wanted in ("put_if_absent", "read"):
+        together = threading.Barrier(3)
+
+        def meet(call: str, key: str, wanted: str = wanted, together: threading.Barrier = together) -> None:
+            if call == wanted and key.startswith("inputs/"):
+                together.wait(30)
+
+        storage.before = meet
+        if wanted == "put_if_absent":
+            assert store_inputs(storage, pictures)
+        else:
+            loaded = load_inputs(storage, tmp_path, prompt=PROMPT)
+            assert loaded is not None
+            assert dataset_fingerprint(loaded.pictures) == dataset_fingerprint(pictures.pictures)
+    assert storage.objects == one_at_a_time.objects
+
+
+def test_side_by_side_a_notice_and_trouble_are_heard_as_they_are_one_by_one(pictures: PictureSet) -> None:
+    storage = MemoryStorage(requests_at_once=AT_ONCE)
+    assert not store_inputs(storage, pictures, should_stop=lambda: True)
+    assert storage.objects == {}
+
+    def refuse(call: str, key: str) -> None:
+        if (call, key) == ("put_if_absent", input_key(pictures.pictures[1].sha256)):
+            raise StorageUnavailable("503")
+
+    storage.before = refuse
+    with pytest.raises(StorageUnavailable, match="503"):
+        store_inputs(storage, pictures)
+    assert INPUTS_LIST not in storage.objects
+    storage.before = None
+    assert store_inputs(storage, pictures)
+
+
+def test_a_copy_that_no_listing_shows_yet_is_compared_all_the_same(pictures: PictureSet) -> None:
+    class ListsNothing(MemoryStorage):
+        def list(self, prefix: str = "") -> list[StoredObject]:
+            return super().list(prefix)[:0]
+
+    storage = ListsNothing()
+    torn, whole = (input_key(pictures.pictures[number].sha256) for number in (0, 1))
+    storage.objects[torn] = b"torn"
+    storage.objects[whole] = pictures.pictures[1].path.read_bytes()
+    assert store_inputs(storage, pictures)
+    assert storage.objects[torn] == pictures.pictures[0].path.read_bytes()
+    assert ("delete", whole) not in storage.calls

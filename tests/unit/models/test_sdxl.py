@@ -35,8 +35,6 @@ def test_facts_come_from_the_configuration_files(tiny_folder: Path) -> None:
         latent_scale=LatentScale(scaling_factor=0.13025),
         num_train_timesteps=1000,
         prediction_type="epsilon",
-        prompt_shape=(77, 64),
-        pooled_width=32,
         picture_side=128,
     )
 

@@ -34,6 +34,39 @@ def test_what_was_put_is_what_is_read() -> None:
     assert read.highest_attempt == 2
 
 
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 30])
+def test_asked_for_side_by_side_it_is_the_same_log(count: int) -> None:
+    storage = MemoryStorage(requests_at_once=8)
+    written = put_log(storage, adopt(), *(commit(step) for step in range(1, count)))
+    storage.calls.clear()
+    assert read_log(storage) == written
+    assert storage.count("read") == len(written.entries) + 1
+    storage.calls.clear()
+    assert read_log(storage, written) == written
+    assert storage.calls == [("read", log_key(written.next_number))]
+
+
+def test_side_by_side_the_first_trouble_is_what_counts() -> None:
+    """What lies behind an entry that can't be had was read as well, and says nothing: that is the rule of the log."""
+    storage = MemoryStorage(requests_at_once=8)
+    put_log(storage, adopt(), *(commit(step) for step in range(1, 8)))
+    storage.objects[log_key(5)] = b"damaged"
+    whole = storage.objects.pop(log_key(3))
+    with pytest.raises(RefusedToGoOn, match=r"00000003\.json is missing, but log/00000004\.json is there"):
+        read_log(storage)
+    storage.objects[log_key(3)] = whole
+    with pytest.raises(RefusedToGoOn, match=r"00000005\.json can't be read"):
+        read_log(storage)
+
+    def unavailable(call: str, key: str) -> None:
+        if (call, key) == ("read", log_key(2)):
+            raise StorageUnavailable("503")
+
+    storage.before = unavailable
+    with pytest.raises(StorageUnavailable):
+        read_log(storage)
+
+
 def test_the_line_is_own_checkpoints_then_what_the_adopt_names_and_so_on_back() -> None:
     log = log_of(adopt(), commit(1), commit(2), adopt(2), commit(2, attempt=2), adopt(5), commit(3, attempt=3))
     assert log.line == (2, 5, 7)
@@ -166,9 +199,10 @@ class ListsLate(MemoryStorage):
         return found[: len(found) - self.lag]
 
 
+@pytest.mark.parametrize("at_once", [1, 8])
 @pytest.mark.parametrize("lag", [1, 2, 4])
-def test_a_listing_that_lags_is_probed_forward(lag: int) -> None:
-    storage = ListsLate()
+def test_a_listing_that_lags_is_probed_forward(lag: int, at_once: int) -> None:
+    storage = ListsLate(requests_at_once=at_once)
     written = put_log(storage, adopt(), commit(1), commit(2), commit(3))
     storage.lag = lag
     assert read_log(storage) == written

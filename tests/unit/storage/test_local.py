@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -375,3 +377,75 @@ def test_a_home_that_was_moved_away_is_not_made_anew_in_its_old_place(tmp_path: 
     assert not (tmp_path / "home").exists()
     (tmp_path / "moved").rename(tmp_path / "home")
     assert storage.put_if_absent("log/00000002.json", b"2")
+
+
+@pytest.fixture
+def unmounted(tmp_path: Path) -> tuple[LocalStorage, Path]:
+    """A home whose disk has gone from over a bare folder, and where the disk is now."""
+    storage = LocalStorage(tmp_path / "home")
+    storage.put_if_absent("run.json", b"{}")
+    storage.put_if_absent("log/00000001.json", b"1")
+    storage.write("checkpoint-1/weights", [b"w"])
+    (tmp_path / "home").rename(tmp_path / "disk")
+    (tmp_path / "home").mkdir()
+    return storage, tmp_path / "disk"
+
+
+CALLS: dict[str, Callable[[LocalStorage], object]] = {
+    "read": lambda storage: storage.read("log/00000001.json"),
+    "read of what never was": lambda storage: storage.read("log/00000002.json"),
+    "download": lambda storage: storage.download("checkpoint-1/weights", hashlib.sha256),
+    "digest": lambda storage: storage.digest("checkpoint-1/weights"),
+    "list": lambda storage: storage.list("log/"),
+    "folders": lambda storage: storage.folders("log/"),
+    "write": lambda storage: storage.write("checkpoint-2/weights", [b"w"]),
+    "put_if_absent": lambda storage: storage.put_if_absent("log/00000002.json", b"2"),
+    "delete": lambda storage: storage.delete("checkpoint-1/weights"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_bare_folder_where_a_disk_was_is_no_empty_home(call: str, unmounted: tuple[LocalStorage, Path]) -> None:
+    storage, disk = unmounted
+    with pytest.raises(StorageUnavailable, match=r"no longer there\. Was it moved, or its disk unmounted"):
+        CALLS[call](storage)
+    assert list(storage.root.iterdir()) == []
+    storage.root.rmdir()
+    disk.rename(storage.root)
+    assert storage.put_if_absent("log/00000002.json", b"2")
+    assert [found.key for found in storage.list("log/")] == ["log/00000001.json", "log/00000002.json"]
+
+
+def test_an_old_run_in_the_folder_below_a_mount_is_not_taken_for_the_home(
+    unmounted: tuple[LocalStorage, Path],
+) -> None:
+    storage, _ = unmounted
+    (storage.root / "run.json").write_bytes(b"another run's")
+    with pytest.raises(StorageUnavailable, match="no longer there"):
+        storage.put_if_absent("log/00000002.json", b"2")
+
+
+def test_a_disk_that_comes_back_as_another_device_is_known_by_what_it_holds(
+    unmounted: tuple[LocalStorage, Path], tmp_path: Path
+) -> None:
+    storage, disk = unmounted
+    storage.root.rmdir()
+    shutil.copytree(disk, tmp_path / "home")
+    assert storage.put_if_absent("log/00000002.json", b"2")
+
+
+def test_a_disk_that_goes_between_the_look_and_the_link_has_committed_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalStorage(tmp_path / "home")
+    storage.put_if_absent("log/00000001.json", b"1")
+    real_link = os.link
+
+    def link_after_the_disk_has_gone(source: Path, target: Path) -> None:
+        (tmp_path / "home").rename(tmp_path / "disk")
+        (tmp_path / "home" / "log").mkdir(parents=True)
+        real_link(tmp_path / "disk" / source.relative_to(storage.root), target)
+
+    monkeypatch.setattr(os, "link", link_after_the_disk_has_gone)
+    with pytest.raises(OutcomeUnknown, match="no longer there"):
+        storage.put_if_absent("log/00000002.json", b"2")
