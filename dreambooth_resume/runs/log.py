@@ -30,6 +30,8 @@ from dreambooth_resume.storage.side_by_side import side_by_side
 
 # An attempt meets its own late puts at most once each, so a longer walk means that something else is wrong.
 _LATE_PUTS_MAX = 1000
+# Most numbers that are asked for at a guess. One at first: who waits for a holder mostly hears that nothing is new.
+_AHEAD_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +133,12 @@ def read_log(storage: Storage, known: Log | None = None) -> Log:
     """
     listed = set() if known else _listed_numbers(storage)
     entries: list[Entry] = list(known.entries) if known else []
+    ahead = 1
     while True:
         first = len(entries) + 1
-        # Up to the one behind the last that is listed: if it isn't there, that is the end of the log.
-        numbers = range(first, max(first, max(listed, default=0) + 1) + 1)
+        # At least one behind the last that is listed: if it isn't there, that is the end of the log.
+        numbers = range(first, max(first + ahead, max(listed, default=0) + 2))
+        ahead = min(2 * ahead, _AHEAD_MAX)
         for entry in side_by_side(storage, partial(_entry_if_there, storage), numbers):
             if entry is None:
                 _refuse_a_gap(storage, len(entries) + 1, listed)

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from dreambooth_resume.config.load import GivenOptions
 from dreambooth_resume.config.schema import OPTIONS
-from dreambooth_resume.errors import BadInput, RefusedToGoOn
+from dreambooth_resume.errors import AccessDenied, BadInput, KeyNotFound, RefusedToGoOn
 from dreambooth_resume.runs.home import CHECKPOINT_PREFIX, LOG_PREFIX, WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log, read_log
 from dreambooth_resume.runs.record import RunRecord, read_record
@@ -31,12 +31,14 @@ STAGED = "staged"
 class Place:
     """Where a run lives: its home, and this machine's folder for what is on its way there or was fetched from it.
 
-    `flag` is how the user named it. Where the home is a folder of this machine, the stage is that folder.
+    `flag` is how the user named it. Where the home is a folder of this machine, the stage is that folder. `above` are
+    the folders that the home lies in, the innermost first.
     """
 
     storage: Storage
     stage: Path
     flag: str
+    above: tuple[Storage, ...] = ()
 
     @property
     def is_remote(self) -> bool:
@@ -77,12 +79,21 @@ def find_place(given: GivenOptions) -> Place:
     flag = f"--storage_uri {address}" if uri else f"--output_dir {address}"
     if "://" not in address:
         _check_folder(Path(address), flag)
-        return Place(storage=open_storage(address), stage=Path(address), flag=flag)
+        above = tuple(open_storage(str(folder)) for folder in Path(address).absolute().parents)
+        return Place(storage=open_storage(address), stage=Path(address), flag=flag, above=above)
     stage_dir = cast("str | None", given.value("stage_dir"))
     if stage_dir is None:
         stage_dir = output_dir if "://" not in output_dir else str(cache_folder_for(address))
     _check_folder(Path(stage_dir), f"--stage_dir {stage_dir}")
-    return Place(storage=open_storage(address, s3_settings(given.value)), stage=Path(stage_dir), flag=flag)
+    settings = s3_settings(given.value)
+    above = tuple(open_storage(one, settings) for one in _addresses_above(address))
+    return Place(storage=open_storage(address, settings), stage=Path(stage_dir), flag=flag, above=above)
+
+
+def _addresses_above(address: str) -> list[str]:
+    bucket, *parts = address.partition("://")[2].strip("/").split("/")
+    scheme = address.partition("://")[0]
+    return ["/".join([f"{scheme}://{bucket}", *parts[:depth]]) for depth in reversed(range(len(parts)))]
 
 
 def open_home(place: Place) -> Home:
@@ -104,7 +115,51 @@ def open_home(place: Place) -> Home:
             where=place.flag,
             fix="name a new folder, so that nothing of it is overwritten",
         )
+    _refuse_within_something_else(place)
     return Home(place=place, record=None, log=Log())
+
+
+def _refuse_within_something_else(place: Place) -> None:
+    """Raises BadInput for a new home within another run's, which would take its files for its own, or at an object."""
+    for above, is_run in zip(place.above, side_by_side(place.storage, _is_run, place.above), strict=True):
+        if is_run:
+            raise BadInput(
+                f"lies inside the home of another run, {above.describe()}",
+                where=place.flag,
+                fix=f"name a folder beside it, or that run itself: --output_dir {above.describe()} --resume latest",
+            )
+    if place.is_remote and place.above and _is_object(place.above[0], place.storage.describe().rpartition("/")[2]):
+        raise BadInput(
+            "is an object; a home is a folder of them, and no run lies here",
+            where=place.flag,
+            fix=f"name a new one, such as {place.storage.describe()}-run",
+        )
+
+
+def _is_run(storage: Storage) -> bool:
+    try:
+        return read_record(storage) is not None
+    except (AccessDenied, RefusedToGoOn):
+        return False  # a policy for one prefix alone shows nothing above it, and other programs have a run.json too
+
+
+class _ThereError(Exception):
+    """A body has begun to arrive."""
+
+
+class _FirstPiece:
+    def update(self, _piece: bytes, /) -> None:
+        raise _ThereError
+
+
+def _is_object(storage: Storage, key: str) -> bool:
+    try:
+        storage.download(key, _FirstPiece)
+    except _ThereError:
+        return True
+    except (KeyNotFound, AccessDenied):
+        return False
+    return False  # an empty one: consoles make such for a folder
 
 
 def stage_of(place: Place, run_id: str) -> LocalStorage | None:

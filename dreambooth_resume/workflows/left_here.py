@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.data.inputs import FETCHED_FOLDER
-from dreambooth_resume.runs.home import WEIGHTS_NAME
+from dreambooth_resume.runs.home import RESULT_FILES
 from dreambooth_resume.runs.record import RunRecord
 from dreambooth_resume.workflows.home import STAGED, cache_folder_for
 
@@ -49,7 +49,7 @@ def find_left_here(
     places = [own, Path(str(OPTIONS["output_dir"].default)), *([stage_dir] if stage_dir else [])]
     found = {stage: _files(stage, record, pictures) for stage in dict.fromkeys(places)}
     # Nobody chose the folder in the cache, so nobody looks for the result there.
-    found[own] += [file for file in (own / WEIGHTS_NAME,) if file.is_file()]
+    found[own] += [own / name for name in RESULT_FILES if (own / name).is_file()]
     return LeftHere(
         stages=tuple(stage for stage, files in found.items() if files),
         files=tuple(file for files in found.values() for file in files),

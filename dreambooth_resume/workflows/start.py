@@ -79,7 +79,7 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
     back = replace(wish, resume=LATEST, request_id=None, changed_options={}, changes=(), dataset=None)
     return _train(
         first,
-        lambda window: _take_over(home.storage, options, replace(back, rolled_back=window), process, watcher, reporter),
+        lambda window: _take_over(home, options, replace(back, rolled_back=window), process, watcher, reporter),
     )
 
 

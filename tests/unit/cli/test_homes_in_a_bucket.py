@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from dreambooth_resume.cli.main import main
+from dreambooth_resume.config.load import parse_train
+from dreambooth_resume.errors import BadInput
 from dreambooth_resume.runs.entries import sealed
 from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
-from dreambooth_resume.workflows.home import S3_OPTIONS, cache_folder_for
+from dreambooth_resume.workflows.home import S3_OPTIONS, Place, cache_folder_for, find_place, open_home
 from tests.fakes.fault_proxy import FaultProxy, What
 from tests.fakes.s3_server import ENVIRONMENT, shared_server
 from tests.fakes.toy_run import begin
@@ -169,3 +171,38 @@ def test_a_bucket_that_is_not_there_is_bad_input(address: str, capsys: pytest.Ca
     assert main(["runs", "s3://no-such-bucket-here/"]) == 2
     assert "no-such-bucket-here" in capsys.readouterr().err
     assert S3Storage(address, S3Settings()).list() == []
+
+
+def place_at(address: str) -> Place:
+    return find_place(parse_train(["--storage_uri", address]))
+
+
+def test_a_new_home_inside_another_runs_is_refused(address: str) -> None:
+    """`checkpoint-5` of the outer run, cleared as nobody's, would be the inner run's."""
+    make_run(address)
+    for inner in (f"{address}/checkpoint-5", f"{address}/run.json", f"{address}/deep/in/it"):
+        with pytest.raises(BadInput, match=f"lies inside the home of another run, {address}"):
+            open_home(place_at(inner))
+    assert open_home(place_at(f"{address}-beside")).record is None
+    assert open_home(place_at(address)).record is not None
+
+
+def test_an_object_that_is_no_run_is_refused(address: str) -> None:
+    folder, _, name = address.rpartition("/")
+    S3Storage(folder).write(f"{name}.zip", [b"x" * 100_000])
+    S3Storage(folder).write(name, [])
+    with pytest.raises(BadInput, match="is an object; a home is a folder of them") as refused:
+        open_home(place_at(f"{address}.zip"))
+    assert f"{address}.zip-run" in str(refused.value.fix)
+    assert open_home(place_at(address)).record is None, "consoles make an empty object for a folder"
+
+
+def test_what_lies_above_may_be_out_of_reach(address: str) -> None:
+    """A policy for `bucket/dog/*` alone is enough: 403 above it is no reason to refuse."""
+    with FaultProxy(shared_server().port) as proxy:
+        inside = f"{address.removeprefix('s3://').partition('/')[2]}/"
+        for key in ("run.json", "runs/run.json", inside.rstrip("/")):
+            proxy.add(What.ANSWER, verb="GET", key=key, times=None, status=403, code="AccessDenied")
+        given = parse_train(["--storage_uri", address, "--s3_endpoint_url", proxy.url])
+        assert open_home(find_place(given)).record is None
+        assert sum(fault.acted for fault in proxy.state.faults) == 3

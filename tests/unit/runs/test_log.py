@@ -44,6 +44,7 @@ def test_asked_for_side_by_side_it_is_the_same_log(count: int) -> None:
     storage.calls.clear()
     assert read_log(storage, written) == written
     assert storage.calls == [("read", log_key(written.next_number))]
+    assert read_log(storage, Log(written.entries[:1])) == written
 
 
 def test_side_by_side_the_first_trouble_is_what_counts() -> None:

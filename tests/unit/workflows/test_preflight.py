@@ -9,9 +9,11 @@ import pytest
 
 from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.errors import BadInput, RefusedToGoOn
+from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.workflows.home import Place, find_place, open_home, stage_of
 from dreambooth_resume.workflows.preflight import refuse_several_processes
 from dreambooth_resume.workflows.results import result_folder
+from tests.fakes.watched_run import record_run
 
 
 def place(folder: Path) -> Place:
@@ -94,3 +96,11 @@ def test_a_process_beside_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(BadInput, match="a process 1 beside others is not available yet"):
         refuse_several_processes()
+
+
+def test_a_new_home_inside_another_runs_is_refused_and_another_programs_file_is_none(tmp_path: Path) -> None:
+    record_run(LocalStorage(tmp_path / "dog"))
+    with pytest.raises(BadInput, match=r"lies inside the home of another run, .*/dog$"):
+        open_home(place(tmp_path / "dog" / "checkpoint-5"))
+    (tmp_path / "run.json").write_text('{"mine": true}')
+    assert open_home(place(tmp_path / "cat")).record is None
