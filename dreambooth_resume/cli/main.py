@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -36,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("dreambooth_resume.cli.demo:run", "train a tiny model, kill it three times, compare the bytes"),
 }
 
+_TRACKER_THREADS = "dbr-tracker"
 _EXIT_CODES = """\
 exit codes
   0 finished               75 come back: the same command goes on     78 refused to go on: damaged
@@ -45,6 +47,10 @@ exit codes
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code. Raises nothing but SystemExit."""
+    return _leave(_main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(words)
@@ -58,6 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE_EXIT_CODE if _stdout_is_gone() else _bug(error)
     except Exception as error:  # noqa: BLE001  the one place: whatever comes here is a bug, and is shown whole
         return _bug(error)
+
+
+def _leave(code: int) -> int:
+    """`code`, or the end of the process at once if a tracker hangs: its library would wait for itself at exit."""
+    if any(thread.name.startswith(_TRACKER_THREADS) for thread in threading.enumerate()):
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _run(words: list[str]) -> int:

@@ -9,9 +9,7 @@ from __future__ import annotations
 DIFFUSERS_SCRIPT: dict[str, str] = {
     "hub_model_id": "the name of the repository on the Hub",
     "hub_token": "the token for the Hub",
-    "logging_dir": "the folder of the trackers' logs",
     "push_to_hub": "uploading the result to the Hub",
-    "report_to": "TensorBoard, Weights & Biases and other trackers",
 }
 
 LATER: dict[str, str] = {

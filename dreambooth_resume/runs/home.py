@@ -13,6 +13,7 @@ NOTES_PREFIX = "notes/"
 SAMPLES_PREFIX = "samples/"
 DELETING_PREFIX = "notes/deleting-"
 STATUS_PREFIX = "status/"
+TRACKERS_PREFIX = "trackers/"
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 KOHYA_NAME = "pytorch_lora_weights_kohya.safetensors"
@@ -29,6 +30,7 @@ _SAMPLE = re.compile(r"samples/\d+-a\d+/(?:\d+\.png|samples\.json)")
 _NOTE = re.compile(r"notes/([a-z]+)-[0-9a-f]{32}\.json")
 _HINT = re.compile(
     r"status/\d{4,}\.json|metrics/\d{4,}-\d{5,}\.jsonl"
+    r"|trackers/\d{4,}\.json|logs/[^/]+/events\.out\.tfevents\.[^/]+"
     r"|control/\d{13,}-[0-9a-f]{32}\.json|control/probe-[0-9a-f]{32}\.json"
 )
 
@@ -69,6 +71,10 @@ def metrics_key(attempt: int, segment: int) -> str:
 def metrics_segment(step: int) -> int:
     """The segment that the values of optimizer update `step` (1, 2, 3, …) belong to."""
     return (step - 1) // METRICS_SEGMENT_STEPS + 1
+
+
+def trackers_key(attempt: int) -> str:
+    return f"{TRACKERS_PREFIX}{attempt:04d}.json"
 
 
 def control_key(time_ms: int, nonce: str) -> str:

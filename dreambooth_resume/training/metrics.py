@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 from dreambooth_resume.runs.home import metrics_key, metrics_segment
 from dreambooth_resume.storage.base import Storage
@@ -17,9 +18,17 @@ class MetricsSink:
     heartbeat.
     """
 
-    def __init__(self, storage: Storage, *, attempt: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        attempt: int,
+        listener: Callable[[int, Mapping[str, float]], None] = lambda _step, _values: None,
+    ) -> None:
+        """`listener` is told every line on the training thread, and must return at once."""
         self._storage = storage
         self._attempt = attempt
+        self._listener = listener
         self._lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._lines: dict[int, list[str]] = defaultdict(list)
@@ -31,6 +40,7 @@ class MetricsSink:
         with self._lock:
             self._lines[segment].append(line)
             self._unwritten.add(segment)
+        self._listener(step, values)
 
     def flush(self, *, durable: bool) -> None:
         """Write what is new. Raises what the storage raises; nothing is lost then, the next flush writes it."""

@@ -42,10 +42,15 @@ from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.preview import Preview, Timetable
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.pulse import Pulse, Situation
+from dreambooth_resume.training.trackers.feed import Trackers
 from dreambooth_resume.training.trainer import Trainer
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.changes import what_changes
 from dreambooth_resume.workflows.preflight import save_interval
+from dreambooth_resume.workflows.trackers import Shown, open_trackers, shown_values
+
+TRACKERS_SECONDS, TRACKERS_HURRIED_SECONDS = 30.0, 3.0
+"""How long the end of an attempt waits for its trackers; hurried: somebody asks for the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,7 @@ class Attempt:
     before: TrainOptions | None
     """The options that the run had, where this attempt has others."""
     changes: tuple[OptionChange, ...]
+    shown: Shown
 
     @property
     def number(self) -> int:
@@ -79,6 +85,7 @@ class _Life:
     requests: RequestSource
     watcher: Watcher
     sink: MetricsSink
+    trackers: Trackers
 
 
 def run_attempt(attempt: Attempt) -> Log:
@@ -101,7 +108,19 @@ def run_attempt(attempt: Attempt) -> Log:
 def _begin_life(attempt: Attempt) -> _Life:
     base = attempt.adopted.base
     requests = RequestSource(attempt.storage, monotonic=time.monotonic)
-    sink = MetricsSink(attempt.storage, attempt=attempt.number)
+    trackers = open_trackers(
+        attempt.assignment.options.reporting,
+        attempt.shown,
+        storage=attempt.storage,
+        log=attempt.adopted.writer.log,
+        attempt=attempt.number,
+        tell=attempt.reporter.message,
+    )
+    sink = MetricsSink(
+        attempt.storage,
+        attempt=attempt.number,
+        listener=lambda step, values: trackers.log(step, shown_values(values)),
+    )
     situation = Situation(
         step=base.step if base else 0,
         max_train_steps=attempt.assignment.max_train_steps,
@@ -110,7 +129,9 @@ def _begin_life(attempt: Attempt) -> _Life:
     pulse = Pulse(
         attempt.storage, situation, attempt=attempt.number, process=attempt.process, requests=requests, sink=sink
     )
-    return _Life(pulse=pulse, requests=requests, watcher=Watcher([attempt.watcher, requests]), sink=sink)
+    return _Life(
+        pulse=pulse, requests=requests, watcher=Watcher([attempt.watcher, requests]), sink=sink, trackers=trackers
+    )
 
 
 def _train(attempt: Attempt, life: _Life) -> Log:
@@ -145,6 +166,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
         base=adopted.base,
     )
     manager.start()
+    life.trackers.start()
     try:
         if staged is not None:
             manager.save_in_background(parts.state, reason=f"{STAGED_REASON} {attempt.number - 1}")
@@ -161,6 +183,8 @@ def _train(attempt: Attempt, life: _Life) -> Log:
         raise
     finally:
         manager.close()
+        hurried = life.watcher.notice() is not None
+        life.trackers.close(timeout_seconds=TRACKERS_HURRIED_SECONDS if hurried else TRACKERS_SECONDS)
         parts.loader.close()
     return adopted.writer.log
 
@@ -241,7 +265,7 @@ def _preview(attempt: Attempt, life: _Life, parts: Parts) -> Preview | None:
     if parts.easel is None:
         return None
     assignment = attempt.assignment
-    return Preview(
+    preview = Preview(
         parts.easel,
         Timetable(
             options=assignment.options.validation, plan=assignment.plan, max_train_steps=assignment.max_train_steps
@@ -252,6 +276,8 @@ def _preview(attempt: Attempt, life: _Life, parts: Parts) -> Preview | None:
         should_stop=life.watcher.should_stop,
         reporter=attempt.reporter,
     )
+    preview.show = life.trackers.show
+    return preview
 
 
 def _how_it_begins(attempt: Attempt, parts: Parts, staged: SavedState | None) -> str:

@@ -36,6 +36,7 @@ from dreambooth_resume.workflows.class_pictures import class_picture_bytes, find
 from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
 from dreambooth_resume.workflows.sources import is_at_hand, scan_source, source_name
+from dreambooth_resume.workflows.trackers import check_trackers
 
 # The LoRA file and the float32 masters are four bytes a parameter each; so is each of AdamW's two moments, each of
 # prodigy's two and the two that it compares; 8-bit moments are one byte, and four for each block of 256.
@@ -164,6 +165,7 @@ def check_start(home: Home, options: Options) -> Checked:
     refuse_two_sources(chosen, options.sources)
     refuse_half_a_prior(chosen, options.sources)
     refuse_missing_packages(chosen, options.sources)
+    check_trackers(chosen.reporting, options.sources)
     inputs = _gather_inputs(home, chosen)
     if inputs.facts.is_edm:
         refuse_snr_gamma_beside_edm(chosen, options.sources, because="the base model is made for that alone")

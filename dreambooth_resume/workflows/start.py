@@ -32,6 +32,7 @@ from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.attempt import Attempt, run_attempt
 from dreambooth_resume.workflows.home import Home, stage_of
 from dreambooth_resume.workflows.preflight import Checked, Options, as_json
+from dreambooth_resume.workflows.trackers import Shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,12 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
         not_exact_because=because,
         before=options.before if options.changes else None,
         changes=options.changes,
+        shown=Shown(
+            run_id=run_record.run_id,
+            name=home.storage.describe().rstrip("/").rpartition("/")[2],
+            options=run_record.options,
+            folder=home.place.stage,
+        ),
     )
     # What this start wished for is in the log by now.
     back = replace(wish, resume=LATEST, request_id=None, changed_options={}, changes=(), dataset=None)

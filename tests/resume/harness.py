@@ -144,6 +144,7 @@ class Bench:
             "learning_rate": 1e-3,
             "progress_seconds": 1e-9,
             "resume": "latest",
+            "report_to": "none",
             "output_dir": home,
             **changed,
         }

@@ -12,6 +12,7 @@ from dreambooth_resume.config.options.model import ModelOptions
 from dreambooth_resume.config.options.optimization import OptimizationOptions
 from dreambooth_resume.config.options.preemption import PreemptionOptions
 from dreambooth_resume.config.options.prior import PriorOptions
+from dreambooth_resume.config.options.reporting import ReportingOptions
 from dreambooth_resume.config.options.storage import StorageOptions
 from dreambooth_resume.config.options.training import TrainingOptions
 from dreambooth_resume.config.options.validation import ValidationOptions
@@ -29,6 +30,7 @@ class TrainOptions(BaseModel):
     optimization: OptimizationOptions
     training: TrainingOptions
     validation: ValidationOptions
+    reporting: ReportingOptions
     checkpoints: CheckpointOptions
     storage: StorageOptions
     preemption: PreemptionOptions
@@ -44,6 +46,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "optimization": OptimizationOptions,
     "training": TrainingOptions,
     "validation": ValidationOptions,
+    "reporting": ReportingOptions,
     "checkpoints": CheckpointOptions,
     "storage": StorageOptions,
     "preemption": PreemptionOptions,

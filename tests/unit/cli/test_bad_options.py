@@ -76,7 +76,7 @@ FILES = [
     "lr: 1e-4",
     "resume: true",
     "resume: latest\nresume_from_checkpoint: latest",
-    "report_to: wandb",
+    "report_to: tensorbord",
     "- rank",
 ]
 

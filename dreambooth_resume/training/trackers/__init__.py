@@ -1,0 +1,1 @@
+"""Where a run's values are sent beside its own metrics file: a file a tracker."""
