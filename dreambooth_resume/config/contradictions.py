@@ -32,6 +32,7 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
     _refuse_large_rate(options, sources)
     if options.training.do_edm_style_training:
         refuse_snr_gamma_beside_edm(options, sources, because="do_edm_style_training has weights of its own")
+    _refuse_to_give_the_token_away(options, sources)
     if options.checkpoints.resume_request_id is not None and options.checkpoints.resume_from_checkpoint is None:
         raise BadInput(
             "names a wish to go back, but no step to go back to",
@@ -68,6 +69,15 @@ def refuse_half_a_prior(options: TrainOptions, sources: Mapping[str, str]) -> No
             "the folder of the class pictures is that of the subject's",
             where=sources.get("class_data_dir"),
             fix="name another folder, or leave it out: the base model then makes the class pictures",
+        )
+
+
+def _refuse_to_give_the_token_away(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    if options.reporting.hub_token is not None and options.reporting.report_to in ("wandb", "all"):
+        raise BadInput(
+            "can't be given beside report_to wandb: Weights & Biases records the command line, and the token in it",
+            where=sources.get("hub_token"),
+            fix="leave it out, and type: hf auth login (or set HF_TOKEN)",
         )
 
 
@@ -137,15 +147,7 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle |= dict.fromkeys(_DATA_SET, "only a data set has configurations and columns: dataset_name")
     if not options.prior.with_prior_preservation:
         idle |= dict.fromkeys(_PRIOR, "only with_prior_preservation has class pictures")
-    validation = options.validation
-    if validation.validation_prompt is None:
-        idle |= dict.fromkeys(("validation_epochs", "validation_steps"), "there is no validation_prompt")
-        if validation.final_validation_prompt is None:
-            idle["num_validation_images"] = "there is no validation_prompt"
-    else:
-        idle["final_validation_prompt"] = "validation_prompt wins"
-        if validation.validation_steps is not None:
-            idle["validation_epochs"] = f"validation_steps {validation.validation_steps} wins"
+    idle |= _without_effect_on_what_comes_out(options)
     values = flatten(options)
     return _odd_values(options) + tuple(
         f"{name} has no effect: {reason}"
@@ -163,3 +165,19 @@ def _odd_values(options: TrainOptions) -> tuple[str, ...]:
             "itself, and 1 is usual",
         )
     return ()
+
+
+def _without_effect_on_what_comes_out(options: TrainOptions) -> dict[str, str]:
+    idle: dict[str, str] = {}
+    validation = options.validation
+    if validation.validation_prompt is None:
+        idle |= dict.fromkeys(("validation_epochs", "validation_steps"), "there is no validation_prompt")
+        if validation.final_validation_prompt is None:
+            idle["num_validation_images"] = "there is no validation_prompt"
+    else:
+        idle["final_validation_prompt"] = "validation_prompt wins"
+        if validation.validation_steps is not None:
+            idle["validation_epochs"] = f"validation_steps {validation.validation_steps} wins"
+    if not options.reporting.push_to_hub:
+        idle |= dict.fromkeys(("hub_model_id", "hub_token"), "push_to_hub is off")
+    return idle

@@ -6,11 +6,7 @@ take, and names that are kept for later releases. A name moves from here into th
 
 from __future__ import annotations
 
-DIFFUSERS_SCRIPT: dict[str, str] = {
-    "hub_model_id": "the name of the repository on the Hub",
-    "hub_token": "the token for the Hub",
-    "push_to_hub": "uploading the result to the Hub",
-}
+DIFFUSERS_SCRIPT: dict[str, str] = {}
 
 LATER: dict[str, str] = {
     "aspect_ratio_buckets": "the list of aspect-ratio buckets",

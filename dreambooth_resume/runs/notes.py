@@ -17,9 +17,10 @@ from dreambooth_resume.runs.entries import Record
 from dreambooth_resume.runs.home import NOTES_PREFIX, note_key, note_kind
 from dreambooth_resume.storage.base import Storage
 
-NoteKind = Literal["exit", "damage", "score", "deleting"]
+NoteKind = Literal["exit", "damage", "score", "deleting", "pushed"]
 """`exit`: how a process ended, seen by what had started it. `damage`: a checkpoint isn't what was committed. `score`:
-how good a checkpoint is, in `values`. `deleting`: `dbr delete` has begun, and is to be typed again if this is read."""
+how good a checkpoint is, in `values`. `deleting`: `dbr delete` has begun, and is to be typed again if this is read. `pushed`: the result
+was uploaded to the Hub; `values` say where to, and which."""
 
 
 class Note(Record):

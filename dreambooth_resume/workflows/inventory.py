@@ -19,6 +19,7 @@ from dreambooth_resume.data.inputs import (
 )
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.runs.home import (
+    CARD_NAME,
     CHECKPOINT_FILES,
     RESULT_FILES,
     RUN,
@@ -95,7 +96,7 @@ def kind_of(key: str) -> KeyKind | None:
     folder, _, name = key.partition("/")
     if checkpoint_name(folder) is not None and name in CHECKPOINT_FILES:
         return "checkpoint"
-    if key in RESULT_FILES:
+    if key in (*RESULT_FILES, CARD_NAME):
         return "result"
     if key in PICTURE_LISTS or _PICTURE.fullmatch(key):
         return "pictures"

@@ -8,24 +8,31 @@ from __future__ import annotations
 import time
 from functools import partial
 
+from pydantic import JsonValue
+
 from dreambooth_resume.config.change_policy import refuse_if_refused, table
 from dreambooth_resume.config.contradictions import remarks
 from dreambooth_resume.config.load import GivenOptions
 from dreambooth_resume.errors import HolderAlive, StorageUnavailable
+from dreambooth_resume.models.hub_upload import repository_name
 from dreambooth_resume.models.quiet import few_collections
 from dreambooth_resume.preemption.deadline import DeadlineSource
 from dreambooth_resume.preemption.poller import Poller
 from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.sources import polled_sources
 from dreambooth_resume.preemption.watcher import NoticeSource, Watcher, ending
+from dreambooth_resume.runs.home import CARD_NAME
 from dreambooth_resume.runs.log import Log
+from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.storage.access import check_access
+from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.storage.probe import probe
 from dreambooth_resume.storage.side_by_side import both
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.home import Home, find_place, open_home
+from dreambooth_resume.workflows.model_card import publish_card
 from dreambooth_resume.workflows.preflight import (
     Options,
     check_start,
@@ -33,6 +40,7 @@ from dreambooth_resume.workflows.preflight import (
     refuse_going_back_behind_the_end,
     refuse_several_processes,
 )
+from dreambooth_resume.workflows.push import check_push, push
 from dreambooth_resume.workflows.results import publish_results, result_folder, result_names
 
 
@@ -58,9 +66,15 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
             finished = _train(home, options, watcher, reporter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
         result = publish_results(place, options.train, finished)
+        recorded = _recorded(place.storage, finished)
+        name = repository_name(options.train.reporting.hub_model_id, place.storage.describe())
+        publish_card(place.storage, result, recorded, name=name)
         names = result_names(options.train)
-        folder = result_folder(place, names)
+        folder = result_folder(place, (*names, CARD_NAME))
         reporter.message(wording.finished(place.storage, finished, result, folder=folder, names=names))
+        if options.train.reporting.push_to_hub:
+            address = push(place.storage, result, options.train.reporting, recorded, name=name, names=names)
+            reporter.message(f"On the Hub: {address}" if address else "The Hub has the result already.")
         return 0
     except (HolderAlive, StorageUnavailable) as error:
         if (notice := watcher.notice()) is not None:
@@ -83,6 +97,13 @@ def _refuse_or_show(options: Options, reporter: Reporter) -> None:
     refuse_if_refused(options.changes)
 
 
+def _recorded(storage: Storage, log: Log) -> dict[str, JsonValue]:
+    """The finished run's options as they were at its end."""
+    run_record = read_record(storage)
+    assert run_record is not None, "a finished run has a record"
+    return {**run_record.options, **(log.last.state.changed_options if log.last else {})}
+
+
 def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
     """Finished, and nobody asks for more steps: nothing is loaded, and an empty machine will do."""
     last = home.log.last
@@ -98,6 +119,7 @@ def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
 def _train(home: Home, options: Options, watcher: Watcher, reporter: Reporter) -> Log:
     patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
     checked = patient(lambda: check_start(home, options))
+    check_push(options.train.reporting, options.sources, reporter)
     for remark in remarks(options.train, options.sources):
         reporter.message(remark)
     unfenced = options.train.checkpoints.unfenced

@@ -1,16 +1,16 @@
-"""Options: trackers."""
+"""Options: trackers, and the result on the Hub."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from dreambooth_resume.config.options.declaration import NOT_BLANK, SECTION_CONFIG, TILDE_EXPANDED, free
 
 
 class ReportingOptions(BaseModel):
-    """Where loss, learning rate and pictures are shown beside the home."""
+    """Where curves, pictures and the result go beside the home."""
 
     model_config = SECTION_CONFIG
 
@@ -20,3 +20,14 @@ class ReportingOptions(BaseModel):
 
     logging_dir: Annotated[str, NOT_BLANK, TILDE_EXPANDED, free()] = "logs"
     """Folder for the trackers' files, below output_dir unless it is absolute."""
+
+    push_to_hub: Annotated[bool, free()] = False
+    """Upload the result, its card and its pictures to the Hugging Face Hub when the run is finished. Trouble there
+    costs nothing: the same command with --resume latest tries the upload again."""
+
+    hub_model_id: Annotated[str | None, NOT_BLANK, free()] = None
+    """Repository of the result, such as you/dog-lora. null: the last part of output_dir, under your own account."""
+
+    hub_token: Annotated[str | None, NOT_BLANK, free(recorded=False)] = Field(default=None, repr=False)
+    """Token with write access to the Hub; never recorded or shown. Better HF_TOKEN or `hf auth login`: what is typed
+    can be read by others on the machine. null: what those have."""

@@ -185,7 +185,18 @@ def test_with_values_keeps_the_others() -> None:
     assert (seeded.training.seed, seeded.lora.rank, options.training.seed) == (2**63, 8, None)
 
 
-@pytest.mark.parametrize("name", ["hub_token", "hub_tokn", "hf_token", "api_key"])
+@pytest.mark.parametrize("form", ["--hub_token={0}", "--hub_token {0}", "yaml"])
+def test_a_token_that_is_taken_is_neither_recorded_nor_shown(form: str, tmp_path: Path) -> None:
+    argv = _file(tmp_path, f"hub_token: {CANARY}\n") if form == "yaml" else form.format(CANARY).split()
+    options = resolve(parse_train([*argv, *REQUIRED]), recorded=None)
+    assert options.reporting.hub_token == CANARY
+    assert CANARY not in repr(options) + str(record(options))
+    with pytest.raises(BadInput) as refusal:
+        resolve(parse_train([*argv, *REQUIRED, "--report_to", "wandb"]), recorded=None)
+    assert CANARY not in format_error(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["hub_tokn", "hf_token", "api_key"])
 @pytest.mark.parametrize("form", ["--{0}={1}", "--{0} {1}", "--rank 4 --{0} {1}", "yaml", "broken yaml"])
 def test_no_token_is_ever_shown(name: str, form: str, tmp_path: Path) -> None:
     texts = {"yaml": f"{name}: {CANARY}\n", "broken yaml": f"rank: 4\n{name}: '{CANARY}\n"}

@@ -1,0 +1,91 @@
+"""Uploading a result to the Hugging Face Hub: is there a token that may, and one commit with all files.
+
+No token is kept, logged or put into a message.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from dreambooth_resume.errors import AccessDenied, BadInput
+from dreambooth_resume.models.hub import HubUnreachable
+
+logger = logging.getLogger(__name__)
+
+TOKENS_PAGE = "https://huggingface.co/settings/tokens"
+_MESSAGE = "End of training"
+
+
+class HubUpload:
+    """The Hub with the user's token: the given one, or what the client library finds (HF_TOKEN, `hf auth login`)."""
+
+    def __init__(self, *, token: str | None) -> None:
+        self._token = token
+
+    def check(self, *, where: str | None) -> None:
+        """Raises BadInput without a token, AccessDenied for one that can't write, HubUnreachable if nobody answers."""
+        import httpx2
+        from huggingface_hub import HfApi, get_token
+        from huggingface_hub.errors import HfHubHTTPError
+
+        token = self._token or get_token()
+        if not token:
+            raise BadInput(
+                "uploading needs a token for the Hub, and there is none",
+                where=where,
+                fix=f"make one with write access at {TOKENS_PAGE}, then: hf auth login (or set HF_TOKEN)",
+            )
+        try:
+            who = HfApi(token=token).whoami()
+        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+            raise _ours(error, doing="asking who the token belongs to") from None
+        role = who.get("auth", {}).get("accessToken", {}).get("role")
+        if role == "read":
+            raise AccessDenied(
+                f"The token for the Hub can only read. Make one with write access at {TOKENS_PAGE}, then: "
+                "hf auth login (or set HF_TOKEN)"
+            )
+
+    def upload(self, repo: str, files: Mapping[str, bytes]) -> str:
+        """Create the repository if it isn't there, and put these files into it by one commit; its address.
+
+        Files that it has already cost nothing, and if it has all of them there is no new commit. Raises AccessDenied,
+        BadInput for a name that the Hub refuses, HubUnreachable for the rest.
+        """
+        import httpx2
+        from huggingface_hub import CommitOperationAdd, HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        api = HfApi(token=self._token)
+        try:
+            created = api.create_repo(repo, exist_ok=True)
+            operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=body) for name, body in files.items()]
+            api.create_commit(created.repo_id, operations, commit_message=_MESSAGE)
+        except HFValidationError as error:
+            raise BadInput(f"is no name for a repository: {error}", where=f"--hub_model_id {repo}") from None
+        except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
+            # The last two: what the library's own storage client raises when its network fails.
+            raise _ours(error, doing=f"uploading to {repo}") from None
+        return str(created)
+
+
+def repository_name(hub_model_id: str | None, output_dir: str) -> str:
+    """As in Diffusers' script: the given one, else the last part of the output folder, under the user's own account."""
+    return hub_model_id or PurePosixPath(output_dir.rstrip("/")).name
+
+
+def _ours(error: Exception, *, doing: str) -> AccessDenied | HubUnreachable:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in (401, 403):
+        return AccessDenied(
+            f"The Hub refuses ({status}) while {doing}. Make a token with write access at {TOKENS_PAGE}, then: "
+            "hf auth login (or set HF_TOKEN)"
+        )
+    # Not the error's own text: a client library may quote a header in it.
+    logger.debug("while %s", doing, exc_info=error)
+    reason = f"it answers {status}" if status else "it can't be reached"
+    return HubUnreachable(f"The Hub: {reason} while {doing}")

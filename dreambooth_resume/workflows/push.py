@@ -1,0 +1,73 @@
+"""The end of a run on the Hub. Whatever happens here, the result is in the home already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue
+
+from dreambooth_resume.config.options.reporting import ReportingOptions
+from dreambooth_resume.errors import AccessDenied
+from dreambooth_resume.models.hub import HubUnreachable
+from dreambooth_resume.models.hub_upload import HubUpload
+from dreambooth_resume.runs.entries import CheckpointRef
+from dreambooth_resume.runs.home import CARD_NAME, WEIGHTS_NAME
+from dreambooth_resume.runs.notes import post_note, read_notes
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.training.progress import Reporter
+from dreambooth_resume.workflows.model_card import final_samples, publish_card
+
+
+def check_push(
+    options: ReportingOptions, sources: Mapping[str, str], reporter: Reporter, *, hub: HubUpload | None = None
+) -> None:
+    """Before anything is trained: raises BadInput without a token, AccessDenied for one that can't write.
+
+    A Hub that doesn't answer now may do so at the end, so that is only said.
+    """
+    if not options.push_to_hub:
+        return
+    try:
+        (hub or HubUpload(token=options.hub_token)).check(where=sources.get("push_to_hub", "push_to_hub"))
+    except HubUnreachable as error:
+        reporter.message(f"{error}. Training begins; the upload is tried at the end.")
+
+
+def push(
+    storage: Storage,
+    ref: CheckpointRef,
+    options: ReportingOptions,
+    recorded: Mapping[str, JsonValue],
+    *,
+    name: str,
+    names: Sequence[str],
+    hub: HubUpload | None = None,
+) -> str | None:
+    """Upload the finished run's LoRA, card and pictures once; the repository's address, None if they are there already.
+
+    `name` is the repository's, `names` are the result's files. Raises AccessDenied, BadInput or HubUnreachable, each of
+    which says that the result is safe and what to type.
+    """
+    weights = ref.file_named(WEIGHTS_NAME)
+    done: dict[str, JsonValue] = {"repo": name, "sha256": weights.sha256}
+    if any(note.values == done for note in read_notes(storage, "pushed")):
+        return None
+    samples = final_samples(storage, ref.step)
+    files = {
+        CARD_NAME: publish_card(storage, ref, recorded, name=name),
+        **{one: storage.read(one) for one in names},
+        **{key: storage.read(key) for key in (samples.pictures if samples else ())},
+    }
+    try:
+        address = (hub or HubUpload(token=options.hub_token)).upload(name, files)
+    except (AccessDenied, HubUnreachable) as error:
+        raise type(error)(f"{error}. {_safe(storage)}") from None
+    post_note(storage, "pushed", f"uploaded to {address}", values=done)
+    return address
+
+
+def _safe(storage: Storage) -> str:
+    return (
+        f"The run is finished and its result is safe in {storage.describe()}: the same command with --resume latest "
+        "trains nothing and uploads it"
+    )
