@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from dreambooth_resume.checkpoint.deletion import delete_checkpoints
-from dreambooth_resume.checkpoint.format import ExportWeights, SavedState, to_blobs
+from dreambooth_resume.checkpoint.format import ExportWeights, SavedState, closing_blob, tensor_blobs
 from dreambooth_resume.checkpoint.retention import to_retire
 from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.checkpoint.tensors import Blob
@@ -23,7 +24,7 @@ from dreambooth_resume.runs.entries import (
     StoredFile,
     Totals,
 )
-from dreambooth_resume.runs.home import checkpoint_folder
+from dreambooth_resume.runs.home import STATE_NAME, checkpoint_folder
 from dreambooth_resume.runs.log import Log, LogWriter
 from dreambooth_resume.storage.base import Storage
 
@@ -98,12 +99,17 @@ class Committer:
         if (done := self._committed(folder)) is not None:
             committed(done)
             return done
-        blobs = {f"{folder}/{name}": blob for name, blob in to_blobs(state, self._export_weights).items()}
+        blobs = tensor_blobs(state, self._export_weights)
+        # The last one is a function: it needs the digests of the others, which are taken while those are sent.
+        makers: dict[str, Callable[[], Blob]] = {
+            **{f"{folder}/{name}": partial(_itself, blob) for name, blob in blobs.items()},
+            f"{folder}/{STATE_NAME}": lambda: closing_blob(state, blobs),
+        }
         if sum(blob.size_bytes for blob in blobs.values()) < self._side_by_side_bytes:
-            files = tuple(self._write(key, blob) for key, blob in blobs.items())
+            files = tuple(self._write(key, make()) for key, make in makers.items())
             self._flush_metrics(state.step)
         else:
-            files = self._write_side_by_side(blobs, state.step)
+            files = self._write_side_by_side(makers, state.step)
         # The log entry goes last: until it exists no reader sees this checkpoint, so a kill before this line loses
         # nothing, and nothing that the entry retires is deleted before it is durable.
         entry = self._writer.append(lambda log: self._entry(log, state.step, folder, files, reason))
@@ -131,20 +137,20 @@ class Committer:
         own = (entry for entry in reversed(self._writer.log.entries) if entry.attempt == self._writer.attempt)
         return next((entry for entry in own if isinstance(entry.body, Commit) and entry.body.folder == folder), None)
 
-    def _write_side_by_side(self, blobs: Mapping[str, Blob], step: int) -> tuple[StoredFile, ...]:
+    def _write_side_by_side(self, makers: Mapping[str, Callable[[], Blob]], step: int) -> tuple[StoredFile, ...]:
         """Write every file on a thread of its own, and the metrics meanwhile; raises the first file's trouble."""
         written: dict[str, StoredFile] = {}
         failed: dict[str, BaseException] = {}
 
         def write(key: str) -> None:
             try:
-                written[key] = self._write(key, blobs[key])
+                written[key] = self._write(key, makers[key]())
             except BaseException as error:  # noqa: BLE001
                 # A thread's root: raised below.
                 failed[key] = error
 
         # Not a pool: its threads would be waited for at the end of the process, which has a deadline of its own.
-        threads = [threading.Thread(target=write, args=(key,), name="dbr-save-file", daemon=True) for key in blobs]
+        threads = [threading.Thread(target=write, args=(key,), name="dbr-save-file", daemon=True) for key in makers]
         for thread in threads:
             thread.start()
         try:
@@ -153,22 +159,22 @@ class Committer:
             # Also after trouble: the snapshot's memory is used again once this returns.
             for thread in threads:
                 thread.join()
-        for key in blobs:
+        for key in makers:
             if key in failed:
                 raise failed[key]
-        return tuple(written[key] for key in blobs)
+        return tuple(written[key] for key in makers)
 
     def _write(self, key: str, blob: Blob) -> StoredFile:
         self._storage.write(key, blob.parts)
         try:
-            stored = self._storage.digest(key)
+            holds = self._storage.holds(key, blob.parts, sha256=blob.sha256)
         except KeyNotFound as error:
             # A newer attempt clears away what lower ones left; the log entry will tell.
             raise StorageUnavailable(f"{self._storage.describe()}: {key} was written and is not there.") from error
-        if (stored.size_bytes, stored.sha256) != (blob.size_bytes, blob.sha256):
+        if not holds:
             raise StorageUnavailable(
-                f"{self._storage.describe()}: {key} was stored as {stored.size_bytes} bytes that differ from the "
-                f"{blob.size_bytes} written. The disk or the network damages data."
+                f"{self._storage.describe()}: what is stored as {key} differs from the {blob.size_bytes} bytes that "
+                "were written. The disk or the network damages data."
             )
         return StoredFile(key=key, size_bytes=blob.size_bytes, sha256=blob.sha256)
 
@@ -200,3 +206,7 @@ class Committer:
             smaller_micro_batch=self._smaller_micro_batch or before.smaller_micro_batch,
         )
         return body, state
+
+
+def _itself(blob: Blob) -> Blob:
+    return blob

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,23 +33,28 @@ _DTYPES = {
     torch.bool: "BOOL",
 }
 _ALIGNMENT = 8
+_HEAD_LENGTH = struct.Struct("<Q")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A file to be written: its bytes in order, without a copy of the tensors, and what they must hash to."""
+    """A file to be written: its bytes in order, without a copy of the tensors, and what every copy must hash to."""
 
-    parts: tuple[Body, ...]
-    size_bytes: int
-    sha256: str
+    def __init__(self, parts: Sequence[Body]) -> None:
+        self.parts = tuple(parts)
+        self.size_bytes = sum(len(part) for part in parts)
+        self._sha256: str | None = None
+        self._lock = threading.Lock()
 
-
-def blob_of(parts: Sequence[Body]) -> Blob:
-    """Hash `parts`: from here on every copy of them can be checked against what was meant."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return Blob(parts=tuple(parts), size_bytes=sum(len(part) for part in parts), sha256=digest.hexdigest())
+    @property
+    def sha256(self) -> str:
+        """Of what is meant, not of what was stored. Computed once, by whoever asks first, beside the sending."""
+        with self._lock:
+            if self._sha256 is None:
+                digest = hashlib.sha256()
+                for part in self.parts:
+                    digest.update(part)
+                self._sha256 = digest.hexdigest()
+            return self._sha256
 
 
 def serialise(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Blob:
@@ -70,7 +75,7 @@ def serialise(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) 
         offset = end
     head = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
     head += b" " * (-len(head) % _ALIGNMENT)
-    return blob_of([struct.pack("<Q", len(head)), head, *_bytes_of(list(contiguous.values()))])
+    return Blob([_HEAD_LENGTH.pack(len(head)), head, *_bytes_of(list(contiguous.values()))])
 
 
 def deserialise(body: bytes) -> dict[str, torch.Tensor]:

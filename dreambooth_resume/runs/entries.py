@@ -1,4 +1,4 @@
-"""The commit log's entries as they lie on disk. A home of format 1 is read by every later release."""
+"""The commit log's entries as they lie on disk. A home of any earlier format is read by every later release."""
 
 from __future__ import annotations
 
@@ -199,7 +199,8 @@ EntryBody = Annotated[Adopt | Commit | Stopped | Finished, Field(discriminator="
 class Entry(Record):
     """One entry: who wrote it as which number, what it says, and the run's state after it."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
+    """2: a checkpoint's `trainer_state.safetensors` need not hold what its weights file holds (docs/home-format.md)."""
     number: int
     attempt: int
     nonce: str

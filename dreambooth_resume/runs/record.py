@@ -15,7 +15,8 @@ from dreambooth_resume.runs.home import RUN
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.reread import read_sound
 
-FORMAT = 1
+FORMAT = 2
+"""Of new runs. Those of earlier formats go on under their own."""
 
 
 class Pins(Record):

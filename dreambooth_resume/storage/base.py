@@ -93,6 +93,13 @@ class Storage(Protocol):
         """Size and SHA-256 of what is stored, read from the store and not from what was sent."""
         ...
 
+    def holds(self, key: str, parts: Sequence[Body], *, sha256: str) -> bool:
+        """Whether the store holds exactly `parts` under `key`; for their writer, who wants to be sure of it.
+
+        Read from the store, as `digest` is. `sha256` is that of the joined `parts`.
+        """
+        ...
+
     def folders(self, prefix: str = "") -> list[str]:
         """The folders right below `prefix` (empty, or ending in a slash) that hold keys, sorted, each with its slash.
 

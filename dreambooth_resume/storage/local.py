@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from dreambooth_resume.errors import AccessDenied, KeyNotFound, OutcomeUnknown, StorageUnavailable
 from dreambooth_resume.storage.base import Body, SinkKind, StoredDigest, StoredObject
+from dreambooth_resume.storage.compare import Compared
 from dreambooth_resume.storage.same_folder import SameFolder
 
 TEMPORARY = ".tmp"
@@ -153,6 +154,9 @@ class LocalStorage:
         with self._reading(f"read {self.root / key}"), self._open(key) as stored:
             sha256 = hashlib.file_digest(stored, "sha256").hexdigest()
             return StoredDigest(size_bytes=stored.tell(), sha256=sha256)
+
+    def holds(self, key: str, parts: Sequence[Body], *, sha256: str) -> bool:  # noqa: ARG002
+        return self.download(key, lambda: Compared(parts)).is_same
 
     def folders(self, prefix: str = "") -> list[str]:
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dreambooth_resume.errors import AccessDenied, BadInput, KeyNotFound, OutcomeUnknown, StorageUnavailable
 from dreambooth_resume.storage.base import Body, SinkKind, StoredDigest, StoredObject
+from dreambooth_resume.storage.compare import Compared
 from dreambooth_resume.storage.probe import PROBE_PREFIX
 from dreambooth_resume.storage.s3_address import S3Settings, parse_address
 from dreambooth_resume.storage.s3_client import Clock, S3Requests
@@ -106,11 +107,17 @@ class S3Storage:
 
     def digest(self, key: str) -> StoredDigest:
         head = self._head(key)
-        stored = self._verified_digest(key, head)
+        stored = _whole_checksum(head)
         if stored is not None and self._verifies():
             return stored
         hashed = download(self._requests, key, _Hashed, check=False)
         return StoredDigest(size_bytes=hashed.size_bytes, sha256=hashed.sha256.hexdigest())
+
+    def holds(self, key: str, parts: Sequence[Body], *, sha256: str) -> bool:
+        wanted = StoredDigest(size_bytes=sum(memoryview(part).nbytes for part in parts), sha256=sha256)
+        if self._says_so(key, wanted) and self._verifies():
+            return True
+        return download(self._requests, key, lambda: Compared(parts), check=False).is_same
 
     def folders(self, prefix: str = "") -> list[str]:
         home = self._requests.address.full("")
@@ -185,20 +192,16 @@ class S3Storage:
             self._requests.ask("get_object", key, self._requests.name(key))["Body"].close()
             return {}
 
-    def _verified_digest(self, key: str, head: Mapping[str, Any]) -> StoredDigest | None:
-        """What the checksum that the store keeps says about the whole body, provided that it was verified."""
-        checksum = str(head.get("ChecksumSHA256", ""))
-        size_bytes = int(head.get("ContentLength", -1))
-        if not checksum:
-            return None
-        if "-" not in str(head.get("ETag", "-")) and head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
-            return StoredDigest(size_bytes=size_bytes, sha256=base64.b64decode(checksum).hex())
-        # Written in parts, it is the checksum of their checksums. That says what is stored to those alone who know the
-        # parts: we do, if we wrote it.
+    def _says_so(self, key: str, wanted: StoredDigest) -> bool:
+        """Whether the checksum that the store keeps is that of `wanted`. False proves nothing: it may be of no use."""
+        head = self._head(key)
+        if (whole := _whole_checksum(head)) is not None:
+            return whole == wanted
+        # Written in parts, it is the checksum of the parts' checksums. Those are of what was meant, and we knew them.
         ours = self._in_parts.get(key)
-        if ours is None or (ours.checksum, ours.size_bytes) != (checksum.partition("-")[0], size_bytes):
-            return None
-        return StoredDigest(size_bytes=ours.size_bytes, sha256=ours.sha256)
+        composite = str(head.get("ChecksumSHA256", "")).partition("-")[0]
+        size_bytes = int(head.get("ContentLength", -1))
+        return ours is not None and (composite, size_bytes) == (ours.checksum, wanted.size_bytes)
 
     def _verifies(self) -> bool:
         """Whether the store compares a checksum with the body before it takes both (asked once, with a wrong one)."""
@@ -260,6 +263,15 @@ class S3Storage:
             if following in ({}, before):
                 break
         raise StorageUnavailable(f"Could not list {address}/{prefix}: the listing does not end.")
+
+
+def _whole_checksum(head: Mapping[str, Any]) -> StoredDigest | None:
+    """What the checksum that the store keeps says about the whole body, if it is one of the whole."""
+    checksum = str(head.get("ChecksumSHA256", ""))
+    is_of_parts = "-" in str(head.get("ETag", "-")) or head.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT"
+    if not checksum or is_of_parts:
+        return None
+    return StoredDigest(size_bytes=int(head.get("ContentLength", -1)), sha256=base64.b64decode(checksum).hex())
 
 
 class _Hashed:

@@ -40,14 +40,14 @@ class Clock:
 class _Clients:
     """One client for each kind of settings. Clients are made to be used by many threads, but not over a fork."""
 
-    made: dict[S3Settings, Any] = field(default_factory=dict)
+    made: dict[tuple[S3Settings, bool], Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def get(self, settings: S3Settings) -> Any:
+    def get(self, settings: S3Settings, *, signs_bodies: bool) -> Any:
         with self.lock:
-            if settings not in self.made:
-                self.made[settings] = _make_client(settings)
-            return self.made[settings]
+            if (settings, signs_bodies) not in self.made:
+                self.made[settings, signs_bodies] = _make_client(settings, signs_bodies=signs_bodies)
+            return self.made[settings, signs_bodies]
 
     def forget(self) -> None:
         """In a forked child: the sockets are the parent's, and its lock may be held by a thread that isn't here."""
@@ -59,7 +59,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_clients.forget)
 
 
-def _make_client(settings: S3Settings) -> Any:
+def _make_client(settings: S3Settings, *, signs_bodies: bool) -> Any:
     # 0.2 s, and only who has a home in a bucket needs it.
     import boto3
     import botocore.session
@@ -80,7 +80,11 @@ def _make_client(settings: S3Settings) -> Any:
         # The default sends checksums in trailers over TLS, which stores a few years old answer with 411.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        s3={"addressing_style": styles[settings.path_style]},
+        s3={
+            "addressing_style": styles[settings.path_style],
+            # The SDK hashes each body once more to sign it, unless it is told not to.
+            **({} if signs_bodies else {"payload_signing_enabled": False}),
+        },
     )
     aws = boto3.session.Session(botocore_session=session, region_name=settings.region)
     if aws.get_credentials() is None:
@@ -123,9 +127,9 @@ class S3Requests:
         """The parameters that name a key of the home in its bucket."""
         return {"Bucket": self.address.bucket, "Key": self.address.full(key)}
 
-    def client(self) -> Any:
+    def client(self, *, signs_bodies: bool = True) -> Any:
         """The SDK's client, for `attempt`."""
-        return _clients.get(self.settings)
+        return _clients.get(self.settings, signs_bodies=signs_bodies)
 
     def ask(
         self,
@@ -142,11 +146,13 @@ class S3Requests:
         trouble is first asked again, after growing waits with full jitter.
         """
         body = params.get("Body")
+        # A part goes out with its SHA-256 in a header that is signed, as the SDK itself does it over TLS.
+        signs_bodies = not (operation == "upload_part" and "ChecksumSHA256" in params)
 
         def once() -> dict[str, Any]:
             if (rewind := getattr(body, "seek", None)) is not None:
                 rewind(0)
-            answer: dict[str, Any] = getattr(self.client(), operation)(**params)
+            answer: dict[str, Any] = getattr(self.client(signs_bodies=signs_bodies), operation)(**params)
             return answer
 
         return self.attempt(once, operation, key, deadline=deadline, repeat=repeat)

@@ -172,8 +172,6 @@ class _Download(Generic[SinkKind]):
 class InParts:
     """What was written in parts: `checksum` is the store's checksum of the parts' checksums, if those were sent."""
 
-    size_bytes: int
-    sha256: str
     checksum: str | None
 
 
@@ -207,7 +205,7 @@ class _Upload:
         )
         self._upload_id = created["UploadId"]
         try:
-            sha256 = self._send_all()
+            self._send_all()
             self._complete(write_id)
         except BaseException:
             # What can't be aborted shows nowhere and is cleared by the next attempt; the failure itself matters more.
@@ -216,13 +214,13 @@ class _Upload:
             raise
         digests = [base64.b64decode(part.get("ChecksumSHA256", "")) for _, part in sorted(self._sent.items())]
         checksum = checksum_of(hashlib.sha256(b"".join(digests)).digest()) if all(digests) else None
-        return InParts(size_bytes=len(self._body), sha256=sha256, checksum=checksum)
+        return InParts(checksum=checksum)
 
     def _named(self) -> dict[str, str]:
         return {**self._requests.name(self._key), "UploadId": self._upload_id}
 
-    def _send_all(self) -> str:
-        """Send the parts on a few threads, and hash the whole meanwhile. Returns the SHA-256."""
+    def _send_all(self) -> None:
+        """Send the parts on a few threads. Raises the first trouble, once no thread reads the body any more."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in range(1, -(-len(self._body) // self._part_bytes) + 1):
             waiting.put(number)
@@ -232,12 +230,10 @@ class _Upload:
         ]
         for thread in threads:
             thread.start()
-        sha256 = self._body.sha256().hex()
         for thread in threads:
             thread.join()
         if self._failed:
             raise self._failed[0]
-        return sha256
 
     def _send_some(self, waiting: queue.SimpleQueue[int]) -> None:
         try:

@@ -103,6 +103,26 @@ def test_digest_is_of_what_is_stored(storage: Storage) -> None:
         assert (digest.size_bytes, digest.sha256) == (len(body), hashlib.sha256(body).hexdigest())
 
 
+def test_a_writer_is_told_whether_exactly_its_bytes_are_stored(storage: Storage) -> None:
+    body = bytes(range(256)) * 5000
+    sha256 = hashlib.sha256(body).hexdigest()
+    storage.write("checkpoint-5/weights", [body[:7], memoryview(body)[7:]])
+    assert storage.holds("checkpoint-5/weights", [body[:100_000], body[100_000:], b""], sha256=sha256)
+    for other in (
+        body[:-1] + b"!",
+        b"!" + body[1:],
+        body[:-1],
+        body + b"!",
+        b"",
+        body[:600_000] + b"!" + body[600_001:],
+    ):
+        storage.write("checkpoint-5/weights", [other])
+        assert not storage.holds("checkpoint-5/weights", [body], sha256=sha256)
+    assert storage.holds("checkpoint-5/weights", [other], sha256=hashlib.sha256(other).hexdigest())
+    with pytest.raises(KeyNotFound):
+        storage.holds("checkpoint-5/absent", [body], sha256=sha256)
+
+
 def test_a_prefix_is_of_the_key_and_not_of_folders(storage: Storage) -> None:
     written = ["checkpoint-5/a", "checkpoint-50/a", "checkpoint-50-a2/a", "checkpoint-500/a", "log/1.json", "run.json"]
     for key in written:

@@ -26,6 +26,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 _PIECE_BYTES = 16 * 1024
 _GATE_SECONDS_MAX = 100
+_HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 Checksums = Literal["ignored", "kept", "verified"]
 
 
@@ -117,7 +118,7 @@ class FaultProxy:
     """Listens on loopback, over TLS if it is given a certificate, and passes on to `upstream_port`.
 
     `checksums`: "ignored", as Ceph 16 does; "kept" without a look at the body, as moto does; "verified", as S3 does:
-    400 BadDigest to a wrong SHA-256, and right ones are kept.
+    400 BadDigest to a wrong SHA-256, 400 to a body that isn't the one that was signed, and right checksums are kept.
     `refuses_trailers`: answers 411 to checksums in trailers, as Ceph of a few years ago does.
     """
 
@@ -255,12 +256,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._refuse(411, "MissingContentLength")
             return
         body = self._read_body(fault)
-        if proxy.checksums == "verified" and (given := self.headers.get("x-amz-checksum-sha256")):
-            sent = _flipped(body) if what is What.CORRUPT_UPLOAD else body
-            if base64.b64encode(hashlib.sha256(sent).digest()).decode() != given:
-                self._refuse(400, "BadDigest", body_is_read=True)
-                return
+        if proxy.checksums == "verified" and (code := self._contradiction(body, fault)):
+            self._refuse(400, code, body_is_read=True)
+            return
         self._answer(request, body, fault)
+
+    def _contradiction(self, body: bytes, fault: Fault | None) -> str | None:
+        """S3's word for a body that isn't what its headers say: its checksum, or the digest that was signed."""
+        checksum, signed = (self.headers.get(f"x-amz-{name}", "") for name in ("checksum-sha256", "content-sha256"))
+        if not checksum and not _HEX_SHA256.fullmatch(signed):
+            return None
+        is_flipped = fault is not None and fault.what is What.CORRUPT_UPLOAD
+        digest = hashlib.sha256(_flipped(body) if is_flipped else body)
+        if checksum and base64.b64encode(digest.digest()).decode() != checksum:
+            return "BadDigest"
+        if _HEX_SHA256.fullmatch(signed) and digest.hexdigest() != signed:
+            return "XAmzContentSHA256Mismatch"
+        return None
 
     def _answer(self, request: Request, body: bytes, fault: Fault | None) -> None:
         proxy, what = self.server.proxy, fault.what if fault else None

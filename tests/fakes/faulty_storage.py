@@ -68,6 +68,9 @@ class FaultyStorage:
     def digest(self, key: str) -> StoredDigest:
         return self._call(f"digest {key}", lambda: self.inner.digest(key))
 
+    def holds(self, key: str, parts: Sequence[Body], *, sha256: str) -> bool:
+        return self._call(f"holds {key}", lambda: self.inner.holds(key, parts, sha256=sha256))
+
     def folders(self, prefix: str = "") -> list[str]:
         return self._call(f"folders {prefix}", lambda: self.inner.folders(prefix))
 

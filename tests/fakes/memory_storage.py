@@ -68,6 +68,12 @@ class MemoryStorage:
             body = self._body(key)
         return StoredDigest(size_bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
 
+    def holds(self, key: str, parts: Sequence[Body], *, sha256: str) -> bool:
+        self._called("holds", key)
+        with self._lock:
+            body = self._body(key)
+        return body == b"".join(parts) and hashlib.sha256(body).hexdigest() == sha256
+
     def folders(self, prefix: str = "") -> list[str]:
         self._called("folders", prefix)
         with self._lock:

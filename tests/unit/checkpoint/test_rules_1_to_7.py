@@ -201,7 +201,7 @@ def test_rule_3_data_that_a_newer_attempt_cleared_away_fences_and_is_no_bug(home
     old = begin(home, "A")
 
     def clear(call: str, key: str) -> None:
-        if call == "digest" and key == "checkpoint-1/trainer_state.json":
+        if call == "holds" and key == "checkpoint-1/trainer_state.json":
             home.before = None
             begin(home, "B")
 

@@ -201,7 +201,7 @@ def test_a_step_that_is_asked_for_while_it_is_saved_is_committed_once_and_keeps_
     in_flight, go_on = threading.Event(), threading.Event()
 
     def hold(call: str, _key: str) -> None:
-        if call == "digest":
+        if call == "holds":
             home.before = None
             in_flight.set()
             assert go_on.wait(PATIENCE_SECONDS)

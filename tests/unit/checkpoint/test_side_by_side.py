@@ -45,7 +45,7 @@ def test_all_files_are_on_their_way_at_once_and_the_entry_comes_after_them() -> 
     home.before = before
     flushed: list[int] = []
     entry = committer(attempt, flushed=flushed).commit(state_of(1), "interval")
-    calls = [call for call in home.calls if call[0] in ("write", "digest", "put_if_absent")]
+    calls = [call for call in home.calls if call[0] in ("write", "holds", "put_if_absent")]
     assert calls[-1] == ("put_if_absent", f"log/{entry.number:08d}.json")
     assert flushed == [1]
     check_home(home)
@@ -59,7 +59,7 @@ def test_a_file_that_fails_ends_the_save_after_the_others_and_the_next_try_commi
     def before(call: str, key: str) -> None:
         if call == "write" and key.endswith("pytorch_lora_weights.safetensors"):
             raise StorageUnavailable("503")
-        if call == "digest" and key.startswith("checkpoint-"):
+        if call == "holds" and key.startswith("checkpoint-"):
             written.append(key)
 
     home.before = before
@@ -77,7 +77,7 @@ def test_damage_to_one_file_is_seen_before_the_entry() -> None:
     attempt = begin(home)
 
     def before(call: str, key: str) -> None:
-        if call == "digest" and key.endswith("trainer_state.safetensors"):
+        if call == "holds" and key.endswith("trainer_state.safetensors"):
             home.objects[key] = home.objects[key][:-1] + b"!"
 
     home.before = before

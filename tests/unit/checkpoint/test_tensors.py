@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from dreambooth_resume.checkpoint.tensors import blob_of, deserialise, serialise
+from dreambooth_resume.checkpoint.tensors import Blob, deserialise, serialise
 
 pytestmark = pytest.mark.quick
 
@@ -77,7 +77,7 @@ def test_the_blob_tells_its_size_and_digest() -> None:
     blob = serialise(every_kind(), {})
     body = b"".join(blob.parts)
     assert (blob.size_bytes, blob.sha256) == (len(body), hashlib.sha256(body).hexdigest())
-    assert blob_of([]).size_bytes == 0
+    assert Blob([]).size_bytes == 0
 
 
 def test_the_order_in_which_things_were_put_together_changes_nothing() -> None:

@@ -162,7 +162,7 @@ def test_swapped_entries_are_refused() -> None:
         read_log(storage)
 
 
-@pytest.mark.parametrize("change", [("format", 2), ("kind", "merged")])
+@pytest.mark.parametrize("change", [("format", 3), ("kind", "merged")])
 def test_an_entry_of_a_later_release_is_refused_and_says_to_update(change: tuple[str, object]) -> None:
     storage = MemoryStorage()
     put_log(storage, adopt())
@@ -271,10 +271,10 @@ def test_a_writer_meets_its_own_late_last_words_and_says_them_once() -> None:
 def test_an_entry_that_does_not_parse_fences_the_writer() -> None:
     storage = MemoryStorage()
     writer = LogWriter(storage, put_log(storage, adopt()), attempt=1)
-    storage.objects[log_key(2)] = b'{"format": 2}'
+    storage.objects[log_key(2)] = b'{"format": 3}'
     with pytest.raises(Fenced):
         writer.append(lambda log: (stopped(), NOTHING_YET))
-    assert storage.objects[log_key(2)] == b'{"format": 2}'
+    assert storage.objects[log_key(2)] == b'{"format": 3}'
 
 
 def test_a_long_log_has_its_whole_line() -> None:

@@ -180,10 +180,11 @@ def test_digest_is_of_what_is_stored_whatever_the_service_does_with_checksums(
 ) -> None:
     s3 = open_s3(by_checksums, **IN_PARTS)
     s3.write(KEY, [body])
-    assert s3.digest(KEY) == digest_of(body)
-    assert [found.key for found in s3.list()] == [KEY]
+    assert s3.holds(KEY, [body], sha256=digest_of(body).sha256)
     # Only where the service has verified what was sent, there is no need to read it back.
     assert (by_checksums.requests("GET") == []) == (by_checksums.checksums == "verified")
+    assert s3.digest(KEY) == digest_of(body)
+    assert [found.key for found in s3.list()] == [KEY]
 
 
 @pytest.mark.parametrize("body", [BODY, LARGE], ids=["one", "parts"])
@@ -194,7 +195,8 @@ def test_damage_on_the_way_in_is_refused_by_the_service_or_told_by_the_digest(
     s3 = open_s3(by_checksums, **IN_PARTS)
     by_checksums.add(What.CORRUPT_UPLOAD, verb="PUT", key="*/checkpoint-*")
     s3.write(KEY, [body])
-    assert (s3.digest(KEY) == digest_of(body)) == (by_checksums.checksums == "verified")
+    is_whole = s3.holds(KEY, [body], sha256=digest_of(body).sha256)
+    assert is_whole == (s3.digest(KEY) == digest_of(body)) == (by_checksums.checksums == "verified")
     # What is stored so is handed out so: the caller has a SHA-256 and sets the checkpoint aside.
     assert hashlib.sha256(s3.read(KEY)).hexdigest() == s3.digest(KEY).sha256
 
@@ -237,6 +239,23 @@ def test_every_put_has_its_checksum(s3: S3Storage, proxy: FaultProxy) -> None:
     s3.put_if_absent("log/00000001.json", b"x")
     assert all("x-amz-checksum-sha256" in request.headers for request in proxy.requests("PUT"))
     assert not any("x-amz-trailer" in request.headers for request in proxy.requests())
+
+
+def test_a_part_that_has_its_checksum_is_not_hashed_again_to_be_signed(proxy: FaultProxy, open_s3: OpenS3) -> None:
+    open_s3(proxy, **IN_PARTS).write(KEY, [LARGE])
+    open_s3(proxy).write("status/0001.json", [BODY])
+    *parts, other = proxy.requests("PUT")
+    assert len(parts) == 3
+    for part in parts:
+        assert part.headers["X-Amz-Content-SHA256"] == "UNSIGNED-PAYLOAD"
+        assert "x-amz-checksum-sha256" in part.headers["Authorization"], "the checksum itself is signed"
+    assert other.headers["X-Amz-Content-SHA256"] == digest_of(BODY).sha256
+
+
+def test_a_part_for_a_service_that_takes_no_checksums_is_signed_whole(proxy: FaultProxy, open_s3: OpenS3) -> None:
+    proxy.add(What.ANSWER, verb="POST", status=400, code="InvalidArgument")
+    open_s3(proxy, **IN_PARTS).write(KEY, [LARGE])
+    assert {len(part.headers["X-Amz-Content-SHA256"]) for part in proxy.requests("PUT")} == {64}
 
 
 def test_what_is_written_is_encrypted_as_asked(proxy: FaultProxy, open_s3: OpenS3) -> None:

@@ -28,6 +28,7 @@ SAFE: dict[str, Callable[[S3Storage], object]] = {
     "read": lambda s3: s3.read(KEY),
     "write": lambda s3: s3.write(KEY, [BODY]),
     "digest": lambda s3: s3.digest(KEY),
+    "holds": lambda s3: s3.holds(KEY, [BODY], sha256=hashlib.sha256(BODY).hexdigest()),
     "list": lambda s3: s3.list("checkpoint-"),
     "delete": lambda s3: s3.delete(KEY),
 }
