@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -152,7 +153,10 @@ class SaveThread:
     def _alarm(self, job: Job, error: DbrError) -> None:
         """Keep the snapshot unless a newer one waits, and try again in a while, or at once if somebody waits for it."""
         with self._changed:
-            self.alarm = str(error)
+            # The words of the first try stand for the later ones: they differ in the step's key alone, and who shows
+            # an alarm shows each that differs.
+            if self.alarm is None or _without_keys(self.alarm) != _without_keys(str(error)):
+                self.alarm = str(error)
             if self._waiting is None:
                 self._waiting = job
             else:
@@ -162,3 +166,7 @@ class SaveThread:
 
     def _has_urgent(self, *, other_than: Job) -> bool:
         return self._waiting is not None and self._waiting is not other_than and self._waiting.is_urgent
+
+
+def _without_keys(text: str) -> str:
+    return re.sub(r"checkpoint-\S+|\d+", "", text)

@@ -20,7 +20,8 @@ from dreambooth_resume.storage.s3_client import S3Requests
 from dreambooth_resume.storage.s3_errors import answer_of, is_wrong_checksum, sdk_errors
 
 _PARTS_AT_ONCE = 4
-_READ_BYTES = 2**20
+# What of a piece has come when the connection breaks is asked for again.
+_READ_BYTES = 2**17
 # A body that contradicts its checksum twice is stored so; the caller, who knows its SHA-256, has to hear of it.
 _CHECKED_READS = 2
 WRITE_ID = "dbr-write"

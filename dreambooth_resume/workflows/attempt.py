@@ -146,7 +146,11 @@ def _train(attempt: Attempt, life: _Life) -> Log:
         parts.state.load(saved)
     attempt.reporter.message(_how_it_begins(attempt, parts, staged))
     # Only now: what was staged has been read, and since the adopt nobody of a lower attempt can commit any more.
-    collect(storage, adopted.writer.log, attempt=attempt.number)
+    patiently(
+        lambda: collect(storage, adopted.writer.log, attempt=attempt.number),
+        tell=attempt.reporter.message,
+        should_stop=life.watcher.should_stop,
+    )
     interval_steps, interval_seconds = save_interval(options)
     manager = CheckpointManager(
         Committer(

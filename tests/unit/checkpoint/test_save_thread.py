@@ -93,6 +93,26 @@ def test_storage_trouble_is_an_alarm_is_tried_again_and_recovers(gate: Gate, thr
     thread.check()
 
 
+def test_the_same_trouble_with_another_step_is_the_same_alarm(gate: Gate, thread: SaveThread) -> None:
+    """Who shows alarms would say it again at every try."""
+    first = "Could not write s3://b/dog/checkpoint-4/trainer_state.json (503)."
+    gate.errors = [
+        StorageUnavailable(first),
+        StorageUnavailable("Could not write s3://b/dog/checkpoint-5/pytorch_lora_weights.safetensors (503)."),
+        AccessDenied("No access."),
+        StorageUnavailable(first),
+    ]
+    seen: list[str | None] = []
+
+    def is_done() -> bool:
+        seen.extend([thread.alarm] if not seen or thread.alarm != seen[-1] else [])
+        return thread.durable_step == 1
+
+    thread.submit(job(1))
+    until(is_done)
+    assert not any("checkpoint-5" in alarm for alarm in seen if alarm is not None)
+
+
 def test_after_trouble_the_newest_snapshot_is_tried_and_not_the_one_that_failed(gate: Gate, thread: SaveThread) -> None:
     gate.open.clear()
     gate.errors = [StorageUnavailable("503")]

@@ -177,6 +177,18 @@ def test_a_download_goes_on_where_it_broke(s3: S3Storage, proxy: FaultProxy) -> 
     assert len(ranges) == 4
 
 
+def test_a_connection_that_never_brings_a_megabyte_brings_the_whole_in_the_end(
+    s3: S3Storage, proxy: FaultProxy
+) -> None:
+    body = bytes(range(256)) * 3_600
+    s3.write(KEY, [body])
+    fault = proxy.add(What.CUT_DOWNLOAD, verb="GET", times=2)
+    assert s3.read(KEY) == body
+    assert fault.acted == 2
+    ranges = [int(request.headers.get("Range", "bytes=0-")[6:-1]) for request in proxy.requests("GET")]
+    assert ranges[-1] > 0, "it went on in the middle"
+
+
 def test_a_key_that_changes_while_it_is_read_is_read_anew(s3: S3Storage, proxy: FaultProxy) -> None:
     old, new = b"a" * 6_000_000, b"b" * 6_000_000
     s3.write("status/0001.json", [old])
