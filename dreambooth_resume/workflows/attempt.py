@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from accelerate import Accelerator
 
@@ -52,6 +53,8 @@ from dreambooth_resume.workflows.trackers import Shown, open_trackers, shown_val
 TRACKERS_SECONDS, TRACKERS_HURRIED_SECONDS = 30.0, 3.0
 """How long the end of an attempt waits for its trackers; hurried: somebody asks for the machine."""
 
+Answer = TypeVar("Answer")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
@@ -90,7 +93,7 @@ class _Life:
 
 def run_attempt(attempt: Attempt) -> Log:
     """Train to the end; the finished log. Raises the error that ended the attempt earlier."""
-    attempt.storage.claim(attempt.number)
+    patiently(lambda: attempt.storage.claim(attempt.number), tell=attempt.reporter.message)
     life = _begin_life(attempt)
     life.pulse.start()
     exit_code = DbrError.exit_code
@@ -146,11 +149,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
         parts.state.load(saved)
     attempt.reporter.message(_how_it_begins(attempt, parts, staged))
     # Only now: what was staged has been read, and since the adopt nobody of a lower attempt can commit any more.
-    patiently(
-        lambda: collect(storage, adopted.writer.log, attempt=attempt.number),
-        tell=attempt.reporter.message,
-        should_stop=life.watcher.should_stop,
-    )
+    _asked_patiently(attempt, life, lambda: collect(storage, adopted.writer.log, attempt=attempt.number))
     interval_steps, interval_seconds = save_interval(options)
     manager = CheckpointManager(
         Committer(
@@ -195,13 +194,11 @@ def _train(attempt: Attempt, life: _Life) -> Log:
 
 def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
     """Copy and encode what the home lacks, and load the model. Raises what a notice asks for in between."""
-    if attempt.assignment.options.data.store_inputs and not patiently(
-        lambda: _store_inputs(attempt, life.watcher.should_stop),
-        tell=attempt.reporter.message,
-        should_stop=life.watcher.should_stop,
+    if attempt.assignment.options.data.store_inputs and not _asked_patiently(
+        attempt, life, lambda: _store_inputs(attempt, life.watcher.should_stop)
     ):
         life.watcher.leave_if_asked("copying the pictures")
-    staged = _staged(attempt)
+    staged = _asked_patiently(attempt, life, lambda: _staged(attempt))
     parts = build_parts(
         attempt.assignment,
         attempt.storage,
@@ -221,6 +218,11 @@ def _store_inputs(attempt: Attempt, should_stop: Callable[[], bool]) -> bool:
     # An empty list, too: it says for ever that all class pictures are made.
     found = PictureSet(pictures=ridden.found)
     return store_inputs(attempt.storage, found, list_key=CLASS_INPUTS_LIST, should_stop=should_stop)
+
+
+def _asked_patiently(attempt: Attempt, life: _Life, ask: Callable[[], Answer]) -> Answer:
+    """What `ask` returns, asked again while the storage does not answer and nobody wants us to leave."""
+    return patiently(ask, tell=attempt.reporter.message, should_stop=life.watcher.should_stop)
 
 
 def _say_stopped(attempt: Attempt, life: _Life, error: DbrError) -> None:

@@ -26,7 +26,13 @@ REFUSALS = {
     "clock": (403, "RequestTimeTooSkewed"),
     "unknown key": (403, "InvalidAccessKeyId"),
 }
-READS = [("GET", "run.json"), ("LIST", "log/"), ("GET", "log/00000002.json"), ("GET", "checkpoint-*")]
+READS = [
+    ("GET", "run.json"),
+    ("LIST", "log/"),
+    ("GET", "log/00000002.json"),
+    ("GET", "checkpoint-*"),
+    ("LIST", "checkpoint-"),
+]
 
 
 @pytest.fixture(scope="session")
