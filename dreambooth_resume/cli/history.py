@@ -10,7 +10,7 @@ from dreambooth_resume.cli.homes import add_home, open_run
 from dreambooth_resume.cli.output import print_columns, print_json
 from dreambooth_resume.cli.wording import UNKNOWN, clock, count, why_it_ended
 from dreambooth_resume.config.messages import plain
-from dreambooth_resume.runs.entries import ChangedOption, Totals
+from dreambooth_resume.runs.entries import Totals
 from dreambooth_resume.runs.history import Attempt, HistoryTotals, read_history, totals_of
 from dreambooth_resume.runs.notes import Note, read_notes
 
@@ -44,7 +44,7 @@ def run(words: list[str]) -> int:
     if attempts:
         print_columns([_row(attempt) for attempt in attempts], head=_HEAD)
         print()
-    if changes := [_change_row(attempt.number, change) for attempt in attempts for change in attempt.changes]:
+    if changes := [row for attempt in attempts for row in _change_rows(attempt)]:
         print("changed on a resume")
         print_columns(changes)
         print()
@@ -71,9 +71,20 @@ def _row(attempt: Attempt) -> Sequence[str]:
     )
 
 
-def _change_row(attempt: int, change: ChangedOption) -> Sequence[str]:
-    policy = f"{change.policy}, and allowed" if change.allowed else change.policy
-    return (f"attempt {attempt}", change.name, f"{plain(change.before)} -> {plain(change.after)}", policy)
+def _change_rows(attempt: Attempt) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = [
+        (
+            f"attempt {attempt.number}",
+            change.name,
+            f"{plain(change.before)} -> {plain(change.after)}",
+            f"{change.policy}, and allowed" if change.allowed else change.policy,
+        )
+        for change in attempt.changes
+    ]
+    if attempt.segment is not None:
+        told = f"others from step {attempt.segment.from_step} on"
+        rows.append((f"attempt {attempt.number}", "pictures", told, "on_data_change continue"))
+    return rows
 
 
 def _in_all(totals: HistoryTotals) -> str:

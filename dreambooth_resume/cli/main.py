@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("dreambooth_resume.cli.history:run", "every attempt of a run, and why it ended"),
     "runs": ("dreambooth_resume.cli.runs:run", "all runs in a folder or a bucket"),
     "checkpoints": ("dreambooth_resume.cli.checkpoints:run", "list, verify, pull or delete a run's checkpoints"),
+    "fork": ("dreambooth_resume.cli.fork:run", "begin a new run from a checkpoint of this one"),
     "save-now": ("dreambooth_resume.cli.save_now:run", "ask a run to save, and wait until it is durable"),
     "stop": ("dreambooth_resume.cli.stop:run", "ask a run to save and stop"),
     "gc": ("dreambooth_resume.cli.gc:run", "clear a home of what no log entry names"),

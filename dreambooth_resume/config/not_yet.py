@@ -29,7 +29,6 @@ LATER: dict[str, str] = {
     "notify": "messages to a web hook",
     "num_new_tokens_per_abstraction": "textual inversion beside the LoRA",
     "offload": "keeping parts of the model in main memory",
-    "on_data_change": "what happens when the pictures have changed",
     "on_failure": "what happens to the machine after a failure",
     "on_finish": "what happens to the machine at the end",
     "price_per_hour": "the machine's price, for budgets",

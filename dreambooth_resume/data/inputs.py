@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import logging
+import re
 import uuid
 from collections.abc import Callable, Collection
 from functools import partial
@@ -28,6 +29,8 @@ INPUTS_PREFIX = "inputs/"
 INPUTS_LIST = "inputs.json"
 CLASS_INPUTS_LIST = "class_inputs.json"
 """The class pictures that were found in a folder; those that are made have a list of their own (`class_images`)."""
+SEGMENT_LIST = re.compile(r"inputs-[0-9a-f]{64}\.json")
+"""The lists of data sets that took the first one's place."""
 # Where this machine keeps what it fetched, below the stage.
 FETCHED_FOLDER = "fetched-inputs"
 _FORMAT = 1
@@ -60,6 +63,11 @@ class StoredInputs(BaseModel):
 
 def input_key(sha256: str) -> str:
     return f"{INPUTS_PREFIX}{sha256}"
+
+
+def segment_list(fingerprint: str) -> str:
+    """The key of the list of the data set with this fingerprint, where it isn't the run's first."""
+    return f"inputs-{fingerprint}.json"
 
 
 def store_inputs(

@@ -14,6 +14,7 @@ from dreambooth_resume.runs.entries import (
     Entry,
     Finished,
     Process,
+    Segment,
     SetAside,
     Stopped,
     Totals,
@@ -60,6 +61,8 @@ class Attempt:
     reopened: bool
     changes: tuple[ChangedOption, ...] = ()
     """Options that it was given otherwise than the run had them."""
+    segment: Segment | None = None
+    """The data set that it began, on purpose, in place of the one before."""
 
 
 def read_history(storage: Storage) -> tuple[Attempt, ...]:
@@ -164,7 +167,14 @@ def _attempt(
         going_back=adopt.body.going_back,
         reopened=adopt.body.reopened,
         changes=adopt.body.changes,
+        segment=_begun_segment(log, adopt),
     )
+
+
+def _begun_segment(log: Log, adopt: Entry) -> Segment | None:
+    before = log.entries[adopt.number - 2].state.segments if adopt.number > 1 else ()
+    begun = adopt.state.segments
+    return begun[-1] if begun and begun != before else None
 
 
 def _first_step(life: tuple[Entry, ...]) -> int:

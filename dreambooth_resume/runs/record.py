@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pydantic import JsonValue, ValidationError
 
 from dreambooth_resume.errors import KeyNotFound, OutcomeUnknown, RefusedToGoOn
-from dreambooth_resume.runs.entries import Record, sealed, unsealed
+from dreambooth_resume.runs.entries import ChangedOption, Record, sealed, unsealed
 from dreambooth_resume.runs.home import RUN
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.reread import read_sound
@@ -31,6 +31,20 @@ class Pins(Record):
     """The class pictures that were found in a folder; None without prior preservation."""
 
 
+class ForkOrigin(Record):
+    """Where a run began that did not begin at step 0: at a checkpoint of another run, by `dbr fork`."""
+
+    run_id: str
+    home: str
+    """As it was typed. For people."""
+    number: int
+    """The checkpoint's log entry there."""
+    step: int
+    folder: str
+    changes: tuple[ChangedOption, ...] = ()
+    """The options that this run has otherwise."""
+
+
 class RunRecord(Record):
     """The run's identity, its options as resolved at the first start, and what exactness depends on."""
 
@@ -45,6 +59,7 @@ class RunRecord(Record):
     pins: Pins
     numerics: dict[str, str]
     """The numerics fingerprint: equal means that a resume is exact to the bit."""
+    forked_from: ForkOrigin | None = None
 
 
 def new_record(

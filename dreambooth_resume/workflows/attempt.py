@@ -64,6 +64,8 @@ class Attempt:
     stage: Stage | None
     """What this machine holds of a run whose home is elsewhere."""
     assignment: Assignment
+    to_store: tuple[tuple[str, PictureSet], ...]
+    """Lists and pictures that the home has no copies of."""
     accelerator: Accelerator
     adopted: Adoption[SavedState]
     process: Process
@@ -72,6 +74,8 @@ class Attempt:
     not_exact_because: tuple[str, ...]
     before: TrainOptions | None
     """The options that the run had, where this attempt has others."""
+    begins_segment: bool
+    """The pictures are others than those of the steps before."""
     changes: tuple[OptionChange, ...]
     shown: Shown
 
@@ -210,8 +214,11 @@ def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
 
 
 def _store_inputs(attempt: Attempt, should_stop: Callable[[], bool]) -> bool:
-    """Copy the pictures, and what class pictures were found, to the home. False if told to stop."""
-    stored = store_inputs(attempt.storage, attempt.assignment.pictures, should_stop=should_stop)
+    """Copy the pictures that the home lacks, and what class pictures were found. False if told to stop."""
+    stored = all(
+        store_inputs(attempt.storage, pictures, list_key=list_key, should_stop=should_stop)
+        for list_key, pictures in attempt.to_store
+    )
     ridden = attempt.assignment.class_pictures
     if not stored or ridden is None:
         return stored
@@ -293,6 +300,8 @@ def _how_it_begins(attempt: Attempt, parts: Parts, staged: SavedState | None) ->
         lines = [wording.fresh_start(attempt.number, end, attempt.not_exact_because, log)]
     else:
         lines = [_how_it_goes_on(attempt, parts, staged)]
+    if attempt.begins_segment:
+        lines.append(f"From step {parts.state.global_step} on the run is trained on the pictures of now.")
     if attempt.before is not None:
         lines += what_changes(
             attempt.changes,

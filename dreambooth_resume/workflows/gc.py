@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from dreambooth_resume.checkpoint.deletion import left_over
-from dreambooth_resume.data.inputs import INPUTS_LIST, input_key
+from dreambooth_resume.data.inputs import INPUTS_LIST, SEGMENT_LIST, input_key
 from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.runs.entries import Commit
 from dreambooth_resume.runs.home import CHECKPOINT_FILES, checkpoint_folder, checkpoint_name
@@ -116,7 +116,7 @@ def _pictures(named: Collection[str], inventory: Inventory) -> list[Unnamed]:
     return [
         Unnamed(key=one.key, size_bytes=one.size_bytes, why=f"a picture that {INPUTS_LIST} does not name")
         for one in inventory.ours["pictures"]
-        if one.key not in kept
+        if one.key not in kept and not SEGMENT_LIST.fullmatch(one.key)
     ]
 
 

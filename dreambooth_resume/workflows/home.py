@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,17 @@ def _is_object(storage: Storage, key: str) -> bool:
     except (KeyNotFound, AccessDenied):
         return False
     return False  # an empty one: consoles make such for a folder
+
+
+def refuse_half_a_fork(home: Home) -> None:
+    """Raises RefusedToGoOn for a fork whose checkpoint is not there yet: trained now, it would begin at step 0."""
+    origin = home.record.forked_from if home.record else None
+    if origin is not None and not home.log.line:
+        raise RefusedToGoOn(
+            f"{home.storage.describe()}: this fork was interrupted before its checkpoint was copied. The same command "
+            f"ends it: dbr fork {shlex.quote(origin.home)} --step {origin.folder} --to "
+            f"{shlex.quote(home.storage.describe())}"
+        )
 
 
 def stage_of(place: Place, run_id: str) -> LocalStorage | None:

@@ -14,6 +14,7 @@ from dreambooth_resume.data.inputs import (
     FETCHED_FOLDER,
     INPUTS_LIST,
     INPUTS_PREFIX,
+    SEGMENT_LIST,
     StoredInputs,
     read_list,
 )
@@ -46,6 +47,7 @@ DELETION_ORDER: tuple[KeyKind, ...] = (
 )
 
 PICTURE_LISTS = (INPUTS_LIST, CLASS_INPUTS_LIST, MADE_LIST)
+_SEGMENT_LISTS = "inputs-"
 _PICTURE = re.compile(rf"(?:{INPUTS_PREFIX}|{FETCHED_FOLDER}/)[0-9a-f]{{64}}")
 _CACHED = re.compile(rf"{CACHE_PREFIX}[0-9a-f]{{64}}(?:\.safetensors|{re.escape(NOTE_SUFFIX)})")
 
@@ -98,7 +100,7 @@ def kind_of(key: str) -> KeyKind | None:
         return "checkpoint"
     if key in (*RESULT_FILES, CARD_NAME):
         return "result"
-    if key in PICTURE_LISTS or _PICTURE.fullmatch(key):
+    if key in PICTURE_LISTS or SEGMENT_LIST.fullmatch(key) or _PICTURE.fullmatch(key):
         return "pictures"
     if _CACHED.fullmatch(key):
         return "cache"
@@ -116,11 +118,19 @@ def picture_names(storage: Storage) -> tuple[str, ...] | None:
 
 
 def read_inputs(storage: Storage) -> StoredInputs | None:
-    """The home's list of pictures; None if it has none, or one that can't be read."""
+    """The home's list of pictures, those of all segments among them; None if it has none, or one can't be read."""
+    segments = [found.key for found in storage.list(_SEGMENT_LISTS) if SEGMENT_LIST.fullmatch(found.key)]
     try:
-        return read_list(storage, INPUTS_LIST)
+        lists = [read_list(storage, key) for key in (INPUTS_LIST, *segments)]
     except RefusedToGoOn:
         return None
+    first = lists[0]
+    if first is None:
+        return None
+    # Two data sets may share pictures.
+    there = [one for one in lists if one is not None]
+    named = {(picture.name, picture.sha256): picture for one in there for picture in one.pictures}
+    return first.model_copy(update={"pictures": tuple(named.values())})
 
 
 def named_pictures(storage: Storage) -> frozenset[str] | None:

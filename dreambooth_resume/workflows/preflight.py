@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +21,6 @@ from dreambooth_resume.config.load import GivenOptions, record, resolve, with_va
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
-from dreambooth_resume.data.fingerprint import dataset_fingerprint
-from dreambooth_resume.data.inputs import load_inputs
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.errors import BadInput, RefusedToGoOn
 from dreambooth_resume.models.base import Family, ModelFacts
@@ -35,7 +33,7 @@ from dreambooth_resume.runs.entries import ChangedOption
 from dreambooth_resume.workflows.class_pictures import class_picture_bytes, find_class_pictures
 from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
-from dreambooth_resume.workflows.sources import is_at_hand, scan_source, source_name
+from dreambooth_resume.workflows.pictures import DataSets, find_datasets
 from dreambooth_resume.workflows.trackers import check_trackers
 
 # The LoRA file and the float32 masters are four bytes a parameter each; so is each of AdamW's two moments, each of
@@ -73,17 +71,7 @@ class Options:
     @property
     def changes_for_the_log(self) -> tuple[ChangedOption, ...]:
         """The changes as this attempt's `adopt` entry keeps them."""
-        return tuple(
-            ChangedOption(
-                name=change.name,
-                before=as_json({change.name: change.before}).get(change.name),
-                after=self.changed[change.name],
-                policy=str(change.policy),
-                allowed=change.allowed,
-                changes_the_result=change.changes_the_result,
-            )
-            for change in self.changes
-        )
+        return changes_for_the_log(self.changes, self.changed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +82,13 @@ class Inputs:
     family: Family
     facts: ModelFacts
     digests: SourceDigests
-    pictures: PictureSet
-    fingerprint: str
+    datasets: DataSets
     class_pictures: ClassPictures | None = None
+
+    @property
+    def pictures(self) -> PictureSet:
+        """What is trained on from now on."""
+        return self.datasets.pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +119,7 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
 
     Refused changes are among `changes`: the caller shows all of them before it refuses.
     """
-    given = _with_absolute_folders(given)
+    given = with_absolute_folders(given)
     allowed_names(given)
     if home.record is None:
         fresh = resolve(given, recorded=None)
@@ -196,6 +188,21 @@ def save_interval(options: TrainOptions) -> tuple[int | None, float | None]:
     return steps, seconds
 
 
+def changes_for_the_log(changes: Sequence[OptionChange], now: Mapping[str, JsonValue]) -> tuple[ChangedOption, ...]:
+    """The changes as an `adopt` entry keeps them; `now` has the values that hold from it on."""
+    return tuple(
+        ChangedOption(
+            name=change.name,
+            before=as_json({change.name: change.before}).get(change.name),
+            after=now[change.name],
+            policy=str(change.policy),
+            allowed=change.allowed,
+            changes_the_result=change.changes_the_result,
+        )
+        for change in changes
+    )
+
+
 def as_json(values: Mapping[str, object]) -> dict[str, JsonValue]:
     """What `record` returns, which is JSON-able by its promise, as that type."""
     return {name: value for name, value in values.items() if isinstance(value, str | int | float | bool | None)}
@@ -206,10 +213,7 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
 
     Raises BadInput for what is missing or unreadable, RefusedToGoOn for what is not what the run was begun with.
     """
-    pictures = _pictures(home, options)
-    fingerprint = dataset_fingerprint(pictures.pictures)
-    if home.record is not None and home.record.pins.dataset != fingerprint:
-        raise RefusedToGoOn(_other_pictures(home, options))
+    datasets = find_datasets(home, options)
     class_pictures = find_class_pictures(home, options)
     pins = home.record.pins if home.record else None
     source = resolve_source(
@@ -230,8 +234,7 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
         family=family,
         facts=facts,
         digests=digests,
-        pictures=pictures,
-        fingerprint=fingerprint,
+        datasets=datasets,
         class_pictures=class_pictures,
     )
 
@@ -267,7 +270,7 @@ def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_
     # The old checkpoint goes only when the new one is durable, so there is one more than the limit for a moment.
     at_once = min(kept, limit + 1) if limit else kept
     already = len(home.log.last.state.live) if home.log.last else 0
-    pictures = inputs.pictures.size_bytes if home.record is None else 0
+    pictures = sum(one.size_bytes for _, one in inputs.datasets.to_store) if options.data.store_inputs else 0
     pictures += class_picture_bytes(home, inputs.class_pictures, side=inputs.facts.picture_side)
     needed = max(0, at_once - already) * checkpoint + pictures + _SPARE_BYTES
     fewer = ", or keep fewer: --checkpoints_total_limit 2" if at_once > 3 else ""
@@ -280,7 +283,7 @@ def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_
         )
 
 
-def _with_absolute_folders(given: GivenOptions) -> GivenOptions:
+def with_absolute_folders(given: GivenOptions) -> GivenOptions:
     """Folders that are there, by their absolute paths: the run may be resumed from another working directory."""
     folders = {
         name: str(Path(str(given.values[name])).absolute())
@@ -295,45 +298,6 @@ def _with_a_seed(options: TrainOptions) -> TrainOptions:
     if options.training.seed is not None:
         return options
     return with_values(options, {"seed": secrets.randbelow(2**32)})
-
-
-def _pictures(home: Home, options: TrainOptions) -> PictureSet:
-    """The home's own copy on a resume, which no edit of the folder reaches; else the folder.
-
-    Where both are there and the folder has changed, the user has to hear of it, not find out by the result.
-    """
-    prompt = options.data.instance_prompt
-    stored = load_inputs(home.storage, home.place.stage, prompt=prompt) if home.record is not None else None
-    if stored is None:
-        return scan_source(options, skip_bad=options.data.skip_bad_images)
-    if is_at_hand(options):
-        now = scan_source(options, skip_bad=True)
-        if now.pictures and dataset_fingerprint(now.pictures) != dataset_fingerprint(stored.pictures):
-            raise RefusedToGoOn(_changed_folder(source_name(options), stored, now))
-    return stored
-
-
-def _changed_folder(folder: str, stored: PictureSet, now: PictureSet) -> str:
-    before = {picture.name: picture.sha256 for picture in stored.pictures}
-    after = {picture.name: picture.sha256 for picture in now.pictures}
-    groups = {
-        "added": sorted(after.keys() - before.keys()),
-        "removed": sorted(before.keys() - after.keys()),
-        "edited": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
-    }
-    listed = "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in groups.items() if names)
-    return (
-        f"The pictures in {folder} have changed since the run began ({listed}). Put them back as they were, or begin a "
-        "new run with another --output_dir. The run's own copy is safe in its home: rename the folder to go on with it."
-    )
-
-
-def _other_pictures(home: Home, options: TrainOptions) -> str:
-    return (
-        f"The pictures in {source_name(options)} are not those that the run in {home.storage.describe()} was "
-        "begun with, and the home has no copy of them. Put the first ones back, or begin a new run with another "
-        "--output_dir."
-    )
 
 
 def _other_model(then: Mapping[str, str], now: Mapping[str, str], options: TrainOptions) -> str:

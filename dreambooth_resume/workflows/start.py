@@ -14,6 +14,7 @@ from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.load import record
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.fingerprint import dataset_fingerprint
+from dreambooth_resume.data.inputs import store_inputs
 from dreambooth_resume.data.plan import skipping
 from dreambooth_resume.errors import BadInput, ComeBack, NonFinite
 from dreambooth_resume.preemption.watcher import Watcher
@@ -57,7 +58,9 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
     watcher.leave_if_asked("getting ready")
     differing = compare_fingerprints(run_record.numerics, ready.numerics)
     because = tuple(f"{name} {then} -> {now}" for name, then, now in differing)
-    wish = _wish(home, options, ready.assignment, not_exact_because=because)
+    wish = _wish(checked, ready.assignment, not_exact_because=because)
+    if wish.dataset is not None:
+        _store_first(checked, watcher, reporter)
     adopted = _take_over(home, options, wish, process, watcher, reporter)
     if isinstance(adopted, Log):
         return adopted
@@ -66,13 +69,15 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
     first = Attempt(
         storage=home.storage,
         stage=_stage(home, run_record),
-        assignment=_as_the_log_has_it(replace(ready.assignment, seed=run_record.seed), adopted),
+        assignment=_as_the_log_has_it(_assigned(ready, checked, adopted, seed=run_record.seed), adopted),
+        to_store=checked.inputs.datasets.to_store,
         accelerator=ready.accelerator,
         adopted=adopted,
         process=process,
         watcher=watcher,
         reporter=reporter,
         not_exact_because=because,
+        begins_segment=checked.inputs.datasets.wished is not None,
         before=options.before if options.changes else None,
         changes=options.changes,
         shown=Shown(
@@ -105,7 +110,9 @@ def _train(attempt: Attempt, go_back: Callable[[SkippedSteps], Adoption[SavedSta
             return adopted
         attempt.reporter.message(wording.rolled_back(window, adopted))
         assignment = _as_the_log_has_it(attempt.assignment, adopted)
-        attempt = replace(attempt, adopted=adopted, assignment=assignment, before=None, changes=())
+        attempt = replace(
+            attempt, adopted=adopted, assignment=assignment, before=None, begins_segment=False, changes=()
+        )
 
 
 def _as_the_log_has_it(assignment: Assignment, adopted: Adoption[SavedState]) -> Assignment:
@@ -147,7 +154,7 @@ def _get_ready(checked: Checked) -> _Ready:
             base_model=dict(inputs.digests.files),
             base_commit=inputs.source.commit,
             vae_commit=inputs.source.vae_commit,
-            dataset=inputs.fingerprint,
+            dataset=inputs.datasets.first,
             class_pictures=dataset_fingerprint(inputs.class_pictures.found) if inputs.class_pictures else None,
         ),
         accelerator=accelerator,
@@ -201,7 +208,26 @@ def _begin(home: Home, mine: RunRecord, options: TrainOptions) -> RunRecord:
     return stored
 
 
-def _wish(home: Home, options: Options, assignment: Assignment, *, not_exact_because: tuple[str, ...]) -> Wish:
+def _store_first(checked: Checked, watcher: Watcher, reporter: Reporter) -> None:
+    """Copy a new data set to the home before the log names it: any machine can then go on, whenever this one dies."""
+    for list_key, pictures in checked.inputs.datasets.to_store:
+        store = partial(store_inputs, checked.home.storage, pictures, list_key=list_key)
+        patiently(
+            partial(store, should_stop=watcher.should_stop), tell=reporter.message, should_stop=watcher.should_stop
+        )
+    watcher.leave_if_asked("copying the pictures")
+
+
+def _assigned(ready: _Ready, checked: Checked, adopted: Adoption[SavedState], *, seed: int) -> Assignment:
+    """What the attempt trains on, now that the log says from which step on it is which data set."""
+    segments = adopted.writer.log.entries[-1].state.segments
+    plan = replace(ready.assignment.plan, seed=seed)
+    pictures, plan = checked.inputs.datasets.in_order(segments, plan)
+    return replace(ready.assignment, seed=seed, plan=plan, pictures=pictures)
+
+
+def _wish(checked: Checked, assignment: Assignment, *, not_exact_because: tuple[str, ...]) -> Wish:
+    home, options = checked.home, checked.options
     chosen = options.train.checkpoints
     return Wish(
         max_train_steps=assignment.max_train_steps,
@@ -210,6 +236,7 @@ def _wish(home: Home, options: Options, assignment: Assignment, *, not_exact_bec
         reopen=home.log.finished is not None,
         changed_options=options.changed,
         changes=options.changes_for_the_log,
+        dataset=checked.inputs.datasets.wished,
         not_exact_because=not_exact_because,
     )
 

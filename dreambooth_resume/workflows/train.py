@@ -31,7 +31,7 @@ from dreambooth_resume.storage.probe import probe
 from dreambooth_resume.storage.side_by_side import both
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
-from dreambooth_resume.workflows.home import Home, find_place, open_home
+from dreambooth_resume.workflows.home import Home, find_place, open_home, refuse_half_a_fork
 from dreambooth_resume.workflows.model_card import publish_card
 from dreambooth_resume.workflows.preflight import (
     Options,
@@ -55,6 +55,7 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
         refuse_several_processes()
         place = find_place(given)
         home = patiently(lambda: open_home(place), tell=reporter.message, should_stop=watcher.should_stop)
+        refuse_half_a_fork(home)
         options = choose_options(home, given)
         _refuse_or_show(options, reporter)
         if _is_done(home, options, given):
@@ -120,6 +121,8 @@ def _train(home: Home, options: Options, watcher: Watcher, reporter: Reporter) -
     patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
     checked = patient(lambda: check_start(home, options))
     check_push(options.train.reporting, options.sources, reporter)
+    if drift := checked.inputs.datasets.drift:
+        reporter.message(wording.changed_pictures(drift, count=len(checked.inputs.pictures.pictures)))
     for remark in remarks(options.train, options.sources):
         reporter.message(remark)
     unfenced = options.train.checkpoints.unfenced

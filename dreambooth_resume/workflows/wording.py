@@ -82,9 +82,24 @@ def options_changed_on_the_way(log: Log) -> str:
         if change.changes_the_result
     }
     return "; ".join(
-        f"attempt {attempt} changed {name} from {plain_value(change.before)} to {plain_value(change.after)}"
-        for (attempt, name), change in made.items()
+        [
+            *(
+                f"attempt {attempt} changed {name} from {plain_value(change.before)} to {plain_value(change.after)}"
+                for (attempt, name), change in made.items()
+            ),
+            *(f"other pictures from step {step} on" for step in segment_steps(log)),
+        ]
     )
+
+
+def segment_steps(log: Log) -> list[int]:
+    """The steps from which on the run was trained on other pictures than before."""
+    return [segment.from_step for segment in log.last.state.segments] if log.last else []
+
+
+def changed_pictures(drift: str, *, count: int) -> str:
+    """What a resume says that goes on with other pictures."""
+    return f"The pictures have changed ({drift}). The run goes on with the {_count(count, 'picture')} of now."
 
 
 def fresh_start(attempt: int, max_train_steps: int, not_exact_because: Sequence[str], log: Log) -> str:

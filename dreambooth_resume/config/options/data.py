@@ -12,7 +12,6 @@ from dreambooth_resume.config.options.declaration import (
     TILDE_EXPANDED,
     any_case,
     free,
-    never,
     refused,
 )
 
@@ -45,7 +44,9 @@ class DataOptions(BaseModel):
     instance_prompt is the picture's prompt. The run keeps pictures and captions; others are other pictures."""
 
     instance_prompt: Annotated[
-        str, NOT_BLANK, never("the run was trained on its first prompt; for another, start a new run", common=True)
+        str,
+        NOT_BLANK,
+        refused("the run was trained on its first prompt; for another, start a new run", common=True, in_fork=False),
     ]
     """Prompt that names the subject by a rare word and its class, for example "a photo of sks dog"."""
 
@@ -79,3 +80,8 @@ class DataOptions(BaseModel):
 
     store_inputs: Annotated[bool, free()] = True
     """Copy the pictures into the run's home. Off: every machine that resumes the run needs the folder itself."""
+
+    on_data_change: Annotated[Literal["refuse", "continue"], free(recorded=False)] = "refuse"
+    """What a resume does when pictures or captions were added, removed or edited since the run began. refuse names
+    them and stops. continue trains on them as they are from here on, and keeps in the log from which step; the home
+    gets copies of them, and the steps before stay what they were."""

@@ -75,12 +75,14 @@ def applied(
     )
 
 
-def refused(what_to_do: str, *, common: bool = False, null_is_unset: bool = False) -> Declaration:
+def refused(what_to_do: str, *, common: bool = False, null_is_unset: bool = False, in_fork: bool = True) -> Declaration:
     """A resumed run keeps its value, unless --allow_change names the option: the code can go on with another one.
 
     `what_to_do` is the line a user reads who asked for another value.
     """
-    return Declaration(policy=ChangePolicy.REFUSED, advice=what_to_do, common=common, null_is_unset=null_is_unset)
+    return Declaration(
+        policy=ChangePolicy.REFUSED, advice=what_to_do, common=common, null_is_unset=null_is_unset, in_fork=in_fork
+    )
 
 
 def never(what_to_do: str, *, common: bool = False, null_is_unset: bool = False, in_fork: bool = False) -> Declaration:
