@@ -45,6 +45,15 @@ class ForkOrigin(Record):
     """The options that this run has otherwise."""
 
 
+class SeedOrigin(Record):
+    """The checkpoint of Diffusers' own script that a run began from."""
+
+    folder: str
+    step: int
+    files: dict[str, str]
+    """Name to SHA-256."""
+
+
 class RunRecord(Record):
     """The run's identity, its options as resolved at the first start, and what exactness depends on."""
 
@@ -60,6 +69,7 @@ class RunRecord(Record):
     numerics: dict[str, str]
     """The numerics fingerprint: equal means that a resume is exact to the bit."""
     forked_from: ForkOrigin | None = None
+    seeded_from: SeedOrigin | None = None
 
 
 def new_record(

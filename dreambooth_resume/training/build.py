@@ -81,6 +81,8 @@ class Parts:
     train_step: Callable[..., StepMetrics]
     easel: Easel | None
     """To make pictures with what trains; None if none are asked for."""
+    modules: tuple[torch.nn.Module, ...]
+    """What the denoiser's parameters are of, in the order in which Diffusers' script has them."""
     export_weights: Callable[[Mapping[str, torch.Tensor]], tuple[Mapping[str, torch.Tensor], Mapping[str, str]]]
 
 
@@ -165,6 +167,7 @@ def build_parts(
             optimizer=optimizer,
             max_grad_norm=options.optimization.max_grad_norm,
         ),
+        modules=(loaded.denoiser.module,),
         export_weights=loaded.export_weights,
     )
 

@@ -43,15 +43,18 @@ from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.preview import Preview, Timetable
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.pulse import Pulse, Situation
+from dreambooth_resume.training.seed import ScriptState, saved_state, what_was_taken
 from dreambooth_resume.training.trackers.feed import Trackers
 from dreambooth_resume.training.trainer import Trainer
 from dreambooth_resume.workflows import wording
-from dreambooth_resume.workflows.changes import what_changes
+from dreambooth_resume.workflows.changes import schedule_of, what_changes
 from dreambooth_resume.workflows.preflight import save_interval
 from dreambooth_resume.workflows.trackers import Shown, open_trackers, shown_values
 
 TRACKERS_SECONDS, TRACKERS_HURRIED_SECONDS = 30.0, 3.0
 """How long the end of an attempt waits for its trackers; hurried: somebody asks for the machine."""
+
+_SEEDED = "taken from Diffusers' script"
 
 Answer = TypeVar("Answer")
 
@@ -74,6 +77,8 @@ class Attempt:
     not_exact_because: tuple[str, ...]
     before: TrainOptions | None
     """The options that the run had, where this attempt has others."""
+    script: ScriptState | None
+    """What Diffusers' script left at the step that this run begins from."""
     begins_segment: bool
     """The pictures are others than those of the steps before."""
     changes: tuple[OptionChange, ...]
@@ -149,7 +154,8 @@ def _train(attempt: Attempt, life: _Life) -> Log:
     except (Interrupted, StoppedOnPurpose) as error:
         _say_stopped(attempt, life, error)
         raise
-    if (saved := staged or adopted.loaded) is not None:
+    seeded = None if staged or adopted.base else _seeded(attempt, parts)
+    if (saved := staged or adopted.loaded or seeded) is not None:
         parts.state.load(saved)
     attempt.reporter.message(_how_it_begins(attempt, parts, staged))
     # Only now: what was staged has been read, and since the adopt nobody of a lower attempt can commit any more.
@@ -177,6 +183,9 @@ def _train(attempt: Attempt, life: _Life) -> Log:
     try:
         if staged is not None:
             manager.save_in_background(parts.state, reason=f"{STAGED_REASON} {attempt.number - 1}")
+        if seeded is not None:
+            # The run's first commit. Told to leave meanwhile, the loop saves after its first step.
+            manager.save_now(parts.state, reason=_SEEDED, give_up=life.watcher.should_stop)
         _trainer(attempt, life, parts, manager).run()
         manager.write_finished()
     except NonFinite as error:
@@ -211,6 +220,13 @@ def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
         watcher=life.watcher,
     )
     return staged, parts
+
+
+def _seeded(attempt: Attempt, parts: Parts) -> SavedState | None:
+    """The state that Diffusers' script left, if the run begins from that."""
+    if attempt.script is None:
+        return None
+    return saved_state(attempt.script, parts.state, parts.modules, parts.export_weights)
 
 
 def _store_inputs(attempt: Attempt, should_stop: Callable[[], bool]) -> bool:
@@ -297,9 +313,12 @@ def _how_it_begins(attempt: Attempt, parts: Parts, staged: SavedState | None) ->
     adopted, assignment = attempt.adopted, attempt.assignment
     if adopted.base is None and staged is None:
         log, end = adopted.writer.log, assignment.max_train_steps
-        lines = [wording.fresh_start(attempt.number, end, attempt.not_exact_because, log)]
+        lines = [wording.fresh_start(attempt.number, parts.state.global_step, end, attempt.not_exact_because, log)]
     else:
         lines = [_how_it_goes_on(attempt, parts, staged)]
+    if attempt.script is not None and adopted.base is None:
+        rate = schedule_of(assignment.options, assignment.max_train_steps).at(parts.state.global_step)
+        lines.append(what_was_taken(attempt.script, learning_rate=rate))
     if attempt.begins_segment:
         lines.append(f"From step {parts.state.global_step} on the run is trained on the pictures of now.")
     if attempt.before is not None:

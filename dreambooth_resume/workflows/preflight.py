@@ -34,6 +34,7 @@ from dreambooth_resume.workflows.class_pictures import class_picture_bytes, find
 from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
 from dreambooth_resume.workflows.pictures import DataSets, find_datasets
+from dreambooth_resume.workflows.seeding import Seed, find_seed
 from dreambooth_resume.workflows.trackers import check_trackers
 
 # The LoRA file and the float32 masters are four bytes a parameter each; so is each of AdamW's two moments, each of
@@ -100,6 +101,8 @@ class Checked:
     inputs: Inputs
     plan: Plan
     max_train_steps: int
+    begins_from: Seed | None = None
+    """A checkpoint of Diffusers' script."""
 
 
 def refuse_several_processes() -> None:
@@ -142,7 +145,7 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
 def refuse_going_back_behind_the_end(home: Home, options: Options) -> None:
     """Raises BadInput if a finished run is asked to go back, unless that was done before it finished (rules 10, 11)."""
     chosen = options.train.checkpoints
-    resume = chosen.resume_from_checkpoint or LATEST
+    resume = chosen.resume_target or LATEST
     if resume != LATEST and not home.log.has_request(chosen.resume_request_id or resume):
         raise BadInput(
             "the run is finished, and nobody goes back behind its end",
@@ -158,6 +161,7 @@ def check_start(home: Home, options: Options) -> Checked:
     refuse_half_a_prior(chosen, options.sources)
     refuse_missing_packages(chosen, options.sources)
     check_trackers(chosen.reporting, options.sources)
+    begins_from = find_seed(home, chosen)
     inputs = _gather_inputs(home, chosen)
     if inputs.facts.is_edm:
         refuse_snr_gamma_beside_edm(chosen, options.sources, because="the base model is made for that alone")
@@ -174,7 +178,7 @@ def check_start(home: Home, options: Options) -> Checked:
     refuse_endless_warmup(chosen, options.sources, max_train_steps=steps)
     _check_length(home, chosen, max_train_steps=steps)
     _check_room(home, chosen, inputs, max_train_steps=steps)
-    return Checked(home=home, options=options, inputs=inputs, plan=plan, max_train_steps=steps)
+    return Checked(home=home, options=options, inputs=inputs, plan=plan, max_train_steps=steps, begins_from=begins_from)
 
 
 def save_interval(options: TrainOptions) -> tuple[int | None, float | None]:
@@ -242,7 +246,7 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
 def _check_length(home: Home, options: TrainOptions, *, max_train_steps: int) -> None:
     """Raises BadInput if the run has come further than it is to go."""
     last = home.log.last
-    resume = options.checkpoints.resume_from_checkpoint
+    resume = options.checkpoints.resume_target
     if last is not None and resume == LATEST and last.state.step > max_train_steps:
         raise BadInput(
             f"the run has made {last.state.step} steps already",

@@ -29,6 +29,7 @@ from dreambooth_resume.training.guards import next_window
 from dreambooth_resume.training.memory import device_memory_bytes, micro_batch_size, release
 from dreambooth_resume.training.numerics import compare_fingerprints, make_deterministic, numerics_fingerprint
 from dreambooth_resume.training.progress import Reporter
+from dreambooth_resume.training.seed import ScriptState, read_script_state, refuse_misfit
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.attempt import Attempt, run_attempt
 from dreambooth_resume.workflows.home import Home, stage_of
@@ -51,7 +52,10 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
     home, options = checked.home, checked.options
     process = this_process()
     ready = _get_ready(checked)
+    script = _script_state(checked)
     mine = _new_record(ready)
+    if checked.begins_from is not None:
+        mine = mine.model_copy(update={"seeded_from": checked.begins_from.origin})
     run_record = home.record or patiently(
         lambda: _begin(home, mine, options.train), tell=reporter.message, should_stop=watcher.should_stop
     )
@@ -77,6 +81,7 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
         watcher=watcher,
         reporter=reporter,
         not_exact_because=because,
+        script=script,
         begins_segment=checked.inputs.datasets.wished is not None,
         before=options.before if options.changes else None,
         changes=options.changes,
@@ -113,6 +118,17 @@ def _train(attempt: Attempt, go_back: Callable[[SkippedSteps], Adoption[SavedSta
         attempt = replace(
             attempt, adopted=adopted, assignment=assignment, before=None, begins_segment=False, changes=()
         )
+
+
+def _script_state(checked: Checked) -> ScriptState | None:
+    """What Diffusers' script left, read and compared with the options before anything is written."""
+    if checked.begins_from is None:
+        return None
+    script = read_script_state(checked.begins_from.folder, checked.begins_from.step)
+    chosen, inputs = checked.options.train, checked.inputs
+    expected = inputs.family.adapter_parameters(inputs.source, rank=chosen.lora.rank)
+    refuse_misfit(script, chosen, adapter_parameters=expected)
+    return script
 
 
 def _as_the_log_has_it(assignment: Assignment, adopted: Adoption[SavedState]) -> Assignment:
@@ -231,7 +247,7 @@ def _wish(checked: Checked, assignment: Assignment, *, not_exact_because: tuple[
     chosen = options.train.checkpoints
     return Wish(
         max_train_steps=assignment.max_train_steps,
-        resume=chosen.resume_from_checkpoint or LATEST,
+        resume=chosen.resume_target or LATEST,
         request_id=chosen.resume_request_id,
         reopen=home.log.finished is not None,
         changed_options=options.changed,

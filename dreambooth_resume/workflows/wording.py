@@ -102,9 +102,9 @@ def changed_pictures(drift: str, *, count: int) -> str:
     return f"The pictures have changed ({drift}). The run goes on with the {_count(count, 'picture')} of now."
 
 
-def fresh_start(attempt: int, max_train_steps: int, not_exact_because: Sequence[str], log: Log) -> str:
+def fresh_start(attempt: int, step: int, max_train_steps: int, not_exact_because: Sequence[str], log: Log) -> str:
     """Where a run begins, or begins again because no attempt came to its first checkpoint."""
-    begins = f"Attempt {attempt} begins at step 0 of {max_train_steps}."
+    begins = f"Attempt {attempt} begins at step {step} of {max_train_steps}."
     if attempt == 1:
         return f"{begins} Interrupt it whenever you like; the same command with --resume latest goes on."
     before = f"No checkpoint was committed by the {attempt - 1} before it."

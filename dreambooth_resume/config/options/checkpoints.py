@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
@@ -30,7 +31,7 @@ def _resume_target(value: str | None) -> str | None:
     if _STEP.fullmatch(value) or _CHECKPOINT.fullmatch(value):
         return value
     if _CHECKPOINT.fullmatch(PurePosixPath(value).name):
-        raise ValueError("is a path, but a run resumes from its home, which is output_dir")
+        return os.path.expanduser(value)  # noqa: PTH111  as TILDE_EXPANDED
     raise ValueError("is neither latest, nor a step such as 500, nor a name such as checkpoint-500")
 
 
@@ -80,7 +81,8 @@ class CheckpointOptions(BaseModel):
         free(recorded=False, common=True, aliases=("resume",)),
     ] = None
     """latest goes on from the newest checkpoint, or starts when there is none: safe to give always. 500 or
-    checkpoint-500 goes back to that step."""
+    checkpoint-500 goes back to that step. The path of a checkpoint folder of Diffusers' own script, such as
+    out/checkpoint-500, begins a new run from it; given again, it means latest."""
 
     resume_request_id: Annotated[
         str | None,
@@ -104,3 +106,14 @@ class CheckpointOptions(BaseModel):
 
     unfenced: Annotated[bool, free(recorded=False)] = False
     """Use a home whose file system can't refuse a second writer. Nothing then protects the run from one."""
+
+    @property
+    def seed_folder(self) -> Path | None:
+        """The checkpoint folder of Diffusers' script that a new run is to begin from."""
+        value = self.resume_from_checkpoint
+        return Path(value).absolute() if value is not None and "/" in value else None
+
+    @property
+    def resume_target(self) -> str | None:
+        """`latest`, a step or a checkpoint's name: where in its own home the run goes on."""
+        return "latest" if self.seed_folder is not None else self.resume_from_checkpoint
