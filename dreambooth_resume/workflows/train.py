@@ -62,9 +62,7 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
             finished = home.log
         else:
             watcher = Watcher([signals, poller, *_deadline(options, started)])
-            chosen = options.train.preemption
-            poller.start(polled_sources(spot=chosen.spot, notice_file=chosen.notice_file, tell=reporter.message))
-            finished = _train(home, options, watcher, reporter)
+            finished = _train(home, options, watcher, poller, reporter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
         result = publish_results(place, options.train, finished)
         recorded = _recorded(place.storage, finished)
@@ -117,9 +115,12 @@ def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
     return True
 
 
-def _train(home: Home, options: Options, watcher: Watcher, reporter: Reporter) -> Log:
+def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, reporter: Reporter) -> Log:
     patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
     checked = patient(lambda: check_start(home, options))
+    # Only now: who mistyped an option is told that, and nothing about clouds.
+    chosen = options.train.preemption
+    poller.start(polled_sources(spot=chosen.spot, notice_file=chosen.notice_file, tell=reporter.message))
     check_push(options.train.reporting, options.sources, reporter)
     if drift := checked.inputs.datasets.drift:
         reporter.message(wording.changed_pictures(drift, count=len(checked.inputs.pictures.pictures)))

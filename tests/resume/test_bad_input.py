@@ -12,12 +12,17 @@ from tests.resume.harness import Bench, log_of
 
 
 def refused(bench: Bench, home: Path, *expected: str, **changed: object) -> None:
-    """The start exits with 2, says all of `expected` in at most two lines, and has written no run."""
+    """The start exits with 2, says all of `expected`, ends with what is wrong and its fix, and has written no run.
+
+    Nothing else is said, but for the table of what a resume is given otherwise.
+    """
     existed = (home / "run.json").exists()
     process = bench.start(home, **changed)
     assert process.wait() == 2, process.output()
-    said = [line for line in process.output().splitlines() if line.startswith(("dbr: ", "  fix: "))]
-    assert len(said) == len(process.output().splitlines()) == 2, process.output()
+    *table, wrong, fix = process.output().splitlines()
+    assert wrong.startswith("dbr: "), process.output()
+    assert fix.startswith("  fix: "), process.output()
+    assert not table or (existed and table[0] == "Given otherwise than the run has it:"), process.output()
     for words in expected:
         assert words in process.output()
     assert (home / "run.json").exists() == existed
