@@ -148,11 +148,11 @@ class CheckpointManager:
         with self._log_lock:
             return self._committer.append(Finished(checkpoint=self._newest.number))
 
-    def close(self) -> None:
-        """End the save thread; a save in flight gets a few seconds, and is harmless if it needs more."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End the save thread; a save in flight gets a few seconds, or none, and is harmless if it needs more."""
         if self._snapshots is not None:
             self._snapshots.end()
-        self._thread.close(timeout_seconds=_CLOSE_SECONDS)
+        self._thread.close(timeout_seconds=0.0 if at_once else _CLOSE_SECONDS)
 
     def _submit(self, state: Snapshotable, *, reason: str, is_urgent: bool) -> None:
         self._saved_at = self._monotonic()

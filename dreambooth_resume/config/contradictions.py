@@ -54,7 +54,7 @@ def refuse_two_sources(options: TrainOptions, sources: Mapping[str, str]) -> Non
 
 
 def refuse_half_a_prior(options: TrainOptions, sources: Mapping[str, str]) -> None:
-    """Raises BadInput for prior preservation without a prompt, or with the subject's own pictures for the class."""
+    """Raises BadInput for prior preservation without a prompt."""
     prior = options.prior
     if not prior.with_prior_preservation:
         return
@@ -63,12 +63,6 @@ def refuse_half_a_prior(options: TrainOptions, sources: Mapping[str, str]) -> No
             "prior preservation needs a prompt for the class pictures",
             where=sources.get("with_prior_preservation"),
             fix='add --class_prompt "a photo of a dog", with your subject\'s class in place of the dog',
-        )
-    if prior.class_data_dir is not None and prior.class_data_dir == options.data.instance_data_dir:
-        raise BadInput(
-            "the folder of the class pictures is that of the subject's",
-            where=sources.get("class_data_dir"),
-            fix="name another folder, or leave it out: the base model then makes the class pictures",
         )
 
 
@@ -158,13 +152,20 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
 
 
 def _odd_values(options: TrainOptions) -> tuple[str, ...]:
-    optimization = options.optimization
+    optimization, prior = options.optimization, options.prior
+    found: list[str] = []
     if optimization.optimizer == "prodigy" and optimization.learning_rate <= 0.1:
-        return (
+        found.append(
             f"learning_rate is {optimization.learning_rate:g}: prodigy multiplies it with a step size that it finds "
-            "itself, and 1 is usual",
+            "itself, and 1 is usual"
         )
-    return ()
+    is_own = prior.class_data_dir is not None and prior.class_data_dir == options.data.instance_data_dir
+    if prior.with_prior_preservation and is_own:
+        found.append(
+            "class_data_dir is the folder of the subject's own pictures, so the class is not preserved: name another "
+            "folder, or leave it out, and the base model makes the class pictures"
+        )
+    return tuple(found)
 
 
 def _without_effect_on_what_comes_out(options: TrainOptions) -> dict[str, str]:

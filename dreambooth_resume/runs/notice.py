@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+GO_NOW = 3
+"""Said so often, a notice leaves no time for anything that is not yet written."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:

@@ -13,7 +13,7 @@ from dreambooth_resume.preemption.heed import UNKNOWN_SAVE_SECONDS, Heed, Notice
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending
 from dreambooth_resume.runs.control import Request
-from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.runs.notice import GO_NOW, Notice
 from dreambooth_resume.training.guards import refuse_non_finite
 from dreambooth_resume.training.memory import Portions, is_out_of_memory, release
 from dreambooth_resume.training.metrics import MetricsSink
@@ -246,7 +246,7 @@ class Trainer:
 
     def _must_go(self) -> bool:
         """Somebody asked three times: go now, whatever is not yet written."""
-        return self._insistence() >= 3
+        return self._insistence() >= GO_NOW
 
     def _patience(self, notice: Notice | None = None) -> Callable[[], bool]:
         deadline = time.monotonic() + FINAL_SAVE_PATIENCE_SECONDS

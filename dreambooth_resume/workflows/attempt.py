@@ -35,6 +35,7 @@ from dreambooth_resume.runs.adoption import Adoption
 from dreambooth_resume.runs.entries import Process, Stopped
 from dreambooth_resume.runs.history import STAGED_REASON
 from dreambooth_resume.runs.log import Log
+from dreambooth_resume.runs.notice import GO_NOW
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, Parts, build_parts
@@ -198,8 +199,9 @@ def _train(attempt: Attempt, life: _Life) -> Log:
             raise RefusedToGoOn(gave_up(skipped, error)) from error
         raise
     finally:
-        manager.close()
-        hurried = life.watcher.notice() is not None
+        notice = life.watcher.notice()
+        manager.close(at_once=notice is not None and notice.insistence >= GO_NOW)
+        hurried = notice is not None
         life.trackers.close(timeout_seconds=TRACKERS_HURRIED_SECONDS if hurried else TRACKERS_SECONDS)
         parts.loader.close()
     return adopted.writer.log
