@@ -14,7 +14,6 @@ from dreambooth_resume.data.captioned import Columns
 from dreambooth_resume.data.dataset import FoundFile, PictureSet, look_at_files
 from dreambooth_resume.errors import AccessDenied, BadInput, ComeBack, DbrError
 
-PACKAGE = "datasets"
 _SPLIT = "train"
 
 

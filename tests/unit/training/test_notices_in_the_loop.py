@@ -56,7 +56,8 @@ def test_a_notice_whose_time_is_nearly_over_is_left_for(home: MemoryStorage, req
 
     def at_step(step: int) -> None:
         if step == 2:
-            source.said = notice(left_seconds=15.0)
+            # Less than the 10 s that a save is thought to take before one was measured.
+            source.said = notice(left_seconds=9.0)
 
     trainer = trainer_on(home, at_step=at_step, source=source, requests=requests, interval_steps=100)
     with pytest.raises(Interrupted, match="AWS: step 2 of 6 is saved"):
@@ -104,7 +105,8 @@ def test_with_too_little_time_for_a_save_the_one_that_is_under_way_is_waited_for
     def at_step(step: int) -> None:
         if step == 3:
             assert is_saving.wait(timeout=60), "step 2 is being saved"
-            source.said = notice(left_seconds=5.0)
+            # Less than the 10 s that a save is thought to take before one was measured.
+            source.said = notice(left_seconds=9.0)
             # It is let through once the loop has said that it waits for it.
             threading.Thread(target=let_through, daemon=True).start()
 

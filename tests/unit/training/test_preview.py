@@ -19,25 +19,11 @@ from dreambooth_resume.models.sdxl.family import SdxlFamily
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.runs.samples import read_samples
 from dreambooth_resume.training.preview import Easel, Embeddings, Preview, Timetable, undisturbed
-from dreambooth_resume.training.progress import Reporter, StepUpdate
 from tests.fakes.memory_storage import MemoryStorage
+from tests.fakes.toy_trainer import Told
 
 PROMPT = "a photo of sks robot"
 OPTIONS = ValidationOptions(validation_prompt=PROMPT, num_validation_images=2, validation_epochs=1)
-
-
-class Listener(Reporter):
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def phase(self, name: str, done: int, total: int) -> None: ...
-
-    def step(self, update: StepUpdate) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def timetable(steps: int = 12, **options: Any) -> Timetable:
@@ -121,8 +107,8 @@ def easel(tiny_source: ModelSource) -> Easel:
 
 def preview(
     easel: Easel, home: MemoryStorage, *, attempt: int = 1, should_stop: Callable[[], bool] = lambda: False
-) -> tuple[Preview, Listener]:
-    listener = Listener()
+) -> tuple[Preview, Told]:
+    listener = Told()
     made = Preview(
         easel,
         timetable(num_validation_images=2, validation_epochs=1),
