@@ -56,8 +56,7 @@ def test_a_notice_whose_time_is_nearly_over_is_left_for(home: MemoryStorage, req
 
     def at_step(step: int) -> None:
         if step == 2:
-            # Less than the 10 s that a save is thought to take before one was measured.
-            source.said = notice(left_seconds=9.0)
+            source.said = notice(left_seconds=15.0)
 
     trainer = trainer_on(home, at_step=at_step, source=source, requests=requests, interval_steps=100)
     with pytest.raises(Interrupted, match="AWS: step 2 of 6 is saved"):
