@@ -18,6 +18,9 @@ _PRIOR = (
     "sample_batch_size",
 )
 
+POLYNOMIAL_END = 1e-7
+"""Where Diffusers' polynomial schedule ends, whatever it starts from."""
+
 
 def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> None:
     """Raises BadInput for options that contradict each other, as far as that shows before the pictures are read."""
@@ -30,6 +33,7 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
             fix="start one process; --gradient_accumulation_steps makes up for the batch",
         )
     _refuse_large_rate(options, sources)
+    _refuse_polynomial_that_climbs(options, sources)
     if options.training.do_edm_style_training:
         refuse_snr_gamma_beside_edm(options, sources, because="do_edm_style_training has weights of its own")
     _refuse_to_give_the_token_away(options, sources)
@@ -112,6 +116,22 @@ def _refuse_large_rate(options: TrainOptions, sources: Mapping[str, str]) -> Non
             where=sources.get("learning_rate"),
             fix="type --learning_rate 1e-4, or --optimizer prodigy",
         )
+
+
+def _refuse_polynomial_that_climbs(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    optimization = options.optimization
+    if optimization.lr_scheduler != "polynomial":
+        return
+    rates = {"learning_rate": optimization.learning_rate}
+    if options.lora.train_text_encoder and optimization.optimizer != "prodigy":
+        rates["text_encoder_lr"] = optimization.text_encoder_lr
+    for name, rate in rates.items():
+        if rate <= POLYNOMIAL_END:
+            raise BadInput(
+                f"{name} {rate:g} is not above {POLYNOMIAL_END:g}, to which lr_scheduler polynomial falls",
+                where=sources.get(name) or sources.get("lr_scheduler"),
+                fix=f"give a greater --{name} or another --lr_scheduler",
+            )
 
 
 def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...]:

@@ -35,6 +35,10 @@ def refuse_non_finite(metrics: StepMetrics, *, step: int) -> None:
 
 def refuse_non_finite_state(state: SavedState) -> None:
     """Raises NonFinite for the update that left this state, if there is such a number in it."""
+    for name, number in state.scalars.items():
+        # Such as prodigy's step size; of a norm that overflowed in float16 none is kept.
+        if isinstance(number, float) and not math.isfinite(number):
+            raise NonFinite(f"in the state {name} is {number}", step=state.step - 1)
     floats = {name: tensor for name, tensor in state.tensors.items() if tensor.is_floating_point()}
     # NaN and infinity survive a norm, so one number tells of all.
     if math.isfinite(torch.nn.utils.get_total_norm(list(floats.values())).item()):

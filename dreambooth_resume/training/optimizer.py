@@ -29,7 +29,8 @@ class Optimizer:
     """The parameters of a run in their groups, and what updates them.
 
     Its state is what `tensors` and `scalars` return together; names are "exp_avg.<parameter>" for a tensor of one
-    parameter, "qmap1" for one that all share, "step" for a number that all share, "d.<group>" for a group's number.
+    parameter, "qmap1" for one that all share, "step" for a number of the parameters, "step.<parameter>" where one has
+    another (it gets no gradient: the last layer of SDXL's first text encoder), "d.<group>" for a group's number.
     """
 
     def __init__(self, groups: Sequence[ParameterGroup], options: OptimizationOptions) -> None:
@@ -68,15 +69,12 @@ class Optimizer:
         return dict(sorted(tensors.items()))
 
     def scalars(self) -> Scalars:
-        """The numbers of the state. Floats are Python's, which JSON keeps to the last bit.
-
-        Raises ValueError if a number that all parameters share is not the same for all of them.
-        """
-        scalars: Scalars = {}
-        for name, parameter in self.parameters.items():
-            for key, value in self.torch_optimizer.state[parameter].items():
-                if isinstance(value, _NUMBERS) and scalars.setdefault(key, value) != value:
-                    raise ValueError(f"{key} is {value} for {name} and {scalars[key]} for others")
+        """The numbers of the state. Floats are Python's, which JSON keeps to the last bit."""
+        numbers, most = self._numbers(), dict[str, float]()
+        for (key, _), value in numbers.items():
+            most[key] = max(value, most.get(key, value))
+        scalars: Scalars = {**most}
+        scalars.update({f"{key}.{name}": value for (key, name), value in numbers.items() if value != most[key]})
         for group, torch_group in zip(self.groups, self.torch_optimizer.param_groups, strict=True):
             for key in self._built.group_state:
                 scalars[f"{key}.{group.name}"] = torch_group[key]
@@ -86,7 +84,9 @@ class Optimizer:
         """Overwrite the state, the tensors in place. Raises ValueError unless names, shapes and dtypes are the same."""
         own = self.tensors()
         _refuse_other_names(own.keys() ^ tensors.keys(), "tensors")
-        _refuse_other_names(self.scalars().keys() ^ scalars.keys(), "numbers")
+        numbers = self._numbers()
+        of_one = {f"{key}.{name}" for key, name in numbers}
+        _refuse_other_names((self.scalars().keys() - of_one) ^ (scalars.keys() - of_one), "numbers")
         for name, tensor in own.items():
             saved = tensors[name]
             if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
@@ -96,11 +96,19 @@ class Optimizer:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])
-        for parameter in self.parameters.values():
-            state = self.torch_optimizer.state[parameter]
-            state.update({key: scalars[key] for key, value in state.items() if isinstance(value, _NUMBERS)})
+        for key, name in numbers:
+            self.torch_optimizer.state[self.parameters[name]][key] = scalars.get(f"{key}.{name}", scalars[key])
         for group, torch_group in zip(self.groups, self.torch_optimizer.param_groups, strict=True):
             torch_group.update({key: scalars[f"{key}.{group.name}"] for key in self._built.group_state})
+
+    def _numbers(self) -> dict[tuple[str, str], float]:
+        """(what it is, the parameter's name) -> every number that the state has for a parameter."""
+        return {
+            (key, name): value
+            for name, parameter in self.parameters.items()
+            for key, value in self.torch_optimizer.state[parameter].items()
+            if isinstance(value, _NUMBERS)
+        }
 
 
 def _parameters_by_name(groups: Sequence[ParameterGroup]) -> dict[str, torch.nn.Parameter]:

@@ -9,12 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from dreambooth_resume.config.contradictions import POLYNOMIAL_END
 from dreambooth_resume.errors import BadInput
 
 LrScheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
-
-_POLYNOMIAL_END = 1e-7
-"""Where Diffusers' polynomial schedule ends, whatever it starts from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +38,9 @@ class LearningRateSchedule:
                 where="--lr_scheduler",
                 fix=", ".join(get_args(LrScheduler)),
             )
-        if self.name == "polynomial" and not self.peak > _POLYNOMIAL_END:
+        if self.name == "polynomial" and not self.peak > POLYNOMIAL_END:
             raise BadInput(
-                f"the polynomial schedule falls to {_POLYNOMIAL_END:g}, which is not below {self.peak:g}",
+                f"the polynomial schedule falls to {POLYNOMIAL_END:g}, which is not below {self.peak:g}",
                 where="--lr_scheduler polynomial",
                 fix="give a greater --learning_rate or another --lr_scheduler",
             )
@@ -73,9 +71,9 @@ class LearningRateSchedule:
     def _polynomial(self, step: int) -> float:
         decay_steps = self.total_steps - self.warmup_steps
         if step > self.total_steps or decay_steps <= 0:
-            return _POLYNOMIAL_END / self.peak
+            return POLYNOMIAL_END / self.peak
         remaining = 1 - (step - self.warmup_steps) / decay_steps
-        return ((self.peak - _POLYNOMIAL_END) * math.pow(remaining, self.power) + _POLYNOMIAL_END) / self.peak
+        return ((self.peak - POLYNOMIAL_END) * math.pow(remaining, self.power) + POLYNOMIAL_END) / self.peak
 
 
 def scaled_learning_rate(

@@ -21,6 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.base import Denoiser, TextEncoders
+from dreambooth_resume.training.memory import is_out_of_memory
 from dreambooth_resume.training.objective import Objective, Scored, denoising_loss, question, sample_latents, scored
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.precision import autocast
@@ -191,7 +192,10 @@ def _memory_for_the_update(step: int) -> Iterator[None]:
     """Smaller micro-batches need as much here as great ones, and half of the parameters may be changed already."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        # Seen by the loop it would be taken for one of the passes', and the update made a second time.
         raise RefusedToGoOn(
             f"Step {step + 1}: out of memory in the optimizer's update ({error}). Nothing of this step was saved. Free "
             "the device of other programs and type the same command again, or begin a new run with a smaller --rank."

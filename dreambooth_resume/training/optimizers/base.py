@@ -33,9 +33,9 @@ class ParameterGroup:
 class Built:
     """A torch optimizer with a parameter group for each of ours, in their order, and where its state lies.
 
-    The state is `torch_optimizer.state[parameter]`: tensors, and numbers that are the same for every parameter. Beside
-    it, `group_state` names the entries of a parameter group that updates change, and `shared_state` the tensors
-    that all parameters have together; neither is given by an option.
+    The state is `torch_optimizer.state[parameter]`: tensors, and numbers that are the same for every parameter that
+    gets a gradient. Beside it, `group_state` names the entries of a parameter group that updates change, and
+    `shared_state` the tensors that all parameters have together; neither is given by an option.
     """
 
     torch_optimizer: torch.optim.Optimizer

@@ -31,6 +31,24 @@ def test_warmup_that_never_ends_is_refused(scheduler: str) -> None:
     assert resolve(parse_train([*argv, "--lr_warmup_steps", "39"]), recorded=None)
 
 
+@pytest.mark.parametrize(
+    ("rates", "named"),
+    [
+        (["--learning_rate", "1e-8"], "learning_rate 1e-08"),
+        (["--train_text_encoder", "--text_encoder_lr", "1e-7"], "text_encoder_lr 1e-07"),
+        (["--text_encoder_lr", "1e-7"], None),
+        (["--train_text_encoder", "--text_encoder_lr", "1e-7", "--optimizer", "prodigy"], None),
+    ],
+)
+def test_a_polynomial_schedule_that_would_have_to_climb_is_refused(rates: list[str], named: str | None) -> None:
+    given = parse_train([*REQUIRED, "--lr_scheduler", "polynomial", *rates])
+    if named is None:
+        assert resolve(given, recorded=None)
+        return
+    with pytest.raises(BadInput, match=f"{named} is not above 1e-07"):
+        resolve(given, recorded=None)
+
+
 def test_constant_has_no_warmup_to_contradict() -> None:
     assert resolve(parse_train([*REQUIRED, "--max_train_steps", "40", "--lr_warmup_steps", "99"]), recorded=None)
 

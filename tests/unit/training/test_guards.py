@@ -50,6 +50,15 @@ def test_one_bad_number_anywhere_in_the_state_is_found_and_named(bad: float) -> 
     assert raised.value.step == 4
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_number_beside_the_tensors_is_found_too(bad: float) -> None:
+    scalars = {"optimizer.d.unet": 1e-6, "grad_norm": None, "lr_scheduler": "constant", "optimizer.k.unet": 4}
+    refuse_non_finite_state(SavedState(step=5, tensors={"lora.a": torch.ones(3)}, scalars=scalars))
+    state = SavedState(step=5, tensors={"lora.a": torch.ones(3)}, scalars={**scalars, "optimizer.d.unet": bad})
+    with pytest.raises(NonFinite, match=r"Step 5: in the state optimizer\.d\.unet is"):
+        refuse_non_finite_state(state)
+
+
 def test_windows_grow_and_end_with_the_step_and_there_are_three() -> None:
     skipped: list[SkippedSteps] = []
     for first in (250, 241, 151):

@@ -195,6 +195,29 @@ def test_state_restored_half_way_goes_on_bit_for_bit(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_parameter_that_gets_no_gradient_keeps_a_state_of_its_own(kind: str) -> None:
+    """As in the last layer of SDXL's first text encoder, behind the hidden state that is used."""
+    options, rate = KINDS[kind].options, KINDS[kind].rate
+    whole = named_parameters(1)
+    never_stopped = one_group(whole, options)
+    used = {name: parameter for name, parameter in whole.items() if name != "a.lora_A.weight"}
+    run_updates(used, never_stopped.torch_optimizer, range(5), rate)
+    saved = {name: tensor.clone() for name, tensor in never_stopped.tensors().items()}
+    numbers = json.loads(json.dumps(never_stopped.scalars()))
+    second = {name: torch.nn.Parameter(parameter.detach().clone()) for name, parameter in whole.items()}
+    resumed = one_group(second, options)
+    resumed.load(saved, numbers)
+    assert resumed.scalars() == numbers
+    if "step" in numbers:
+        assert (numbers["step"], numbers["step.a.lora_A.weight"]) == (5, 0)
+    # From here on all of them have one: what was counted for each is what the next updates depend on.
+    run_updates(whole, never_stopped.torch_optimizer, range(5, 8), rate)
+    run_updates(second, resumed.torch_optimizer, range(5, 8), rate)
+    assert all(torch.equal(whole[name], second[name]) for name in whole)
+    assert resumed.scalars() == never_stopped.scalars()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_state_is_whole_before_the_first_update_and_keeps_its_tensors(kind: str) -> None:
     parameters = named_parameters(2)
     optimizer = one_group(parameters, KINDS[kind].options)

@@ -421,12 +421,19 @@ def test_before_its_update_a_step_has_done_its_passes_and_changed_nothing(tiny_s
     assert not all(map(torch.equal, state(), before))
 
 
-def test_an_update_without_memory_is_refused_for_smaller_micro_batches_would_not_help(tiny_source: ModelSource) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["gpu", "cpu"],
+)
+def test_an_update_without_memory_is_refused_for_smaller_micro_batches_would_not_help(
+    error: RuntimeError, tiny_source: ModelSource
+) -> None:
     model = build_model(tiny_source, LoraSpec(rank=4, alpha=4))
     optimizer = one_group(model.parameters)
 
     def no_memory() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise error
 
     optimizer.torch_optimizer.step = no_memory  # type: ignore[method-assign, assignment]
     with pytest.raises(RefusedToGoOn, match="Step 3: out of memory in the optimizer's update"):
