@@ -120,9 +120,11 @@ def test_seed_has_64_bits() -> None:
 def test_resume_takes_latest_a_step_or_a_checkpoints_name(typed: str, kept: str) -> None:
     assert parse_train(["--resume", typed]).values == {"resume_from_checkpoint": kept}
     assert parse_train(["--resume", "checkpoint-20-a2"]).values == {"resume_from_checkpoint": "checkpoint-20-a2"}
+    # A checkpoint of Diffusers' own script, looked at later.
+    assert parse_train(["--resume", "out/checkpoint-6"]).values == {"resume_from_checkpoint": "out/checkpoint-6"}
 
 
-@pytest.mark.parametrize("typed", ["0", "-3", "checkpoint-0", "checkpoint-6.tmp", "out/checkpoint-6", "yes", ""])
+@pytest.mark.parametrize("typed", ["0", "-3", "checkpoint-0", "checkpoint-6.tmp", "yes", ""])
 def test_resume_refuses_anything_else(typed: str) -> None:
     with pytest.raises(BadInput):
         parse_train([f"--resume={typed}"])
