@@ -63,17 +63,36 @@ class HubUpload:
             created = api.create_repo(repo, exist_ok=True)
             operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=body) for name, body in files.items()]
             api.create_commit(created.repo_id, operations, commit_message=_MESSAGE)
-        except HFValidationError as error:
-            raise BadInput(f"is no name for a repository: {error}", where=f"--hub_model_id {repo}") from None
+        except HFValidationError:
+            raise _no_name(repo) from None
         except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
             # The last two: what the library's own storage client raises when its network fails.
             raise _ours(error, doing=f"uploading to {repo}") from None
         return str(created)
 
 
+def check_repository_name(repo: str) -> None:
+    """Raises BadInput for a name that no repository can have. Nobody is asked."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise _no_name(repo) from None
+
+
 def repository_name(hub_model_id: str | None, output_dir: str) -> str:
     """As in Diffusers' script: the given one, else the last part of the output folder, under the user's own account."""
     return hub_model_id or PurePosixPath(output_dir.rstrip("/")).name
+
+
+def _no_name(repo: str) -> BadInput:
+    return BadInput(
+        f'"{repo}" is no name for a repository on the Hub: NAME or OWNER/NAME, of letters, digits, "-", "_" and "."',
+        where="--hub_model_id",
+        fix="type --hub_model_id you/dog-lora",
+    )
 
 
 def _ours(error: Exception, *, doing: str) -> AccessDenied | HubUnreachable:

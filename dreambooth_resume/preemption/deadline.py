@@ -19,14 +19,14 @@ class DeadlineSource:
     ) -> None:
         self._end = started_monotonic_s + seconds
         self._lead_seconds = min(_LEAD_SECONDS, seconds / 10)
-        self._minutes = seconds / 60
+        self._length = f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:g} minutes"
         self._monotonic = monotonic
 
     def notice(self) -> Notice | None:
         if self._monotonic() < self._end - self._lead_seconds:
             return None
         return Notice(
-            source=f"the deadline of {self._minutes:g} minutes",
+            source=f"the deadline of {self._length}",
             exit_code=COME_BACK,
             deadline_monotonic_s=self._end,
         )

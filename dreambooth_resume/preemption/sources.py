@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+from dreambooth_resume.errors import BadInput
 from dreambooth_resume.preemption.metadata import MetadataTrouble
 from dreambooth_resume.preemption.notice_file import NoticeFile
 from dreambooth_resume.preemption.poller import PolledSource
@@ -83,12 +84,21 @@ def _first_that_is_here(clouds: Sequence[CloudSource]) -> CloudSource | None:
 
 
 def polled_sources(*, spot: str, notice_file: str | None, tell: Callable[[str], None]) -> list[PolledSource]:
-    """What the watcher's thread is to ask: a cloud by its name, `auto` or `none`, and a file."""
+    """What the watcher's thread is to ask: a cloud by its name, `auto` or `none`, and a file.
+
+    Raises BadInput for a folder in place of the file: it is there always, so every attempt would leave at once.
+    """
     sources: list[PolledSource] = []
     if spot == AUTO:
         sources.append(AutoSource(tell=tell))
     elif spot != NONE:
         sources.append(cloud_source(spot))
     if notice_file is not None:
+        if Path(notice_file).is_dir():
+            raise BadInput(
+                "is a folder; a notice is a file that appears",
+                where=f"--notice_file {notice_file}",
+                fix=f"name a file in it that something else makes, such as {Path(notice_file) / 'notice'}",
+            )
         sources.append(NoticeFile(Path(notice_file)))
     return sources

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from dreambooth_resume.config.options.reporting import ReportingOptions
 from dreambooth_resume.errors import AccessDenied
 from dreambooth_resume.models.hub import HubUnreachable
-from dreambooth_resume.models.hub_upload import HubUpload
+from dreambooth_resume.models.hub_upload import HubUpload, check_repository_name
 from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.home import CARD_NAME, WEIGHTS_NAME
 from dreambooth_resume.runs.notes import post_note, read_notes
@@ -19,14 +19,21 @@ from dreambooth_resume.workflows.model_card import final_samples, publish_card
 
 
 def check_push(
-    options: ReportingOptions, sources: Mapping[str, str], reporter: Reporter, *, hub: HubUpload | None = None
+    options: ReportingOptions,
+    sources: Mapping[str, str],
+    reporter: Reporter,
+    *,
+    name: str,
+    hub: HubUpload | None = None,
 ) -> None:
-    """Before anything is trained: raises BadInput without a token, AccessDenied for one that can't write.
+    """Before anything is trained: raises BadInput without a token or with a `name` that no repository can have,
+    AccessDenied for a token that can't write.
 
     A Hub that doesn't answer now may do so at the end, so that is only said.
     """
     if not options.push_to_hub:
         return
+    check_repository_name(name)
     try:
         (hub or HubUpload(token=options.hub_token)).check(where=sources.get("push_to_hub", "push_to_hub"))
     except HubUnreachable as error:

@@ -9,7 +9,7 @@ import pytest
 
 from dreambooth_resume.errors import AccessDenied, BadInput, DbrError
 from dreambooth_resume.models.hub import HubUnreachable
-from dreambooth_resume.models.hub_upload import HubUpload, repository_name
+from dreambooth_resume.models.hub_upload import HubUpload, check_repository_name, repository_name
 from tests.fakes.hub_server import FakeHub, running_hub
 
 FILES = {"README.md": b"# a card", "pytorch_lora_weights.safetensors": b"\x00" * 5000, "samples/6-a1/0.png": b"\x89PNG"}
@@ -86,3 +86,11 @@ def test_the_repository_is_named_as_the_script_names_it() -> None:
     assert repository_name(None, "runs/dog/") == "dog"
     assert repository_name(None, "s3://bucket/dog") == "dog"
     assert repository_name("you/dog-lora", "runs/dog") == "you/dog-lora"
+
+
+@pytest.mark.parametrize("name", ["a b/c", "you/dog/lora", "my dog!", "-dog"])
+def test_a_name_that_no_repository_can_have_is_bad_input_before_anybody_is_asked(name: str, server: FakeHub) -> None:
+    with pytest.raises(BadInput, match="is no name for a repository on the Hub"):
+        check_repository_name(name)
+    check_repository_name("you/dog-lora")
+    assert server.asked == []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth_resume.errors import BadInput
 from dreambooth_resume.preemption.aws import AwsSource
 from dreambooth_resume.preemption.azure import AzureSource
 from dreambooth_resume.preemption.deadline import DeadlineSource
@@ -17,7 +18,7 @@ from dreambooth_resume.preemption.gcp import GcpSource
 from dreambooth_resume.preemption.metadata import MetadataTrouble
 from dreambooth_resume.preemption.notice_file import NoticeFile
 from dreambooth_resume.preemption.poller import Poller
-from dreambooth_resume.preemption.sources import AutoSource, CloudSource
+from dreambooth_resume.preemption.sources import AutoSource, CloudSource, polled_sources
 from dreambooth_resume.runs.notice import Notice
 from tests.fakes.metadata_server import running_metadata
 
@@ -203,3 +204,15 @@ def test_the_clouds_are_asked_side_by_side() -> None:
             return False
 
     assert AutoSource(tell=lambda _: None, clouds=lambda: [Meets(), Meets(), Meets()]).look() is None
+
+
+def test_a_folder_is_no_notice_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is a folder"):
+        polled_sources(spot="none", notice_file=str(tmp_path), tell=print)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(1.0, "of 1 s"), (90.0, "of 1.5 minutes"), (1500.0, "of 25 minutes")])
+def test_a_deadline_is_said_in_units_that_fit(seconds: float, words: str) -> None:
+    notice = DeadlineSource(seconds, started_monotonic_s=0.0, monotonic=lambda: seconds).notice()
+    assert notice is not None
+    assert notice.source.endswith(words)
