@@ -74,7 +74,7 @@ class HubUpload:
 def check_repository_name(repo: str) -> None:
     """Raises BadInput for a name that no repository can have. Nobody is asked."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(repo)
