@@ -47,6 +47,12 @@ def load_dataset_pictures(
 
 
 def _train_part(name: str, *, config: str | None, cache_dir: str | None) -> Any:
+    if name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists():
+        raise BadInput(
+            "there is no such folder",
+            where=f"--dataset_name {name}",
+            fix="name the folder with metadata.jsonl, or an id on the Hub such as owner/dogs",
+        )
     try:
         import datasets
     except ImportError as error:

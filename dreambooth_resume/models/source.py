@@ -170,9 +170,9 @@ def _component_files(
     if group is None:
         wanted = " or ".join(" + ".join(files) for files in component.files)
         raise BadInput(
-            f"the base model has no {prefix}{wanted}",
+            f"{_what(where)} has no {prefix}{wanted}",
             where=where,
-            fix=f"point {MODEL_FLAG} to a complete Diffusers folder (the one that holds model_index.json) or a Hub id",
+            fix=f"point {_flag(where)} to a complete Diffusers folder (the one that holds model_index.json) or a Hub id",
         )
     chosen = {*group, *(name for name in component.optional if name in present)}
     if component.weights is not None:
@@ -203,8 +203,16 @@ def _weight_files(stem: str, present: set[str], *, prefix: str, variant: str | N
     elif any(name.endswith(".bin") for name in present):
         fix = "only .safetensors weights are read (a .bin can run code): save the model anew with save_pretrained()"
     else:
-        fix = f"point {MODEL_FLAG} to a complete Diffusers folder or a Hub id"
-    raise BadInput(f"the base model has no {prefix}{single}", where=where, fix=fix)
+        fix = f"point {_flag(where)} to a complete Diffusers folder or a Hub id"
+    raise BadInput(f"{_what(where)} has no {prefix}{single}", where=where, fix=fix)
+
+
+def _flag(where: str) -> str:
+    return VAE_FLAG if where.startswith(VAE_FLAG) else MODEL_FLAG
+
+
+def _what(where: str) -> str:
+    return "the VAE's model" if where.startswith(VAE_FLAG) else "the base model"
 
 
 def _is_folder(name: str) -> bool:

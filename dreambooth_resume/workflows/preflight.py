@@ -150,7 +150,8 @@ def refuse_going_back_behind_the_end(home: Home, options: Options) -> None:
         raise BadInput(
             "the run is finished, and nobody goes back behind its end",
             where=f"--resume {resume}",
-            fix=f"--resume {resume} --max_train_steps MORE to reopen it there, or another --output_dir for a new run",
+            fix=f"--resume {resume} --max_train_steps MORE to reopen it there, or a new run from that step: "
+            f"dbr fork HOME --step {resume} --to NEW",
         )
 
 

@@ -78,6 +78,7 @@ def test_a_finished_run_is_not_gone_back_behind(bench: Bench, home: Path) -> Non
     process = bench.start(home, resume=4)
     assert process.wait() == 2
     assert "the run is finished, and nobody goes back behind its end" in process.output()
+    assert "dbr fork HOME --step 4 --to NEW" in process.output()
 
 
 def test_more_steps_reopen_a_finished_run_at_an_earlier_one(bench: Bench, undisturbed: Undisturbed, home: Path) -> None:

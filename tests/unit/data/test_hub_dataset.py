@@ -123,3 +123,8 @@ def test_what_the_hub_answers_is_said_in_our_words() -> None:
     config = translated(ValueError("BuilderConfig 'x' not found. Available: ['y']"), "a/b")
     assert isinstance(config, BadInput)
     assert "Available: ['y']" in config.what
+
+
+def test_a_folder_that_is_not_there_is_no_id_on_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no such folder"):
+        load(tmp_path / "nowhere", tmp_path)

@@ -244,3 +244,9 @@ def test_silent_hub_and_nothing_cached_asks_to_come_back(tiny_folder: Path) -> N
     with pytest.raises(HubUnreachable) as caught:
         resolve_source("owner/model", hub=FakeHub(tiny_folder, reachable=False))
     assert caught.value.exit_code == 75
+
+
+def test_a_vae_that_is_none_is_said_of_the_vae(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="the VAE's model has no vae/config.json") as refusal:
+        resolve_source(str(tiny_folder), vae_name=str(tmp_path), hub=no_hub)
+    assert "--pretrained_vae_model_name_or_path" in str(refusal.value.fix)
