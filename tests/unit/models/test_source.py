@@ -247,6 +247,6 @@ def test_silent_hub_and_nothing_cached_asks_to_come_back(tiny_folder: Path) -> N
 
 
 def test_a_vae_that_is_none_is_said_of_the_vae(tiny_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="the VAE's model has no vae/config.json") as refusal:
+    with pytest.raises(BadInput, match="the VAE's model has no vae/config") as refusal:
         resolve_source(str(tiny_folder), vae_name=str(tmp_path), hub=no_hub)
     assert "--pretrained_vae_model_name_or_path" in str(refusal.value.fix)
