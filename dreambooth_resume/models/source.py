@@ -172,7 +172,7 @@ def _component_files(
         raise BadInput(
             f"{_what(where)} has no {prefix}{wanted}",
             where=where,
-            fix=f"point {_flag(where)} to a complete Diffusers folder (the one that holds model_index.json) or a Hub id",
+            fix=f"point {_flag(where)} to a complete Diffusers folder (the one with model_index.json) or a Hub id",
         )
     chosen = {*group, *(name for name in component.optional if name in present)}
     if component.weights is not None:
