@@ -25,7 +25,7 @@ help: ## this list
 demo: $(VENV)/.stamp-package ## train a tiny model, kill it three times, compare the bytes (90 s)
 	@$(BIN)/dbr demo || $(call next,read the lines above$(comma) then: make demo)
 
-test: $(VENV)/.stamp-package ## format, lint, types, import layers and all tests (8 min)
+test: $(VENV)/.stamp-package ## format, lint, types, import layers and all tests (12 min)
 	@$(BIN)/ruff format --check --quiet . || $(call next,make format)
 	@$(BIN)/ruff check --quiet . || $(call next,make format$(comma) then mend what is left)
 	@$(BIN)/mypy || $(call next,mend the types named above$(comma) then: $(BIN)/mypy)

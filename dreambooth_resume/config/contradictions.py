@@ -9,6 +9,7 @@ from dreambooth_resume.config.schema import OPTIONS, flatten
 from dreambooth_resume.errors import BadInput
 
 _DATA_SET = ("dataset_config_name", "image_column", "caption_column")
+_BUCKET = ("s3_endpoint_url", "s3_region", "s3_addressing_style", "s3_sse", "s3_kms_key_id")
 _PRIOR = (
     "class_data_dir",
     "class_prompt",
@@ -161,6 +162,8 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle |= dict.fromkeys(_DATA_SET, "only a data set has configurations and columns: dataset_name")
     if not options.prior.with_prior_preservation:
         idle |= dict.fromkeys(_PRIOR, "only with_prior_preservation has class pictures")
+    if options.storage.storage_uri is None and "://" not in options.checkpoints.output_dir:
+        idle |= dict.fromkeys(_BUCKET, "the home is a folder; a bucket is storage_uri s3://BUCKET/NAME")
     idle |= _without_effect_on_what_comes_out(options)
     values = flatten(options)
     return _odd_values(options) + tuple(

@@ -13,6 +13,8 @@ _OF_THE_RATE = frozenset(
     ("learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps", "lr_num_cycles", "lr_power", "max_train_steps")
 )
 
+_ENDLESS = ("constant", "constant_with_warmup")
+
 
 def what_changes(
     changes: Sequence[OptionChange], *, before: TrainOptions, now: TrainOptions, step: int, max_train_steps: int
@@ -51,11 +53,12 @@ def _rate(was: LearningRateSchedule, is_now: LearningRateSchedule, *, step: int)
     if was == is_now:
         return f"The learning rate stays as it was: {is_now.at(step):.4g} at step {step}."
     same_but_longer = was.name == is_now.name and was.peak == is_now.peak and was.warmup_steps == is_now.warmup_steps
-    if same_but_longer and is_now.name in ("constant", "constant_with_warmup"):
+    if same_but_longer and is_now.name in _ENDLESS:
         return (
             f"The {is_now.name} schedule has no end, so no learning rate changes: {is_now.at(step):.4g} at step {step}."
         )
     how = "stretched" if is_now.total_steps > was.total_steps else "shortened"
-    end = f", {how} to end at step {is_now.total_steps}" if is_now.total_steps != was.total_steps else ""
+    has_an_end = is_now.name not in _ENDLESS and is_now.total_steps != was.total_steps
+    end = f", {how} to end at step {is_now.total_steps}" if has_an_end else ""
     rates = f"{was.at(step):.4g} until now, {is_now.at(step):.4g} from here on"
     return f"Learning rate at step {step}: {rates} ({is_now.name}{end})."

@@ -7,6 +7,7 @@ Kill anywhere: `run.json` goes first and names the origin, so no training takes 
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -165,7 +166,8 @@ def _begin(target: Place, mine: RunRecord) -> RunRecord:
         raise BadInput(
             "the folder holds a run already, and not this fork",
             where=target.flag,
-            fix="name a new folder, or go on with that run: dbr train --resume latest",
+            fix="name a new folder, or go on with that run: dbr train --output_dir "
+            f"{shlex.quote(target.storage.describe())} --resume latest",
         )
     return stored
 

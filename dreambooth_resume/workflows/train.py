@@ -118,11 +118,11 @@ def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
 def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, reporter: Reporter) -> Log:
     patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
     checked = patient(lambda: check_start(home, options))
+    name = repository_name(options.train.reporting.hub_model_id, home.place.storage.describe())
+    check_push(options.train.reporting, options.sources, reporter, name=name)
     # Only now: who mistyped an option is told that, and nothing about clouds.
     chosen = options.train.preemption
     poller.start(polled_sources(spot=chosen.spot, notice_file=chosen.notice_file, tell=reporter.message))
-    name = repository_name(options.train.reporting.hub_model_id, home.place.storage.describe())
-    check_push(options.train.reporting, options.sources, reporter, name=name)
     if drift := checked.inputs.datasets.drift:
         reporter.message(wording.changed_pictures(drift, count=len(checked.inputs.pictures.pictures)))
     for remark in remarks(options.train, options.sources):

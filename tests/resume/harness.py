@@ -21,7 +21,7 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from tests.fakes.s3_server import ENVIRONMENT
 
-SERVER = Path(__file__).with_name("fork_server.py")
+ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 90.0
 KILLED = -signal.SIGKILL
 
@@ -51,7 +51,12 @@ class ForkServer:
     def __init__(self, s3_environment: Mapping[str, str] = ENVIRONMENT) -> None:
         environment = {**os.environ, **s3_environment, "PYTHONUNBUFFERED": "1"}
         self._server = subprocess.Popen(
-            [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-m", "tests.resume.fork_server"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         self._lock = threading.Lock()
         assert json.loads(self._read()) == {"ready": True}

@@ -30,7 +30,6 @@ TYPED = [
     "--max-trian-steps 40",
     "--warp_drive 9",
     REQUIRED + "--with_prior_preservation",
-    REQUIRED + "--with_prior_preservation --class_prompt 'a dog' --class_data_dir pictures",
     "--num_class_images 0",
     REQUIRED + "--dataset_name owner/dogs",
     "--prior_generation_precision int8",

@@ -88,10 +88,15 @@ def test_adamw_has_no_rate_above_1() -> None:
             ["--optimizer", "prodigy", "--learning_rate", "1", "--use_8bit_adam"],
             ["use_8bit_adam has no effect: only optimizer AdamW has an 8-bit form"],
         ),
+        (
+            ["--s3-endpoint-url", "http://127.0.0.1:9"],
+            ["s3_endpoint_url has no effect: the home is a folder; a bucket is storage_uri s3://BUCKET/NAME"],
+        ),
+        (["--s3-endpoint-url", "http://127.0.0.1:9", "--storage_uri", "s3://bucket/dog"], []),
         (["--no-prodigy_decouple"], ["prodigy_decouple has no effect: only optimizer prodigy has it"]),
     ],
 )
-def test_remarks_on_optimizers(argv: list[str], said: list[str]) -> None:
+def test_remarks_on_odd_values_and_options_without_effect(argv: list[str], said: list[str]) -> None:
     given = parse_train([*REQUIRED, *argv])
     remarked = remarks(resolve(given, recorded=None), given.sources)
     assert [line[: len(words)] for line, words in zip(remarked, said, strict=True)] == said
