@@ -31,10 +31,10 @@ test: $(VENV)/.stamp-package ## format, lint, types, import layers and all tests
 	@$(BIN)/mypy || $(call next,mend the types named above$(comma) then: $(BIN)/mypy)
 	@$(BIN)/lint-imports --no-logo > $(VENV)/lint-imports.log 2>&1 \
 		|| { cat $(VENV)/lint-imports.log; $(call next,move the import$(comma) see CONTRIBUTING.md$(comma) then: $(BIN)/lint-imports); }
-	@$(BIN)/pytest -q -n 2 || $(call next,$(BIN)/pytest --lf -n 0 -x)
+	@$(BIN)/pytest -q -n 2 --dist worksteal || $(call next,$(BIN)/pytest --lf -n 0 -x)
 
 quick: $(VENV)/.stamp-package ## the tests to run while editing (3 min)
-	@$(BIN)/pytest -q -n 2 -m quick || $(call next,$(BIN)/pytest --lf -n 0 -x)
+	@$(BIN)/pytest -q -n 2 --dist worksteal -m quick || $(call next,$(BIN)/pytest --lf -n 0 -x)
 
 test-real: $(VENV)/.stamp-package ## homes on Ceph's radosgw, over http and TLS; needs its packages (3 min, not in CI)
 	@DBR_TEST_REAL=1 $(BIN)/pytest -q -n 0 tests/real || $(call next,DBR_TEST_REAL=1 $(BIN)/pytest --lf -n 0 -x tests/real)

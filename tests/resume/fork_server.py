@@ -67,6 +67,8 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             _end_with(command["log"], lambda command=command: _do(command))
+        # Numbers come round again, soon where there are but 32,768: this child has not ended with another one's code.
+        ended.pop(pid, None)
         print(json.dumps({"pid": pid}), file=answers)
 
 
