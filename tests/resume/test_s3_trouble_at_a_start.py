@@ -83,7 +83,8 @@ def test_without_an_answer_at_a_start_it_asks_again_and_then_ends_as_come_back(
     proxy.add(what, verb=verb, key=begun.pattern(key), times=None, seconds=1.0)
     process = bench.start(tmp_path / "stage", limits=IMPATIENT, **RUN, **begun.options(through=proxy.url))
     assert process.wait() == 75, process.output()
-    assert "Asking again in" in process.output()
+    # A download that breaks off is gone on with by itself, which may take all the patience that there is here.
+    assert "Asking again in" in process.output() or what is What.CUT_DOWNLOAD
     assert "step 5/" not in process.output()
     is_as_before(begun, before)
 
