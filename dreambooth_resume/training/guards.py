@@ -6,7 +6,9 @@ moments are means of gradients and of their squares, and the squares were summed
 optimizer can divide by nothing (`adam_epsilon` 0), so what is saved is looked at itself, by the thread that saves it.
 
 Who meets one goes back to the last good checkpoint, and trains on other samples where it happened. Both are functions
-of the step alone: whatever was saved when, and however often the run was killed, the result is the same.
+of the step alone: whatever was saved when, and however often the run was killed, the result is the same. With one
+exception: weights that an optimizer spoils while loss and gradient are finite are met by a save of that step, or else
+by the next step's loss, so then it counts when the run was saved.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from dreambooth_resume.models.lora import LoraSpec
 from dreambooth_resume.runs.entries import Adopt, AttemptRef, Process, RunState
 from dreambooth_resume.runs.log import Log, LogWriter, make_entry, put_entry
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.training.guards import refuse_non_finite_state
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.optimizers.base import ParameterGroup
@@ -64,6 +65,7 @@ def make_manager(storage: Storage, *, max_train_steps: int = 1000) -> Checkpoint
         flush_metrics=lambda _step: sink.flush(durable=True),
         total_limit=1,
         max_train_steps=max_train_steps,
+        refuse=refuse_non_finite_state,
     )
     manager = CheckpointManager(committer, interval_steps=None, base=None)
     manager.start()

@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from tests.resume.conftest import Undisturbed
-from tests.resume.harness import KILLED, Bench, CrashPoint, log_of, result_digests, sha256
+from tests.resume.harness import KILLED, Bench, CrashPoint, committed_steps, log_of, result_digests, sha256
 
 KOHYA = "pytorch_lora_weights_kohya.safetensors"
 VARIANTS: dict[str, dict[str, object]] = {
@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 def test_killed_once_ends_in_the_same_bytes(name: str, bench: Bench, undisturbed: Undisturbed, home: Path) -> None:
     changed = VARIANTS[name]
     process = bench.start(home, **changed)
-    process.wait_for_step(3)
+    process.wait_for(lambda: committed_steps(home) != [], "the first commit")
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     resumed = bench.run(home, **changed)
