@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("dreambooth_resume.cli.stop:run", "ask a run to save and stop"),
     "gc": ("dreambooth_resume.cli.gc:run", "clear a home of what no log entry names"),
     "delete": ("dreambooth_resume.cli.delete:run", "delete a whole run"),
-    "config": ("dreambooth_resume.cli.config:run", "new: write a commented YAML file with all options"),
+    "config": ("dreambooth_resume.cli.config:run", "write a commented YAML file: new, or from another trainer's"),
     "options": ("dreambooth_resume.cli.options:run", "search the options of train, by any trainer's name for them"),
     "demo": ("dreambooth_resume.cli.demo:run", "train a tiny model, kill it three times, compare the bytes"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Mapping
 
 from dreambooth_resume.config.options.declaration import ChangePolicy
 from dreambooth_resume.config.options.train import SECTIONS
@@ -23,15 +24,20 @@ _HEAD = """\
 """
 
 
-def commented_yaml() -> str:
+def commented_yaml(
+    values: Mapping[str, object] | None = None, *, head: str = _HEAD, origins: Mapping[str, str] | None = None
+) -> str:
     """All options: the required ones as examples, the common ones set to their defaults, the others commented out.
 
-    Not all are set, because a set option counts as the user's wish when the run is resumed.
+    Not all are set, because a set option counts as the user's wish when the run is resumed. With `values` those are
+    set and no others, and required ones that are not among them stay commented examples; `origins` are what stood for
+    them in another program's file.
     """
-    blocks = [_HEAD]
+    blocks = [head]
     for section in SECTIONS:
         blocks.append(f"\n# --- {section}: {section_summary(section)}\n")
-        blocks.extend(_lines(option) for option in section_options(section))
+        for option in section_options(section):
+            blocks.append(_lines(option) if values is None else _imported_lines(option, values, origins or {}))
     return "".join(blocks)
 
 
@@ -52,6 +58,21 @@ def _is_plain(text: str) -> bool:
 
 
 def _lines(option: Option) -> str:
+    value = EXAMPLES.get(option.name, option.default)
+    is_set = option.name in EXAMPLES or (option.common and value is not None)
+    return f"{_comment(option)}\n{'' if is_set else '#'}{option.name}: {yaml_scalar(value)}\n"
+
+
+def _imported_lines(option: Option, values: Mapping[str, object], origins: Mapping[str, str]) -> str:
+    if option.name not in values:
+        value = EXAMPLES.get(option.name, option.default)
+        return f"{_comment(option)}\n#{option.name}: {yaml_scalar(value)}\n"
+    origin = origins.get(option.name, "").lstrip("-").replace("-", "_")
+    told = f"   # from {origins[option.name]}" if origin not in ("", option.name) else ""
+    return f"{_comment(option)}\n{option.name}: {yaml_scalar(values[option.name])}{told}\n"
+
+
+def _comment(option: Option) -> str:
     notes = [option.help]
     if option.choices:
         notes.append(f"One of {', '.join(option.choices)}.")
@@ -59,7 +80,4 @@ def _lines(option: Option) -> str:
         notes.append(f"Kept for the life of a run, unless allow_change names {option.name}.")
     if option.policy is ChangePolicy.NEVER:
         notes.append("Fixed for the life of a run.")
-    comment = textwrap.fill(" ".join(notes), _WIDTH, initial_indent="# ", subsequent_indent="# ")
-    value = EXAMPLES.get(option.name, option.default)
-    is_set = option.name in EXAMPLES or (option.common and value is not None)
-    return f"{comment}\n{'' if is_set else '#'}{option.name}: {yaml_scalar(value)}\n"
+    return textwrap.fill(" ".join(notes), _WIDTH, initial_indent="# ", subsequent_indent="# ")
