@@ -45,7 +45,8 @@ def sdxl_state() -> TrainingState:
     state = TrainingState(Optimizer((group,), OptimizationOptions()), lr_scheduler="constant")
     with torch.no_grad():
         for tensor in state.tensors().values():
-            tensor.normal_()
+            # Second moments are means of squares: of a negative one an update would make NaN, which no save takes.
+            tensor.normal_().abs_()
     return state
 
 
