@@ -11,14 +11,14 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dreambooth_resume.checkpoint.format import SavedState, Scalars
+from dreambooth_resume.checkpoint.format import Place, SavedState, Scalars
 from dreambooth_resume.checkpoint.tensors import are_neighbours
 
 COPIES_KEPT = 2
@@ -72,7 +72,7 @@ class _Group:
         return {name: view.view(shape) for name, view, shape in zip(self.names, views, self.shapes, strict=True)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Memory:
     """Room for one snapshot, made once and written over again and again: fresh pages cost more than the copy."""
 
@@ -80,6 +80,11 @@ class _Memory:
     """A tensor for each group, on its device."""
     on_cpu: tuple[tuple[Bytes, Bytes], ...]
     """(here, live) of every piece that the CPU copies."""
+    on_host: tuple[torch.Tensor, ...] = ()
+    """`flat`, or what of it is on a GPU in pinned memory; made at the first save from here."""
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Views of `on_host` under their names."""
+    place: Place = field(default_factory=Place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,24 +102,23 @@ class Snapshot:
         """The snapshot on the CPU. Called on the writer's thread: the transfer overlaps with training."""
         if self.copying is not None:
             self.copying.result()
-        host = self.memory.flat if self.copied is None else self._on_host(self.copied)
-        tensors: dict[str, torch.Tensor] = {}
-        for group, flat in zip(self.groups, host, strict=True):
-            tensors.update(group.named(flat))
-        return SavedState(step=self.step, tensors=tensors, scalars=self.scalars)
+        memory = self.memory
+        if not memory.tensors:
+            memory.on_host = tuple(_host_of(flat) for flat in memory.flat)
+            named = (group.named(host) for group, host in zip(self.groups, memory.on_host, strict=True))
+            memory.tensors = {name: view for views in named for name, view in views.items()}
+        if self.copied is not None:
+            self._to_host(self.copied)
+        return SavedState(step=self.step, tensors=memory.tensors, scalars=self.scalars, place=memory.place)
 
-    def _on_host(self, copied: torch.cuda.Event) -> tuple[torch.Tensor, ...]:
+    def _to_host(self, copied: torch.cuda.Event) -> None:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_event(copied)
         with torch.cuda.stream(side):
-            host = tuple(
-                torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True).copy_(flat, non_blocking=True)
-                if flat.is_cuda
-                else flat
-                for flat in self.memory.flat
-            )
+            for flat, host in zip(self.memory.flat, self.memory.on_host, strict=True):
+                if flat.is_cuda:
+                    host.copy_(flat, non_blocking=True)
         side.synchronize()
-        return host
 
 
 class Snapshotter:
@@ -194,6 +198,10 @@ class Snapshotter:
         if self._versions() != versions:
             # Rather no checkpoint than one of two steps: it would load, and go on to train something else.
             raise RuntimeError("the state was changed while it was copied: call wait_until_copied() before that")
+
+
+def _host_of(flat: torch.Tensor) -> torch.Tensor:
+    return torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True) if flat.is_cuda else flat
 
 
 def _group(tensors: Mapping[str, torch.Tensor]) -> _Group:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -36,10 +37,10 @@ _BLOCKS = (
 _PROMPT_WIDTH = 2048
 
 
-def sdxl_state() -> TrainingState:
+def sdxl_state(rank: int = RANK) -> TrainingState:
     """Weights and two moments in float32, for 560 linear layers: 266 MiB at rank 16."""
-    parameters = dict(sorted(_parameters()))
-    assert sum(one.numel() for one in parameters.values()) == PARAMETERS_PER_RANK * RANK
+    parameters = dict(sorted(_parameters(rank)))
+    assert sum(one.numel() for one in parameters.values()) == PARAMETERS_PER_RANK * rank
     schedule = LearningRateSchedule(name="constant", peak=1e-4, warmup_steps=0, total_steps=1)
     group = ParameterGroup(name="unet", parameters=parameters, schedule=schedule, weight_decay=1e-4)
     state = TrainingState(Optimizer((group,), OptimizationOptions()), lr_scheduler="constant")
@@ -50,7 +51,7 @@ def sdxl_state() -> TrainingState:
     return state
 
 
-def make_manager(storage: Storage, *, max_train_steps: int = 1000) -> CheckpointManager:
+def make_manager(storage: Storage, *, rank: int = RANK, max_train_steps: int = 1000) -> CheckpointManager:
     """What a training saves with: a run in `storage`, adopted by its first attempt, that keeps one checkpoint."""
     process = Process(host="bench", boot_id="bench", pid_namespace="bench", pid=os.getpid(), started="bench")
     lineage = (AttemptRef(attempt=1, base=None, base_step=0),)
@@ -62,7 +63,7 @@ def make_manager(storage: Storage, *, max_train_steps: int = 1000) -> Checkpoint
     committer = Committer(
         storage,
         LogWriter(storage, Log((adopt,)), attempt=1),
-        export_weights=_export,
+        export_weights=partial(_export, rank=rank),
         flush_metrics=lambda _step: sink.flush(durable=True),
         total_limit=1,
         max_train_steps=max_train_steps,
@@ -73,12 +74,12 @@ def make_manager(storage: Storage, *, max_train_steps: int = 1000) -> Checkpoint
     return manager
 
 
-def _export(tensors):  # type: ignore[no-untyped-def]
-    metadata = diffusers_metadata(LoraSpec(rank=RANK, alpha=RANK), target_modules={"unet": _TARGETS})
+def _export(tensors, *, rank):  # type: ignore[no-untyped-def]
+    metadata = diffusers_metadata(LoraSpec(rank=rank, alpha=rank), target_modules={"unet": _TARGETS})
     return diffusers_tensors(lora_tensors(tensors), prefix="unet"), metadata
 
 
-def _parameters() -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _parameters(rank: int) -> Iterator[tuple[str, torch.nn.Parameter]]:
     for block, transformers, layers, width in _BLOCKS:
         for transformer in range(transformers):
             for layer in range(layers):
@@ -87,5 +88,5 @@ def _parameters() -> Iterator[tuple[str, torch.nn.Parameter]]:
                     for target in _TARGETS:
                         inputs = context if target in ("to_k", "to_v") else width
                         name = f"{where}.{attention}.{target}"
-                        yield f"{name}.lora_A.weight", torch.nn.Parameter(torch.empty(RANK, inputs))
-                        yield f"{name}.lora_B.weight", torch.nn.Parameter(torch.empty(width, RANK))
+                        yield f"{name}.lora_A.weight", torch.nn.Parameter(torch.empty(rank, inputs))
+                        yield f"{name}.lora_B.weight", torch.nn.Parameter(torch.empty(width, rank))

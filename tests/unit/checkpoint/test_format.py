@@ -11,6 +11,7 @@ import torch
 from dreambooth_resume.checkpoint.commit import Committer
 from dreambooth_resume.checkpoint.format import ExportWeights, SavedState, from_bodies, to_blobs
 from dreambooth_resume.checkpoint.reader import load_checkpoint
+from dreambooth_resume.checkpoint.snapshot import Snapshotter
 from dreambooth_resume.checkpoint.tensors import deserialise, serialise
 from dreambooth_resume.errors import CheckpointDamaged
 from dreambooth_resume.runs.adoption import ref_of
@@ -18,7 +19,7 @@ from dreambooth_resume.runs.entries import sealed, unsealed
 from dreambooth_resume.runs.home import STATE_TENSORS_NAME, WEIGHTS_NAME, log_key
 from dreambooth_resume.runs.log import read_log
 from tests.fakes.memory_storage import MemoryStorage
-from tests.fakes.toy_run import begin, check_finished, export, run_to_the_end, same_state, state_of
+from tests.fakes.toy_run import ToyState, begin, check_finished, export, run_to_the_end, same_state, state_of
 
 pytestmark = pytest.mark.quick
 
@@ -94,6 +95,47 @@ def test_a_state_whose_weights_lack_what_it_refers_to_is_damaged() -> None:
     with pytest.raises(CheckpointDamaged):
         from_bodies({**bodies, WEIGHTS_NAME: other})
     assert facts["files"].keys() == {WEIGHTS_NAME, STATE_TENSORS_NAME}
+
+
+# States that lie in one place one after the other
+
+
+class CountedExport:
+    """An export that says how often it was asked."""
+
+    def __init__(self, export_weights: ExportWeights) -> None:
+        self.times = 0
+        self._export_weights = export_weights
+
+    def __call__(self, tensors: Mapping[str, torch.Tensor]) -> Exported:
+        self.times += 1
+        return self._export_weights(tensors)
+
+
+def saved_one_after_the_other(export_weights: ExportWeights, steps: range) -> list[dict[str, bytes]]:
+    """The files of each step, all of them snapshots in the same memory."""
+    live = ToyState(steps[0])
+    snapshotter = Snapshotter(live)
+    saved = []
+    for step in steps:
+        live.train_to(step)
+        snapshot = snapshotter.take()
+        saved.append(bodies_of(snapshot.to_saved_state(), export_weights))
+        snapshotter.give_back(snapshot)
+    return saved
+
+
+def test_files_in_one_place_are_worked_out_once_and_hold_the_bytes_of_each_step() -> None:
+    counted = CountedExport(export)
+    saved = saved_one_after_the_other(counted, range(1, 5))
+    assert counted.times == 1
+    assert saved == [bodies_of(state_of(step), export) for step in range(1, 5)]
+
+
+@pytest.mark.parametrize("export_weights", [copying, averaged, halved, turned])
+def test_files_for_which_something_is_computed_are_worked_out_at_every_save(export_weights: ExportWeights) -> None:
+    saved = saved_one_after_the_other(export_weights, range(1, 4))
+    assert saved == [bodies_of(state_of(step), export_weights) for step in range(1, 4)]
 
 
 # Format 1
