@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dreambooth_resume.config.contradictions_loss import refuse_loss_contradictions, without_effect_on_the_loss
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.config.schema import OPTIONS, flatten
 from dreambooth_resume.errors import BadInput
@@ -35,8 +36,7 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
         )
     _refuse_large_rate(options, sources)
     _refuse_polynomial_that_climbs(options, sources)
-    if options.training.do_edm_style_training:
-        refuse_snr_gamma_beside_edm(options, sources, because="do_edm_style_training has weights of its own")
+    refuse_loss_contradictions(options, sources)
     _refuse_to_give_the_token_away(options, sources)
     if options.checkpoints.resume_request_id is not None and options.checkpoints.resume_from_checkpoint is None:
         raise BadInput(
@@ -99,16 +99,6 @@ def refuse_endless_warmup(options: TrainOptions, sources: Mapping[str, str], *, 
     )
 
 
-def refuse_snr_gamma_beside_edm(options: TrainOptions, sources: Mapping[str, str], *, because: str) -> None:
-    """Raises BadInput if `snr_gamma` is set. Called again once the base model is known to be an EDM one."""
-    if options.training.snr_gamma is not None:
-        raise BadInput(
-            f"snr_gamma {options.training.snr_gamma:g} does not go with EDM-style training: {because}",
-            where=sources.get("snr_gamma", "snr_gamma"),
-            fix="leave out --snr_gamma",
-        )
-
-
 def _refuse_large_rate(options: TrainOptions, sources: Mapping[str, str]) -> None:
     optimization = options.optimization
     if optimization.optimizer == "AdamW" and optimization.learning_rate > 1:
@@ -164,7 +154,7 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle |= dict.fromkeys(_PRIOR, "only with_prior_preservation has class pictures")
     if options.storage.storage_uri is None and "://" not in options.checkpoints.output_dir:
         idle |= dict.fromkeys(_BUCKET, "the home is a folder; a bucket is storage_uri s3://BUCKET/NAME")
-    idle |= _without_effect_on_what_comes_out(options)
+    idle |= without_effect_on_the_loss(options) | _without_effect_on_what_comes_out(options)
     values = flatten(options)
     return _odd_values(options) + tuple(
         f"{name} has no effect: {reason}"

@@ -25,7 +25,6 @@ LATER: dict[str, str] = {
     "max_hours": "stopping after some hours",
     "max_interruptions": "stopping after so many interruptions",
     "network_weights": "starting from an existing LoRA",
-    "noise_offset": "noise offset",
     "notify": "messages to a web hook",
     "num_new_tokens_per_abstraction": "textual inversion beside the LoRA",
     "offload": "keeping parts of the model in main memory",
@@ -43,7 +42,6 @@ LATER: dict[str, str] = {
     "use_blora": "B-LoRA",
     "use_ema": "an average of the weights over the steps (EMA)",
     "validation_data_dir": "a validation loss on held-out pictures",
-    "weighting_scheme": "weighting of timesteps",
 }
 
 NOT_YET: dict[str, str] = DIFFUSERS_SCRIPT | LATER

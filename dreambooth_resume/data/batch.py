@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from dreambooth_resume.data.dataset import PictureSet
+from dreambooth_resume.data.draws import Draws
 from dreambooth_resume.data.plan import Plan, Slot
 from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.samples import Sample, SampleSource
 from dreambooth_resume.data.transforms import FloatArray
 
-# Draws of TIMESTEP, NOISE and VAE: see `random.Stream`.
-_DRAW, _CLASS_DRAW = 0, 1
+# Draws of TIMESTEP, NOISE and VAE: see `random.Stream`. A class picture has the next one of each.
+_DRAW, _OFFSET_DRAW, _PERTURBATION_DRAW = 0, 2, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +28,9 @@ class MicroBatch:
     """What goes through the model at once, in CPU memory.
 
     Given is either `pixels` float32 [b, 3, H, W], or the VAE's `mean` and `logvar` float32 [b, C, h, w]. `vae_noise`
-    (to sample from these) and `noise` (to add) are float32 [b, C, h, w], `timesteps` int64 [b], `time_ids` float32
-    [b, 6], and `prompt_index` int64 [b] counts in `PictureSet.prompts`. `dropout_seed` goes to torch's global generator
-    before the forward pass.
+    (to sample from these) and `noise` (to add, and to be predicted) are float32 [b, C, h, w]; `input_noise` is what is
+    added where that is something else. `timesteps` are int64 [b], `time_ids` float32 [b, 6], and `prompt_index` int64
+    [b] counts in `PictureSet.prompts`. `dropout_seed` goes to torch's global generator before the forward pass.
 
     With prior preservation b is twice the number of slots: first their pictures, then their class pictures, each with
     a prompt, time ids and draws of its own. `class_weight` is then how much the class pictures' loss counts, else None.
@@ -45,6 +46,7 @@ class MicroBatch:
     time_ids: Tensor
     dropout_seed: int
     class_weight: float | None = None
+    input_noise: Tensor | None = None
 
     @property
     def slots(self) -> int:
@@ -66,7 +68,7 @@ class BatchBuilder:
     """Step → batch, a pure function that several threads may call.
 
     `micro_batch_size` divides the plan's B; micro-batch m holds slots m*b to m*b + b-1. `latent_shape` is (C, h, w),
-    `train_timesteps` the noise scheduler's number of them. `pictures` are those of the plan, class pictures last;
+    `draws` says how noise and timesteps are drawn. `pictures` are those of the plan, class pictures last;
     `class_weight` is how much these count.
     """
 
@@ -78,7 +80,7 @@ class BatchBuilder:
         *,
         micro_batch_size: int,
         latent_shape: tuple[int, int, int],
-        train_timesteps: int,
+        draws: Draws,
         class_weight: float = 1.0,
     ) -> None:
         if plan.batch_size % micro_batch_size:
@@ -89,7 +91,7 @@ class BatchBuilder:
         self._source = source
         self._micro_batch_size = micro_batch_size
         self._latent_shape = latent_shape
-        self._train_timesteps = train_timesteps
+        self._draws = draws
         self._class_weight = class_weight if plan.class_count else None
 
     def __call__(self, step: int) -> Batch:
@@ -104,33 +106,45 @@ class BatchBuilder:
     def _micro_batch(self, slots: Sequence[Slot]) -> MicroBatch:
         samples = [self._source(slot) for slot in slots]
         prompts = [self._pictures[slot.picture].prompt for slot in slots]
+        noise = self._noise(Stream.NOISE, slots)
+        if self._draws.noise_offset:
+            noise = noise + self._draws.noise_offset * self._offsets(slots)
+        input_noise = None
+        if self._draws.input_perturbation:
+            more = self._noise(Stream.NOISE, slots, draw=_PERTURBATION_DRAW)
+            input_noise = noise + self._draws.input_perturbation * more
         dropout_rng = generator(self._plan.seed, Stream.DROPOUT, step=slots[0].step, slot=slots[0].slot)
         return MicroBatch(
             pixels=_stacked_or_none(samples, lambda sample: sample.pixels),
             mean=_stacked_or_none(samples, lambda sample: sample.mean),
             logvar=_stacked_or_none(samples, lambda sample: sample.logvar),
             vae_noise=self._noise(Stream.VAE, slots),
-            noise=self._noise(Stream.NOISE, slots),
+            noise=noise,
             timesteps=_stacked([self._timestep(slot) for slot in slots]),
             prompt_index=_stacked([np.int64(self._prompt_index[prompt]) for prompt in prompts]),
             time_ids=_stacked([sample.time_ids for sample in samples]),
             # torch's CPU generator keeps the low 32 bits, so more would only pretend.
             dropout_seed=int(dropout_rng.integers(2**32)),
             class_weight=self._class_weight,
+            input_noise=input_noise,
         )
 
-    def _noise(self, stream: Stream, slots: Sequence[Slot]) -> Tensor:
+    def _noise(self, stream: Stream, slots: Sequence[Slot], *, draw: int = _DRAW) -> Tensor:
         """One draw per sample: what a slot gets must not depend on the micro-batch it lands in."""
-        draws = [self._generator(stream, slot).standard_normal(self._latent_shape, dtype=np.float32) for slot in slots]
-        return _stacked(draws)
+        rngs = [self._generator(stream, slot, draw=draw) for slot in slots]
+        return _stacked([rng.standard_normal(self._latent_shape, dtype=np.float32) for rng in rngs])
+
+    def _offsets(self, slots: Sequence[Slot]) -> Tensor:
+        """A number for each channel, float32 [b, C, 1, 1]."""
+        rngs = [self._generator(Stream.NOISE, slot, draw=_OFFSET_DRAW) for slot in slots]
+        return _stacked([rng.standard_normal((self._latent_shape[0], 1, 1), dtype=np.float32) for rng in rngs])
 
     def _timestep(self, slot: Slot) -> np.int64:
-        return np.int64(self._generator(Stream.TIMESTEP, slot).integers(self._train_timesteps))
+        return self._draws.timesteps.draw(self._generator(Stream.TIMESTEP, slot, draw=_DRAW))
 
-    def _generator(self, stream: Stream, slot: Slot) -> np.random.Generator:
+    def _generator(self, stream: Stream, slot: Slot, *, draw: int) -> np.random.Generator:
         # A class picture has a draw of its own, so what a slot's picture gets is the same with and without it.
-        draw = _CLASS_DRAW if slot.is_class else _DRAW
-        return generator(self._plan.seed, stream, step=slot.step, slot=slot.slot, draw=draw)
+        return generator(self._plan.seed, stream, step=slot.step, slot=slot.slot, draw=draw + slot.is_class)
 
 
 def _stacked(values: Sequence[FloatArray] | Sequence[np.int64]) -> Tensor:

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     AUGMENT: 0 a slot's variant, 1 a variant's crop (step is the picture's content, slot the variant), 2 a free crop;
     3 and 4 are the variant and the free crop of the class picture in that slot.
     TIMESTEP, NOISE, VAE: 0 the picture in the slot, 1 the class picture.
+    NOISE: 2 and 3 are their noise offsets, a number a channel; 4 and 5 what perturbs their inputs.
     SAMPLE (step 0): 1 the latents that the class picture of the number `slot` is made from, 3 those of the validation
     picture of that number.
     """

@@ -16,6 +16,7 @@ from dreambooth_resume.data.batch import BatchBuilder
 from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
+from dreambooth_resume.data.draws import draws_of
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.data.samples import LatentSource, PixelSource, SampleSource, latent_variants, prompt_entry
@@ -31,7 +32,7 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.class_pictures import class_pictures
 from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
 from dreambooth_resume.training.model import LoadedModel, load_model
-from dreambooth_resume.training.objective import Objective
+from dreambooth_resume.training.objective import objective_of
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.optimizers.base import ParameterGroup
 from dreambooth_resume.training.precision import accelerates_precision, make_scaler
@@ -150,10 +151,7 @@ def build_parts(
         accelerator=accelerator,
         encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
         scaler=scaler,
-        objective=Objective(
-            edm_style=options.training.do_edm_style_training or assignment.facts.is_edm,
-            snr_gamma=options.training.snr_gamma,
-        ),
+        objective=objective_of(options.loss, is_edm=assignment.facts.is_edm),
     )
     portions = _portions(assignment, samples, device)
     return Parts(
@@ -340,7 +338,7 @@ def _batches(assignment: Assignment, samples: SampleSource, micro_batch_size: in
         samples,
         micro_batch_size=micro_batch_size,
         latent_shape=(facts.latent_channels, side, side),
-        train_timesteps=facts.num_train_timesteps,
+        draws=draws_of(options.loss, train_timesteps=facts.num_train_timesteps),
         class_weight=options.prior.prior_loss_weight,
     )
 

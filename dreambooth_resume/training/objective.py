@@ -8,22 +8,53 @@ Letters: B batch, C channels, H and W latent height and width, T train timesteps
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
-from torch.nn.functional import mse_loss
+from torch.nn.functional import l1_loss, mse_loss
 
+from dreambooth_resume.config.options.loss import HuberSchedule, LossOptions, LossType
 from dreambooth_resume.models.base import EdmSchedule, LatentScale, NoiseSchedule, PredictionType
 
+_MOST_SNR_OF_DEBIASED = 1000.0
 _MIN_LOGVAR, _MAX_LOGVAR = -30.0, 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """Which loss; the defaults make the plain one. `edm_style` has weights of its own and goes without `snr_gamma`."""
+    """Which loss; the defaults make the plain one. `edm_style` has weights of its own and goes without the others."""
 
     edm_style: bool = False
     snr_gamma: float | None = None
+    debiased: bool = False
+    loss_type: LossType = "l2"
+    huber_c: float = 0.1
+    huber_schedule: HuberSchedule = "snr"
+
+
+def objective_of(loss: LossOptions, *, is_edm: bool) -> Objective:
+    """What the options of a run ask for; `is_edm`: the base model is made for that formulation."""
+    return Objective(
+        edm_style=loss.do_edm_style_training or is_edm,
+        snr_gamma=loss.snr_gamma,
+        debiased=loss.debiased_estimation_loss,
+        loss_type=loss.loss_type,
+        huber_c=loss.huber_c,
+        huber_schedule=loss.huber_schedule,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """How an error counts. `huber_c_B` float32 [batch]: where errors begin to count as large; None: nowhere."""
+
+    loss_type: LossType = "l2"
+    huber_c_B: torch.Tensor | None = None
+
+    def of(self, part: slice) -> Measure:
+        """The measure of these samples."""
+        return self if self.huber_c_B is None else replace(self, huber_c_B=self.huber_c_B[part])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +72,17 @@ class Scored:
 
     A class picture's error counts `class_weights_B`: min-SNR is for the instance pictures alone, as in Diffusers' newer
     DreamBooth scripts. (The SDXL one multiplies the errors of half a batch with the weights of a whole one, and fails.)
+    The debiased weights are for all, as in kohya's sd-scripts.
     """
 
     prediction_BCHW: torch.Tensor
     target_BCHW: torch.Tensor
     weights_B: torch.Tensor | None
     class_weights_B: torch.Tensor | None
+    measure: Measure
+
+
+_PLAIN = Measure()
 
 
 def question(
@@ -95,13 +131,16 @@ def scored(
             target_BCHW=latents_BCHW,
             weights_B=weights_B,
             class_weights_B=weights_B,
+            measure=Measure(),
         )
     gamma = objective.snr_gamma
+    debiased_B = debiased_weights(timesteps_B, schedule=schedule) if objective.debiased else None
     return Scored(
         prediction_BCHW=prediction_BCHW,
         target_BCHW=prediction_target(latents_BCHW, noise_BCHW, timesteps_B, schedule=schedule),
-        weights_B=None if gamma is None else min_snr_weights(timesteps_B, schedule=schedule, gamma=gamma),
-        class_weights_B=None,
+        weights_B=debiased_B if gamma is None else min_snr_weights(timesteps_B, schedule=schedule, gamma=gamma),
+        class_weights_B=debiased_B,
+        measure=_measure(objective, timesteps_B, schedule=schedule),
     )
 
 
@@ -150,10 +189,36 @@ def min_snr_weights(timesteps_B: torch.Tensor, *, schedule: NoiseSchedule, gamma
     SNR is a / (1 - a) with a = alphas_cumprod[timestep]. Where it is 0 (zero terminal SNR) the quotient is its limit 1.
     Source: Hang et al. 2023, arXiv:2303.09556; diffusers.training_utils.compute_snr.
     """
-    alphas_B = schedule.alphas_cumprod_T[timesteps_B]
-    snr_B = (alphas_B**0.5 / (1.0 - alphas_B) ** 0.5) ** 2
+    snr_B = _snr(timesteps_B, schedule)
     weights_B = torch.where(snr_B > gamma, gamma / snr_B, 1.0)
     return weights_B + 1 if schedule.prediction_type == "v_prediction" else weights_B
+
+
+def debiased_weights(timesteps_B: torch.Tensor, *, schedule: NoiseSchedule) -> torch.Tensor:
+    """1 / sqrt(SNR) for each sample, 1 / (SNR + 1) for v-prediction, with an SNR of at most 1000; float32 [batch].
+
+    Infinite for epsilon prediction of pure noise, which no such model is trained on (zero terminal SNR needs
+    v-prediction). Source: Yu et al. 2023, arXiv:2310.08442; kohya's sd-scripts.
+    """
+    snr_B = _snr(timesteps_B, schedule).clamp(max=_MOST_SNR_OF_DEBIASED)
+    return 1.0 / (snr_B + 1.0) if schedule.prediction_type == "v_prediction" else snr_B**-0.5
+
+
+def huber_sizes(
+    timesteps_B: torch.Tensor, *, schedule: NoiseSchedule, huber_c: float, huber_schedule: HuberSchedule
+) -> torch.Tensor:
+    """From which size on errors count as large, for each sample; float32 [batch].
+
+    constant: huber_c. exponential: huber_c^(t / T), from 1 at t = 0 down to nearly huber_c. snr: huber_c +
+    (1 - huber_c) / (1 + sigma)^2 with sigma = sqrt((1 - a) / a). Source: Khrapov et al. 2024, arXiv:2403.16728.
+    """
+    if huber_schedule == "constant":
+        return torch.full(timesteps_B.shape, huber_c, dtype=torch.float32, device=timesteps_B.device)
+    if huber_schedule == "exponential":
+        return torch.exp(math.log(huber_c) / len(schedule.alphas_cumprod_T) * timesteps_B.float())
+    alphas_B = schedule.alphas_cumprod_T[timesteps_B]
+    sigmas_B = ((1.0 - alphas_B) / alphas_B) ** 0.5
+    return (1.0 - huber_c) / (1.0 + sigmas_B) ** 2 + huber_c
 
 
 def edm_inputs(noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, *, schedule: EdmSchedule) -> torch.Tensor:
@@ -189,13 +254,48 @@ def edm_outputs(
 
 
 def denoising_loss(
-    prediction_BCHW: torch.Tensor, target_BCHW: torch.Tensor, weights_B: torch.Tensor | None = None
+    prediction_BCHW: torch.Tensor,
+    target_BCHW: torch.Tensor,
+    weights_B: torch.Tensor | None = None,
+    *,
+    measure: Measure = _PLAIN,
 ) -> torch.Tensor:
-    """Mean squared error over everything, each sample's times its weight; a float32 scalar."""
-    if weights_B is None:
+    """Mean error over everything, each sample's times its weight; a float32 scalar. Plain: squared errors."""
+    if weights_B is None and measure.loss_type == "l2":
         return mse_loss(prediction_BCHW.float(), target_BCHW.float(), reduction="mean")
-    squares_BCHW = mse_loss(prediction_BCHW.float(), target_BCHW.float(), reduction="none")
-    return (squares_BCHW.mean(dim=(1, 2, 3)) * weights_B).mean()
+    errors_BCHW = _errors(prediction_BCHW.float(), target_BCHW.float(), measure)
+    errors_B = errors_BCHW.mean(dim=(1, 2, 3))
+    return errors_B.mean() if weights_B is None else (errors_B * weights_B).mean()
+
+
+def _errors(prediction_BCHW: torch.Tensor, target_BCHW: torch.Tensor, measure: Measure) -> torch.Tensor:
+    """huber: 2c (sqrt(d^2 + c^2) - c), which is d^2 for small d; smooth_l1: 2 (sqrt(d^2 + c^2) - c), 2|d| for large.
+
+    Source: kohya's sd-scripts (these are pseudo-Huber losses, and not torch's functions of these names).
+    """
+    if measure.loss_type == "l2":
+        return mse_loss(prediction_BCHW, target_BCHW, reduction="none")
+    if measure.loss_type == "l1":
+        return l1_loss(prediction_BCHW, target_BCHW, reduction="none")
+    assert measure.huber_c_B is not None
+    c_B111 = measure.huber_c_B.view(-1, 1, 1, 1)
+    smooth_BCHW = 2.0 * (((prediction_BCHW - target_BCHW) ** 2 + c_B111**2).sqrt() - c_B111)
+    return c_B111 * smooth_BCHW if measure.loss_type == "huber" else smooth_BCHW
+
+
+def _measure(objective: Objective, timesteps_B: torch.Tensor, *, schedule: NoiseSchedule) -> Measure:
+    if objective.loss_type not in ("huber", "smooth_l1"):
+        return Measure(loss_type=objective.loss_type)
+    sizes_B = huber_sizes(
+        timesteps_B, schedule=schedule, huber_c=objective.huber_c, huber_schedule=objective.huber_schedule
+    )
+    return Measure(loss_type=objective.loss_type, huber_c_B=sizes_B)
+
+
+def _snr(timesteps_B: torch.Tensor, schedule: NoiseSchedule) -> torch.Tensor:
+    """SNR = a / (1 - a) of each sample, computed as Diffusers does."""
+    alphas_B = schedule.alphas_cumprod_T[timesteps_B]
+    return (alphas_B**0.5 / (1.0 - alphas_B) ** 0.5) ** 2
 
 
 def _amounts(timesteps_B: torch.Tensor, schedule: NoiseSchedule) -> tuple[torch.Tensor, torch.Tensor]:

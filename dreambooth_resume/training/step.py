@@ -215,7 +215,10 @@ def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Te
     latents_BCHW = sample_latents(
         mean_BCHW, logvar_BCHW, micro_batch.vae_noise.to(device, non_blocking=True), scale=denoiser.latent_scale
     )
-    asked = question(model.objective, latents_BCHW, noise_BCHW, timesteps_B, schedule=schedule)
+    input_noise_BCHW = noise_BCHW
+    if micro_batch.input_noise is not None:
+        input_noise_BCHW = micro_batch.input_noise.to(device, non_blocking=True)
+    asked = question(model.objective, latents_BCHW, input_noise_BCHW, timesteps_B, schedule=schedule)
     # peft's dropout has no generator of its own, so the global one is put where this micro-batch needs it.
     torch.manual_seed(micro_batch.dropout_seed)
     with autocast(model.accelerator, model.scaler):
@@ -237,7 +240,7 @@ def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Te
         schedule=schedule,
     )
     if micro_batch.class_weight is None:
-        return denoising_loss(result.prediction_BCHW, result.target_BCHW, result.weights_B)
+        return denoising_loss(result.prediction_BCHW, result.target_BCHW, result.weights_B, measure=result.measure)
     instance, prior = slice(micro_batch.slots), slice(micro_batch.slots, None)
     return _part_loss(result, result.weights_B, instance) + micro_batch.class_weight * _part_loss(
         result, result.class_weights_B, prior
@@ -246,7 +249,10 @@ def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Te
 
 def _part_loss(result: Scored, weights_B: torch.Tensor | None, part: slice) -> torch.Tensor:
     return denoising_loss(
-        result.prediction_BCHW[part], result.target_BCHW[part], None if weights_B is None else weights_B[part]
+        result.prediction_BCHW[part],
+        result.target_BCHW[part],
+        None if weights_B is None else weights_B[part],
+        measure=result.measure.of(part),
     )
 
 

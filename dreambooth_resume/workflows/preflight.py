@@ -14,9 +14,9 @@ from dreambooth_resume.config.change_policy import OptionChange, allowed_names, 
 from dreambooth_resume.config.contradictions import (
     refuse_endless_warmup,
     refuse_half_a_prior,
-    refuse_snr_gamma_beside_edm,
     refuse_two_sources,
 )
+from dreambooth_resume.config.contradictions_loss import refuse_beside_edm, refuse_timesteps_beyond
 from dreambooth_resume.config.load import GivenOptions, record, resolve, with_values
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.class_images import ClassPictures
@@ -165,7 +165,8 @@ def check_start(home: Home, options: Options) -> Checked:
     begins_from = find_seed(home, chosen)
     inputs = _gather_inputs(home, chosen)
     if inputs.facts.is_edm:
-        refuse_snr_gamma_beside_edm(chosen, options.sources, because="the base model is made for that alone")
+        refuse_beside_edm(chosen, options.sources, because="the base model is made for that alone")
+    refuse_timesteps_beyond(chosen, options.sources, train_timesteps=inputs.facts.num_train_timesteps)
     seed = chosen.training.seed
     assert seed is not None, "choose_options draws one where none was given"
     plan = Plan(

@@ -14,6 +14,7 @@ from plain_loop import PlainBatch, PlainLoop
 from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.data.batch import BatchBuilder
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
+from dreambooth_resume.data.draws import Draws, Timesteps
 from dreambooth_resume.data.plan import Plan, Slot
 from dreambooth_resume.data.samples import Sample
 from dreambooth_resume.data.transforms import CropOptions, load_pixels, time_ids, variant_crop
@@ -126,7 +127,7 @@ def _batches(pictures_folder: Path, steps: int) -> list[PlainBatch]:
         _CroppedPixels(pictures),
         micro_batch_size=BATCH_SIZE,
         latent_shape=_LATENT_SHAPE,
-        train_timesteps=_TRAIN_TIMESTEPS,
+        draws=Draws(timesteps=Timesteps(end=_TRAIN_TIMESTEPS)),
     )
     batches = []
     for step in range(steps):

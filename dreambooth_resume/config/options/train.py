@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from dreambooth_resume.config.options.checkpoints import CheckpointOptions
 from dreambooth_resume.config.options.data import DataOptions
 from dreambooth_resume.config.options.lora import LoraOptions
+from dreambooth_resume.config.options.loss import LossOptions
 from dreambooth_resume.config.options.machine import MachineOptions
 from dreambooth_resume.config.options.model import ModelOptions
 from dreambooth_resume.config.options.optimization import OptimizationOptions
@@ -29,6 +30,7 @@ class TrainOptions(BaseModel):
     lora: LoraOptions
     optimization: OptimizationOptions
     training: TrainingOptions
+    loss: LossOptions
     validation: ValidationOptions
     reporting: ReportingOptions
     checkpoints: CheckpointOptions
@@ -45,6 +47,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "lora": LoraOptions,
     "optimization": OptimizationOptions,
     "training": TrainingOptions,
+    "loss": LossOptions,
     "validation": ValidationOptions,
     "reporting": ReportingOptions,
     "checkpoints": CheckpointOptions,

@@ -6,14 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, any_case, applied, never, refused
+from dreambooth_resume.config.options.declaration import SECTION_CONFIG, any_case, applied, never, refused
 
 LARGEST_SEED = 2**64 - 1  # the key of the counter-based generator has 64 bits
 
 _BATCH = "a step keeps its number of samples; keep train_batch_size x gradient_accumulation_steps, or start a new run"
-
-
-_LOSS = "all steps of a run minimise one loss; start a new run"
 
 
 def _no_is_a_word(value: object) -> object:
@@ -22,7 +19,7 @@ def _no_is_a_word(value: object) -> object:
 
 
 class TrainingOptions(BaseModel):
-    """Batch, length, loss, precision, and the seed."""
+    """Batch, length, precision, and the seed."""
 
     model_config = SECTION_CONFIG
 
@@ -62,14 +59,6 @@ class TrainingOptions(BaseModel):
         ),
     ] = None
     """Decides every random draw. null: one is drawn at the first start and kept."""
-
-    snr_gamma: Annotated[float | None, FINITE, Field(gt=0), refused(_LOSS)] = None
-    """Min-SNR: noise levels at which the picture shows more than this (5.0 is usual) count less in the loss. null: all
-    count the same. Class pictures of prior preservation are not weighted."""
-
-    do_edm_style_training: Annotated[bool, refused(_LOSS)] = False
-    """Train in the EDM formulation: the denoised picture is compared, weighted by its noise level. Not with snr_gamma.
-    A model whose scheduler is an EDM one is trained so in any case."""
 
     mixed_precision: Annotated[
         Literal["no", "fp16", "bf16"] | None,

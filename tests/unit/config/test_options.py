@@ -113,7 +113,7 @@ def _another_value(option: Option) -> object:
         return "another"
     if option.kind == "int":
         return 7
-    return 0.25
+    return 0.5 if option.default == 0.25 else 0.25
 
 
 def _given(values: dict[str, object]) -> GivenOptions:

@@ -14,6 +14,7 @@ import torch
 from dreambooth_resume.data.batch import Batch, BatchBuilder, MicroBatch
 from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
+from dreambooth_resume.data.draws import Draws, Timesteps
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.data.random import Stream, generator
@@ -51,7 +52,7 @@ def builder(plan: Plan, pictures: PictureSet, source: Any, *, micro_batch_size: 
         source,
         micro_batch_size=micro_batch_size,
         latent_shape=LATENT_SHAPE,
-        train_timesteps=1000,
+        draws=Draws(timesteps=Timesteps(end=1000)),
     )
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dreambooth_resume.data.batch import BatchBuilder, MicroBatch
 from dreambooth_resume.data.dataset import Picture, PictureSet
+from dreambooth_resume.data.draws import Draws, Timesteps
 from dreambooth_resume.data.plan import Plan, Slot
 from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.samples import Sample
@@ -61,7 +62,7 @@ def builder(plan: Plan, *, micro_batch_size: int, class_weight: float = 1.0) -> 
         NumberSource(),
         micro_batch_size=micro_batch_size,
         latent_shape=LATENT_SHAPE,
-        train_timesteps=1000,
+        draws=Draws(timesteps=Timesteps(end=1000)),
         class_weight=class_weight,
     )
 
@@ -128,7 +129,7 @@ def test_nothing_of_a_slots_picture_changes_when_class_pictures_are_added(size: 
     alone = PictureSet(pictures=tuple(replace(one, prompt="a photo of sks dog") for one in pictures.pictures[:3]))
     plain = BatchBuilder(
         replace(plan, class_count=0), alone, NumberSource(),
-        micro_batch_size=size, latent_shape=LATENT_SHAPE, train_timesteps=1000,
+        micro_batch_size=size, latent_shape=LATENT_SHAPE, draws=Draws(timesteps=Timesteps(end=1000)),
     )  # fmt: skip
     ridden = builder(plan, micro_batch_size=size)(7).micro_batches
     for with_class, without in zip(ridden, plain(7).micro_batches, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -10,11 +12,17 @@ from diffusers.training_utils import compute_snr
 
 from dreambooth_resume.models.base import EdmSchedule, LatentScale, NoiseSchedule, PredictionType
 from dreambooth_resume.training.objective import (
+    Measure,
+    Objective,
     add_noise,
+    debiased_weights,
     denoising_loss,
+    huber_sizes,
     min_snr_weights,
     prediction_target,
+    question,
     sample_latents,
+    scored,
 )
 
 TIMESTEPS_B = torch.tensor([0, 1, 500, 998, 999])
@@ -112,3 +120,76 @@ def test_weighted_loss_is_the_mean_of_each_samples_error_times_its_weight() -> N
     errors = [((prediction[row] - target[row]) ** 2).mean() for row in range(5)]
     expected = sum(weight * error for weight, error in zip(weights, errors, strict=True)) / 5
     torch.testing.assert_close(denoising_loss(prediction, target, weights), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_debiased_weights_are_kohyas(prediction_type: PredictionType) -> None:
+    scheduler, ours = scheduler_and_ours(prediction_type)
+    expected = []
+    for timestep in TIMESTEPS_B.tolist():
+        alpha = scheduler.alphas_cumprod[timestep].item()
+        snr = min(alpha / (1 - alpha), 1000.0)
+        expected.append(1 / (snr + 1) if prediction_type == "v_prediction" else 1 / math.sqrt(snr))
+    torch.testing.assert_close(debiased_weights(TIMESTEPS_B, schedule=ours), torch.tensor(expected), rtol=1e-5, atol=0)
+    assert expected[0] == (1 / 1001 if prediction_type == "v_prediction" else 1000**-0.5)  # bounded there
+
+
+@pytest.mark.parametrize("name", ["snr", "exponential", "constant"])
+def test_sizes_from_which_errors_count_as_large_are_kohyas(name: str) -> None:
+    scheduler, ours = scheduler_and_ours("epsilon")
+    expected = []
+    for timestep in TIMESTEPS_B.tolist():
+        alpha = scheduler.alphas_cumprod[timestep].item()
+        sigma = math.sqrt((1 - alpha) / alpha)
+        expected.append(
+            {
+                "snr": (1 - 0.2) / (1 + sigma) ** 2 + 0.2,
+                "exponential": math.exp(math.log(0.2) / 1000 * timestep),
+                "constant": 0.2,
+            }[name]
+        )
+    sizes = huber_sizes(TIMESTEPS_B, schedule=ours, huber_c=0.2, huber_schedule=name)  # type: ignore[arg-type]
+    torch.testing.assert_close(sizes, torch.tensor(expected), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss_type", ["l1", "huber", "smooth_l1"])
+def test_other_losses_are_their_formulas(loss_type: str, weighted: bool) -> None:
+    prediction, target, _ = draws(7)
+    sizes = torch.tensor([0.01, 0.1, 0.3, 0.7, 1.0])
+    weights = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]) if weighted else None
+    rows = []
+    for row in range(5):
+        difference, size = (prediction[row] - target[row]).double(), sizes[row].double()
+        bent = 2 * (torch.sqrt(difference**2 + size**2) - size)
+        errors = {"l1": difference.abs(), "huber": size * bent, "smooth_l1": bent}[loss_type]
+        rows.append(errors.mean() * (1 if weights is None else weights[row]))
+    measure = Measure(loss_type=loss_type, huber_c_B=None if loss_type == "l1" else sizes)  # type: ignore[arg-type]
+    loss = denoising_loss(prediction.bfloat16().float(), target, weights, measure=measure)
+    assert loss.dtype == torch.float32
+    loss = denoising_loss(prediction, target, weights, measure=measure)
+    torch.testing.assert_close(loss.double(), sum(rows) / 5, rtol=1e-5, atol=0)
+    assert Measure(loss_type="huber", huber_c_B=sizes).of(slice(2, None)).huber_c_B is not None
+
+
+def test_huber_is_squared_for_small_errors_and_bounded_in_slope() -> None:
+    target = torch.zeros(1, 1, 1, 1)
+    measure = Measure(loss_type="huber", huber_c_B=torch.tensor([0.5]))
+    small, large = (denoising_loss(target + size, target, measure=measure).item() for size in (1e-2, 1e4))
+    assert small == pytest.approx(1e-4, rel=1e-3)
+    assert large == pytest.approx(2 * 0.5 * 1e4, rel=1e-3)
+
+
+def test_weights_of_class_pictures_and_what_is_asked_with_a_perturbed_input() -> None:
+    _, ours = scheduler_and_ours("epsilon")
+    latents, noise, more = draws(8)
+    objective = Objective(debiased=True, loss_type="huber")
+    shown = noise + 0.1 * more
+    asked = question(objective, latents, shown, TIMESTEPS_B, schedule=ours)
+    assert torch.equal(asked.inputs_BCHW, add_noise(latents, shown, TIMESTEPS_B, schedule=ours))
+    result = scored(
+        objective, latents, asked, latents_BCHW=latents, noise_BCHW=noise, timesteps_B=TIMESTEPS_B, schedule=ours
+    )
+    assert torch.equal(result.target_BCHW, noise)
+    assert result.weights_B is result.class_weights_B
+    assert result.measure.huber_c_B is not None
