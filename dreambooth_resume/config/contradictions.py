@@ -146,6 +146,7 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle |= {name: "only optimizer prodigy has it" for name in OPTIONS if name.startswith("prodigy_")}
     else:
         idle["use_8bit_adam"] = "only optimizer AdamW has an 8-bit form"
+    idle |= _without_effect_on_the_lora(options)
     if options.machine.dataloader_num_workers == 0:
         idle["prefetch_factor"] = "nothing is prepared ahead with dataloader_num_workers 0"
     if options.data.dataset_name is None:
@@ -179,6 +180,15 @@ def _odd_values(options: TrainOptions) -> tuple[str, ...]:
             "folder, or leave it out, and the base model makes the class pictures"
         )
     return tuple(found)
+
+
+def _without_effect_on_the_lora(options: TrainOptions) -> dict[str, str]:
+    idle: dict[str, str] = {}
+    if options.lora.use_blora:
+        idle["lora_unet_blocks"] = "use_blora has blocks of its own, and wins"
+    if options.lora.conv_dim is None:
+        idle["conv_alpha"] = "there is a LoRA on convolutions only with conv_dim"
+    return idle
 
 
 def _without_effect_on_what_comes_out(options: TrainOptions) -> dict[str, str]:

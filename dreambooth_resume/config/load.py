@@ -84,7 +84,8 @@ def record(options: TrainOptions) -> dict[str, object]:
     with another default reads the same run.
     """
     values = flatten(options)
-    values["lora_alpha"] = options.lora.alpha
+    if options.lora.rank_pattern is None:  # beside it null means each layer's own rank
+        values["lora_alpha"] = options.lora.alpha
     values["mixed_precision"] = options.training.precision
     return {name: value for name, value in values.items() if OPTIONS[name].recorded and not is_secret(name)}
 

@@ -18,9 +18,6 @@ LATER: dict[str, str] = {
     "hub_strategy": "when results are uploaded to the Hub",
     "keep_best": "keeping the best checkpoint",
     "keep_tokens": "the tags that a caption keeps in front when it is shuffled",
-    "lora_layers": "the layers that get a LoRA",
-    "lora_target_modules": "the layers that get a LoRA",
-    "lora_unet_blocks": "the UNet blocks that get a LoRA",
     "max_cost": "stopping at a cost",
     "max_hours": "stopping after some hours",
     "max_interruptions": "stopping after so many interruptions",
@@ -39,7 +36,6 @@ LATER: dict[str, str] = {
     "unmasked_weight": "masked training",
     "upcast_before_saving": "the result in float32",
     "use_aspect_ratio_buckets": "aspect-ratio buckets",
-    "use_blora": "B-LoRA",
     "use_ema": "an average of the weights over the steps (EMA)",
     "validation_data_dir": "a validation loss on held-out pictures",
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreambooth_resume.models.digests import SourceDigests
+    from dreambooth_resume.models.lora_layers import LayerChoice, LayerSize, LoraSpec
     from dreambooth_resume.models.source import Component, ModelSource
 
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -228,9 +229,16 @@ class Family(Protocol):
         """The facts, from the configuration files alone. Raises BadInput for a model that can't be trained."""
         ...
 
-    def adapter_parameters(
-        self, source: ModelSource, *, rank: int, text_encoders: bool = False, dora: bool = False
-    ) -> int:
+    def adapter_sizes(
+        self, source: ModelSource, choice: LayerChoice, *, rank: int, alpha: float | None
+    ) -> Mapping[str, Mapping[str, LayerSize]]:
+        """`LoraSpec.sizes` for this choice, from the headers of the weight files; empty for the usual one.
+
+        Raises BadInput for a layer or block that the model lacks.
+        """
+        ...
+
+    def adapter_parameters(self, source: ModelSource, spec: LoraSpec, *, text_encoders: bool = False) -> int:
         """How many numbers such an adapter has, from the headers of the weight files."""
         ...
 

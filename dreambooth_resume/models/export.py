@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
-from dreambooth_resume.models.lora import LoraSpec, part_of
+from dreambooth_resume.models.lora import part_of
+from dreambooth_resume.models.lora_layers import LayerSize, LoraSpec, alpha_pattern, by_layer, rank_pattern
 
 _DENOISER_NAMES = (
     (".lora_A.weight", ".lora.down.weight"),
@@ -51,21 +53,45 @@ def diffusers_metadata(spec: LoraSpec, *, target_modules: Mapping[str, tuple[str
     """
     config: dict[str, object] = {}
     for part, layers in target_modules.items():
+        sizes = spec.sizes.get(part, {})
         config[f"{part}.r"] = spec.rank
-        config[f"{part}.lora_alpha"] = int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha
-        config[f"{part}.target_modules"] = sorted(layers)
+        config[f"{part}.lora_alpha"] = _number(spec.alpha)
+        config[f"{part}.target_modules"] = sorted(sizes or layers)
+        if ranks := rank_pattern(sizes, spec.rank):
+            config[f"{part}.rank_pattern"] = ranks
+        if alphas := alpha_pattern(sizes, spec.alpha):
+            config[f"{part}.alpha_pattern"] = {layers: _number(alpha) for layers, alpha in alphas.items()}
         if spec.dora:
             config[f"{part}.use_dora"] = True
     return {"format": "pt", _HEADER_KEY: json.dumps(config, sort_keys=True)}
 
 
-def alphas_of(metadata: Mapping[str, str]) -> dict[str, float]:
-    """Each part's alpha, from a header of `diffusers_metadata`. Raises ValueError for one that has none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a header of `diffusers_metadata` says of each part: rank and alpha, and where layers have others."""
+
+    base: Mapping[str, LayerSize]
+    alphas: Mapping[str, Mapping[str, float]]
+
+    def alpha(self, part: str, layer: str) -> float:
+        return float(self.alphas[part].get(layer, self.base[part].alpha))
+
+
+def read_header(metadata: Mapping[str, str]) -> Header:
+    """The header of an exported file. Raises ValueError for one that doesn't say how strong the LoRA is."""
     try:
         config = json.loads(metadata[_HEADER_KEY])
-        return {name.removesuffix(".lora_alpha"): config[name] for name in config if name.endswith(".lora_alpha")}
+        parts = [name.removesuffix(".lora_alpha") for name in config if name.endswith(".lora_alpha")]
+        return Header(
+            base={part: LayerSize(rank=config[f"{part}.r"], alpha=config[f"{part}.lora_alpha"]) for part in parts},
+            alphas={part: by_layer(config.get(f"{part}.alpha_pattern", {})) for part in parts},
+        )
     except (KeyError, TypeError) as error:
         raise ValueError("the file's header does not say how strong the LoRA is") from error
+
+
+def _number(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value
 
 
 def _exported(name: str, *, prefix: str) -> str:

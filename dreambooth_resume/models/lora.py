@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dreambooth_resume.models.base import Denoiser, TextEncoders
+from dreambooth_resume.models.lora_layers import LayerSize, LoraSpec, alpha_pattern, rank_pattern
 from dreambooth_resume.models.quiet import quiet_loading
 
 ADAPTER_NAME = "default"
@@ -18,22 +18,8 @@ TEXT_PARTS = ("text_encoder", "text_encoder_2")
 
 _MAGNITUDE = ".lora_magnitude_vector"
 
-NormalDraw = Callable[[int, tuple[int, int]], NDArray[np.float32]]
+NormalDraw = Callable[[int, tuple[int, ...]], NDArray[np.float32]]
 """(number of the matrix, shape) -> standard normal numbers, float32. Must depend on nothing else."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoraSpec:
-    """Size and strength of an adapter: its output is (alpha / rank) * B(A(dropout(input))).
-
-    With `dora` each row of the weight W + (alpha / rank) * BA is scaled to a length that is trained too (Liu et al.
-    2024, arXiv:2402.09353).
-    """
-
-    rank: int
-    alpha: float
-    dropout: float = 0.0
-    dora: bool = False
 
 
 def part_of(name: str) -> str | None:
@@ -48,18 +34,19 @@ def add_lora(
     """Put an adapter on the target layers of all parts and return its parameters, by name, in the order of the names.
 
     Parameters are float32 in every precision and on their module's device; A starts normal with standard deviation
-    1/rank (peft's "gaussian", as in Diffusers' script), B at zero, and DoRA's magnitudes at the lengths of the frozen
-    weights' rows, so that a fresh adapter changes nothing. Names look like "….to_q.lora_A.weight", a text encoder's
-    like "text_encoder.….q_proj.lora_A.weight". The matrices A are numbered in the order of their names, the denoiser's
-    first: its start does not depend on what else is trained.
+    1/rank of its layer (peft's "gaussian", as in Diffusers' script), B at zero, and DoRA's magnitudes at the lengths of
+    the frozen weights' rows, so that a fresh adapter changes nothing. Names look like "….to_q.lora_A.weight", a text
+    encoder's like "text_encoder.….q_proj.lora_A.weight". The matrices A are numbered in the order of their names, the
+    denoiser's first: its start does not depend on what else is trained.
     """
     parameters: dict[str, torch.nn.Parameter] = {}
     number = 0
     for prefix, module, targets in _parts(denoiser, text_encoders):
-        added = _inject(module, spec, targets)
+        sizes = spec.sizes.get(prefix.partition(".")[0] or denoiser.export_prefix, {})
+        added = _inject(module, spec, tuple(sizes) or targets, sizes)
         if not added:
             raise ValueError(f"no layer of {prefix or 'the denoiser'} is named {' or '.join(targets)}")
-        number = _start_values(added, first=number, rank=spec.rank, normal_draw=normal_draw)
+        number = _start_values(added, first=number, normal_draw=normal_draw)
         if spec.dora:
             _start_magnitudes(module, added)
         parameters.update({f"{prefix}{name}": parameter for name, parameter in added.items()})
@@ -77,7 +64,9 @@ def _parts(
     return parts
 
 
-def _inject(module: torch.nn.Module, spec: LoraSpec, targets: tuple[str, ...]) -> dict[str, torch.nn.Parameter]:
+def _inject(
+    module: torch.nn.Module, spec: LoraSpec, targets: tuple[str, ...], sizes: Mapping[str, LayerSize]
+) -> dict[str, torch.nn.Parameter]:
     """peft's layers around the targets; their parameters, with random values, by name without the adapter's."""
     with quiet_loading():
         from peft import LoraConfig, inject_adapter_in_model
@@ -87,6 +76,8 @@ def _inject(module: torch.nn.Module, spec: LoraSpec, targets: tuple[str, ...]) -
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=list(targets),
+        rank_pattern=rank_pattern(sizes, spec.rank),
+        alpha_pattern=alpha_pattern(sizes, spec.alpha),
         init_lora_weights=False,
         use_dora=spec.dora,
     )
@@ -107,9 +98,7 @@ def _plain(name: str) -> str:
     return plain.removesuffix(".weight") if plain.endswith(f"{_MAGNITUDE}.weight") else plain
 
 
-def _start_values(
-    parameters: Mapping[str, torch.nn.Parameter], *, first: int, rank: int, normal_draw: NormalDraw
-) -> int:
+def _start_values(parameters: Mapping[str, torch.nn.Parameter], *, first: int, normal_draw: NormalDraw) -> int:
     """Fill in A and B; the number of the next matrix A."""
     number = first
     with torch.no_grad():
@@ -117,11 +106,11 @@ def _start_values(
             if ".lora_A." not in name:
                 parameter.zero_()
                 continue
-            shape = (parameter.shape[0], parameter.shape[1])
+            shape = tuple(parameter.shape)
             values = normal_draw(number, shape)
             if values.shape != shape or values.dtype != np.float32:
                 raise ValueError(f"the draw for {name} is {values.dtype} {values.shape}, not float32 {shape}")
-            parameter.copy_(torch.from_numpy(values / np.float32(rank)))
+            parameter.copy_(torch.from_numpy(values / np.float32(shape[0])))
             number += 1
     return number
 
@@ -132,7 +121,8 @@ def _start_magnitudes(module: torch.nn.Module, parameters: Mapping[str, torch.nn
         if name.endswith(_MAGNITUDE):
             weight = module.get_parameter(f"{name.removesuffix(_MAGNITUDE)}.base_layer.weight")
             with torch.no_grad():
-                parameter.copy_(torch.linalg.vector_norm(weight.float(), dim=1))
+                lengths = torch.linalg.vector_norm(weight.float(), dim=tuple(range(1, weight.ndim)))
+                parameter.copy_(lengths.reshape(parameter.shape))
 
 
 def load_parameters(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:

@@ -24,6 +24,7 @@ from dreambooth_resume.data.transforms import CropOptions, FloatArray
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.base import Encoders, Family, ModelFacts
 from dreambooth_resume.models.digests import SourceDigests
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.entries import SmallerMicroBatch
@@ -66,6 +67,7 @@ class Assignment:
     family: Family
     facts: ModelFacts
     digests: SourceDigests
+    lora: LoraSpec
     smaller_micro_batch: SmallerMicroBatch | None = None
     """What the run's log says of a device that ran out of memory."""
     class_pictures: ClassPictures | None = None
@@ -139,7 +141,12 @@ def build_parts(
     what = "the denoiser and the text encoders" if options.lora.train_text_encoder else "the denoiser"
     reporter.message(f"Loading {what}.")
     loaded = load_model(
-        options, family=assignment.family, source=assignment.source, seed=assignment.seed, device=device
+        options,
+        lora=assignment.lora,
+        family=assignment.family,
+        source=assignment.source,
+        seed=assignment.seed,
+        device=device,
     )
     optimizer = Optimizer(_parameter_groups(assignment, loaded), options.optimization)
     scaler = make_scaler(options.training.precision, device)

@@ -16,7 +16,8 @@ from dreambooth_resume.data.transforms import FloatArray
 from dreambooth_resume.models.attention import use_xformers
 from dreambooth_resume.models.base import Denoiser, Family, TextEncoders
 from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors
-from dreambooth_resume.models.lora import LoraSpec, add_lora, part_of
+from dreambooth_resume.models.lora import add_lora, part_of
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.training.precision import weight_dtype
 from dreambooth_resume.training.preview import Embeddings, undisturbed
@@ -59,13 +60,14 @@ class LoadedModel:
         return weights, diffusers_metadata(self.lora, target_modules=targets)
 
 
-def lora_spec(options: TrainOptions) -> LoraSpec:
-    chosen = options.lora
-    return LoraSpec(rank=chosen.rank, alpha=chosen.alpha, dropout=chosen.lora_dropout, dora=chosen.use_dora)
-
-
 def load_model(
-    options: TrainOptions, *, family: Family, source: ModelSource, seed: int, device: torch.device
+    options: TrainOptions,
+    *,
+    lora: LoraSpec,
+    family: Family,
+    source: ModelSource,
+    seed: int,
+    device: torch.device,
 ) -> LoadedModel:
     """Read what trains from disk and put a fresh adapter on it, drawn from the seed alone."""
     dtype = weight_dtype(options.training.precision)
@@ -78,10 +80,9 @@ def load_model(
         text_encoders = family.load_text_encoders(
             source, device=device, weight_dtype=dtype, gradient_checkpointing=checkpointing
         )
-    lora = lora_spec(options)
     parameters = add_lora(denoiser, lora, normal_draw=partial(_init_draw, seed), text_encoders=text_encoders)
     return LoadedModel(lora=lora, denoiser=denoiser, text_encoders=text_encoders, parameters=parameters)
 
 
-def _init_draw(seed: int, number: int, shape: tuple[int, int]) -> FloatArray:
+def _init_draw(seed: int, number: int, shape: tuple[int, ...]) -> FloatArray:
     return generator(seed, Stream.INIT, step=number).standard_normal(shape, dtype=np.float32)

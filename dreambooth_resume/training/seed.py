@@ -26,6 +26,7 @@ _OPTIMIZER_NAME = "optimizer.bin"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 # peft's own names, which newer versions of Diffusers keep.
 _RENAMED = ((".lora_A.weight", ".lora.down.weight"), (".lora_B.weight", ".lora.up.weight"))
+_OTHER_LAYERS = ("lora_layers", "lora_unet_blocks", "use_blora", "conv_dim", "rank_pattern", "alpha_pattern")
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError)
 
 
@@ -91,6 +92,11 @@ def refuse_misfit(script: ScriptState, options: TrainOptions, *, adapter_paramet
                 "only a plain LoRA on the UNet can be taken over from Diffusers' script",
                 where=f"--{name}",
                 fix="leave it out",
+            )
+    for name in _OTHER_LAYERS:
+        if getattr(options.lora, name) not in (None, False):
+            raise BadInput(
+                "the script's LoRA has the usual layers, all of one rank", where=f"--{name}", fix="leave it out"
             )
     if script.rank != options.lora.rank:
         raise BadInput(

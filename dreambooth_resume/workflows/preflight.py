@@ -27,9 +27,11 @@ from dreambooth_resume.models.base import Family, ModelFacts
 from dreambooth_resume.models.digests import SourceDigests, default_cache_file, digest_files
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.source import ModelSource, resolve_source
 from dreambooth_resume.runs.adoption import LATEST
 from dreambooth_resume.runs.entries import ChangedOption
+from dreambooth_resume.workflows.adapter import adapter_of
 from dreambooth_resume.workflows.class_pictures import class_picture_bytes, find_class_pictures
 from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
@@ -84,6 +86,7 @@ class Inputs:
     facts: ModelFacts
     digests: SourceDigests
     datasets: DataSets
+    lora: LoraSpec
     class_pictures: ClassPictures | None = None
 
     @property
@@ -241,6 +244,7 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
         facts=facts,
         digests=digests,
         datasets=datasets,
+        lora=adapter_of(options, family, source),
         class_pictures=class_pictures,
     )
 
@@ -263,10 +267,7 @@ def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_
     if free is None:
         return
     parameters = inputs.family.adapter_parameters(
-        inputs.source,
-        rank=options.lora.rank,
-        text_encoders=options.lora.train_text_encoder,
-        dora=options.lora.use_dora,
+        inputs.source, inputs.lora, text_encoders=options.lora.train_text_encoder
     )
     checkpoint = parameters * _CHECKPOINT_BYTES_PER_PARAMETER[options.optimization.optimizer_kind]
     steps, _ = save_interval(options)

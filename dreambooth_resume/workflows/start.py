@@ -126,7 +126,7 @@ def _script_state(checked: Checked) -> ScriptState | None:
         return None
     script = read_script_state(checked.begins_from.folder, checked.begins_from.step)
     chosen, inputs = checked.options.train, checked.inputs
-    expected = inputs.family.adapter_parameters(inputs.source, rank=chosen.lora.rank)
+    expected = inputs.family.adapter_parameters(inputs.source, inputs.lora)
     refuse_misfit(script, chosen, adapter_parameters=expected)
     return script
 
@@ -164,6 +164,7 @@ def _get_ready(checked: Checked) -> _Ready:
             family=inputs.family,
             facts=inputs.facts,
             digests=inputs.digests,
+            lora=inputs.lora,
             class_pictures=inputs.class_pictures,
         ),
         pins=Pins(

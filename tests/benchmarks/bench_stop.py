@@ -24,7 +24,8 @@ from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
-from dreambooth_resume.models.lora import LoraSpec, add_lora
+from dreambooth_resume.models.lora import add_lora
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.source import resolve_source
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.training.state import TrainingState

@@ -12,7 +12,7 @@ from dreambooth_resume.checkpoint.commit import Committer
 from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.config.options.optimization import OptimizationOptions
 from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors
-from dreambooth_resume.models.lora import LoraSpec
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.runs.entries import Adopt, AttemptRef, Process, RunState
 from dreambooth_resume.runs.log import Log, LogWriter, make_entry, put_entry
 from dreambooth_resume.storage.base import Storage

@@ -85,10 +85,22 @@ def refused(what_to_do: str, *, common: bool = False, null_is_unset: bool = Fals
     )
 
 
-def never(what_to_do: str, *, common: bool = False, null_is_unset: bool = False, in_fork: bool = False) -> Declaration:
+def never(
+    what_to_do: str,
+    *,
+    common: bool = False,
+    aliases: tuple[str, ...] = (),
+    null_is_unset: bool = False,
+    in_fork: bool = False,
+) -> Declaration:
     """A resumed run keeps its value, and nothing allows another: the saved state, or the run's plan, would not fit."""
     return Declaration(
-        policy=ChangePolicy.NEVER, advice=what_to_do, common=common, null_is_unset=null_is_unset, in_fork=in_fork
+        policy=ChangePolicy.NEVER,
+        advice=what_to_do,
+        common=common,
+        aliases=aliases,
+        null_is_unset=null_is_unset,
+        in_fork=in_fork,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.base import LatentScale, ModelFacts, PredictionType
+from dreambooth_resume.models.lora_layers import LayerChoice, Layers, LayerSize, LoraSpec, layer_sizes, size_of
 from dreambooth_resume.models.source import MODEL_FLAG, VAE_FLAG, Component, ModelSource, read_json
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from dreambooth_resume.models.sdxl.text_encoders import SdxlTextEncoders
 
 LORA_TARGET_MODULES = ("to_k", "to_out.0", "to_q", "to_v")
+# Outside the blocks lie the embeddings of time and size, and the first and last convolution: nobody trains a LoRA on
+# them, and other programs don't read their names.
+_BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.")
+_CONV_BLOCKS = ("downsamplers", "resnets", "upsamplers")
+_ADAPTED_DIMENSIONS = (2, 4)
 TEXT_LORA_TARGET_MODULES = ("k_proj", "out_proj", "q_proj", "v_proj")
 _TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _TOKENIZER_OPTIONAL = (
@@ -71,19 +77,31 @@ class SdxlFamily:
             is_edm=is_edm(_scheduler_config(source)),
         )
 
-    def adapter_parameters(
-        self, source: ModelSource, *, rank: int, text_encoders: bool = False, dora: bool = False
-    ) -> int:
+    def adapter_sizes(
+        self, source: ModelSource, choice: LayerChoice, *, rank: int, alpha: float | None
+    ) -> dict[str, dict[str, LayerSize]]:
+        if choice.is_usual:
+            return {}
+        shapes = {
+            name.removesuffix(".weight"): tuple(shape)
+            for name, shape in _weight_shapes(source, "unet")
+            if name.endswith(".weight") and len(shape) in _ADAPTED_DIMENSIONS and name.startswith(_BLOCKS)
+        }
+        found = Layers(shapes=shapes, usual=LORA_TARGET_MODULES, conv_blocks=_CONV_BLOCKS)
+        return {"unet": layer_sizes(found, choice, rank=rank, alpha=alpha)}
+
+    def adapter_parameters(self, source: ModelSource, spec: LoraSpec, *, text_encoders: bool = False) -> int:
         targets = {"unet": LORA_TARGET_MODULES}
         if text_encoders:
             targets |= dict.fromkeys(("text_encoder", "text_encoder_2"), TEXT_LORA_TARGET_MODULES)
         total = 0
         for component, layers in targets.items():
+            sizes = spec.sizes.get(component, {})
             ends = tuple(f".{layer}.weight" for layer in layers)
-            for file in source.files_of(component):
-                if file.path.suffix == ".safetensors":
-                    shapes = [shape for name, shape in _tensor_shapes(file.path) if name.endswith(ends)]
-                    total += sum(rank * (shape[0] + shape[1]) + dora * shape[0] for shape in shapes)
+            for name, shape in _weight_shapes(source, component):
+                size = sizes.get(name.removesuffix(".weight"))
+                if size is not None or (not sizes and name.endswith(ends)):
+                    total += size_of(tuple(shape), size.rank if size else spec.rank, dora=spec.dora)
         return total
 
     def prompt_key(self, digests: SourceDigests) -> str:
@@ -196,6 +214,11 @@ def _prediction_type(source: ModelSource) -> PredictionType:
         where=f"{MODEL_FLAG} {source.name}",
         fix="choose another model",
     )
+
+
+def _weight_shapes(source: ModelSource, component: str) -> list[tuple[str, list[int]]]:
+    files = (file.path for file in source.files_of(component) if file.path.suffix == ".safetensors")
+    return [entry for path in files for entry in _tensor_shapes(path)]
 
 
 def _tensor_shapes(path: Path) -> list[tuple[str, list[int]]]:

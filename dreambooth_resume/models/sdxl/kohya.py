@@ -7,12 +7,15 @@ they are a column, since ComfyUI divides them by a column: a row would make a sq
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
 
-from dreambooth_resume.models.export import alphas_of
+from dreambooth_resume.models.export import Header, read_header
 
+_KERNEL = 4
 _PARTS = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 _ENDS = {
     ".lora.down.weight": ".lora_down.weight",
@@ -31,31 +34,47 @@ def kohya_format(
 
     Each layer has an `alpha`, a float32 scalar. Raises ValueError for a file that `models.export` did not make.
     """
-    alphas = alphas_of(metadata)
+    found = read_header(metadata)
     converted: dict[str, torch.Tensor] = {}
-    ranks = set()
+    kernels: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         part, layer, end = _taken_apart(name)
         key = f"{_PARTS[part]}_{layer.replace('.', '_')}"
         # Rows are scaled: one number a row, as a column.
-        converted[f"{key}{end}"] = tensor.reshape(-1, 1) if end == ".dora_scale" else tensor
+        converted[f"{key}{end}"] = _column(tensor) if end == ".dora_scale" else tensor
         if end == ".lora_down.weight":
-            converted[f"{key}.alpha"] = torch.tensor(float(alphas[part]), dtype=torch.float32)
-            ranks.add(tensor.shape[0])
-    if len(ranks) != 1 or len(set(alphas.values())) != 1:
-        raise ValueError(f"not an adapter of one rank and one alpha: {sorted(ranks)}, {alphas}")
+            converted[f"{key}.alpha"] = torch.tensor(found.alpha(part, layer), dtype=torch.float32)
+            if tensor.ndim == _KERNEL and tensor.shape[2:] != (1, 1):
+                kernels[key] = tensor
+    return dict(sorted(converted.items())), _header(found, converted, kernels)
+
+
+def _column(magnitudes: torch.Tensor) -> torch.Tensor:
+    """One number for each row [rows, 1], for each output of a convolution [outputs, 1, 1, 1]."""
+    return magnitudes.reshape(-1, *(1,) * (_KERNEL - 1 if magnitudes.ndim == _KERNEL else 1))
+
+
+def _header(
+    found: Header, converted: Mapping[str, torch.Tensor], kernels: Mapping[str, torch.Tensor]
+) -> dict[str, str]:
+    """As sd-scripts writes it: rank and alpha of the linear layers, the convolutions' as arguments of the network."""
+    base = next(iter(found.base.values()))
     header = {
         "format": "pt",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.sai_model_spec": "1.0.0",
         "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_network_alpha": str(float(next(iter(alphas.values())))),
-        "ss_network_dim": str(ranks.pop()),
+        "ss_network_alpha": str(float(base.alpha)),
+        "ss_network_dim": str(base.rank),
         "ss_network_module": "networks.lora",
         "ss_v2": "False",
     }
-    return dict(sorted(converted.items())), header
+    if kernels:
+        sizes = Counter((len(tensor), float(converted[f"{key}.alpha"])) for key, tensor in sorted(kernels.items()))
+        ((conv_dim, conv_alpha), _), *_ = sizes.most_common(1)
+        header["ss_network_args"] = json.dumps({"conv_alpha": str(conv_alpha), "conv_dim": str(conv_dim)})
+    return dict(sorted(header.items()))
 
 
 def _taken_apart(name: str) -> tuple[str, str, str]:

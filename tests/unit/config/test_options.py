@@ -109,6 +109,8 @@ def _another_value(option: Option) -> object:
         return "s3://bucket/dog"
     if option.name == "deadline":
         return "25m"
+    if option.name in ("rank_pattern", "alpha_pattern"):
+        return "mid_block=2"
     if option.kind == "text":
         return "another"
     if option.kind == "int":

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dreambooth_resume.models.families import family_named
-from dreambooth_resume.models.lora import LoraSpec, add_lora
+from dreambooth_resume.models.lora import add_lora
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.sdxl.denoiser import SdxlDenoiser
 from dreambooth_resume.models.source import ModelSource
 

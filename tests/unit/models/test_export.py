@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from dreambooth_resume.checkpoint.tensors import deserialise, metadata_of, serialise
 from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors, parameter_values
 from dreambooth_resume.models.families import family_named
-from dreambooth_resume.models.lora import LoraSpec, add_lora, part_of
+from dreambooth_resume.models.lora import add_lora, part_of
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.sdxl.denoiser import SdxlDenoiser
 from dreambooth_resume.models.sdxl.text_encoders import SdxlTextEncoders

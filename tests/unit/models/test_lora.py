@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dreambooth_resume.models.families import family_named
-from dreambooth_resume.models.lora import LoraSpec, add_lora, load_parameters
+from dreambooth_resume.models.lora import add_lora, load_parameters
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.sdxl.denoiser import SdxlDenoiser
 from dreambooth_resume.models.source import ModelSource
 
@@ -49,7 +50,7 @@ def test_adapter_sits_on_the_attention_projections_and_nothing_else_trains(tiny_
 def test_size_is_known_from_the_headers_before_loading(tiny_source: ModelSource) -> None:
     parameters = add_lora(load(tiny_source), LoraSpec(rank=5, alpha=5), normal_draw=normal_draw)
     counted = sum(parameter.numel() for parameter in parameters.values())
-    assert family_named("sdxl").adapter_parameters(tiny_source, rank=5) == counted
+    assert family_named("sdxl").adapter_parameters(tiny_source, LoraSpec(rank=5, alpha=5)) == counted
 
 
 def test_fresh_adapter_changes_nothing(tiny_source: ModelSource) -> None:

@@ -18,6 +18,7 @@ from dreambooth_resume.models.base import LatentScale, ModelFacts
 from dreambooth_resume.models.digests import digest_files
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.source import ModelSource, resolve_source
 
@@ -74,7 +75,7 @@ def test_damaged_weights_are_named_when_the_adapter_is_sized(damage: bytes, mode
     (model_copy / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(damage)
     source = resolve_source(str(model_copy), hub=HuggingFaceHub())
     with pytest.raises(BadInput, match=r"diffusion_pytorch_model\.safetensors"):
-        family_named("sdxl").adapter_parameters(source, rank=4)
+        family_named("sdxl").adapter_parameters(source, LoraSpec(rank=4, alpha=4))
 
 
 def test_keys_of_prompts_and_latents_depend_on_their_own_files_alone(tiny_source: ModelSource) -> None:
@@ -189,17 +190,18 @@ def test_checks_need_no_torch_and_training_with_caches_loads_no_encoder_and_says
 import json, sys
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.source import resolve_source
 source = resolve_source({str(tiny_folder)!r}, hub=HuggingFaceHub())
 family = family_named(source.family)
 family.check(source)
-family.adapter_parameters(source, rank=4)
+family.adapter_parameters(source, LoraSpec(rank=4, alpha=4))
 early = [name for name in ("torch", "diffusers", "transformers", "huggingface_hub") if name in sys.modules]
 import numpy, torch
 cpu = torch.device("cpu")
 encoders = family.encoders(source, device=cpu)
 denoiser = family.load_denoiser(source, device=cpu, weight_dtype=torch.float32, gradient_checkpointing=False)
-from dreambooth_resume.models.lora import LoraSpec, add_lora
+from dreambooth_resume.models.lora import add_lora
 add_lora(denoiser, LoraSpec(rank=4, alpha=4), normal_draw=lambda number, shape: numpy.zeros(shape, numpy.float32))
 encoders.free()
 parts = ("transformers.models.clip", "diffusers.pipelines.s", "diffusers.models.autoencoders.autoencoder_kl")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dreambooth_resume.models.families import family_named
-from dreambooth_resume.models.lora import LoraSpec, add_lora, part_of
+from dreambooth_resume.models.lora import add_lora, part_of
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.sdxl.denoiser import SdxlDenoiser
 from dreambooth_resume.models.sdxl.text_encoders import SdxlTextEncoders
 from dreambooth_resume.models.source import ModelSource
@@ -89,7 +90,10 @@ def test_adapter_sits_on_the_attention_projections_of_both_and_nothing_else_trai
 def test_size_is_known_from_the_headers_before_loading(tiny_source: ModelSource, dora: bool) -> None:
     _, parameters = with_lora(tiny_source, LoraSpec(rank=5, alpha=5, dora=dora))
     counted = sum(parameter.numel() for parameter in parameters.values())
-    assert family_named("sdxl").adapter_parameters(tiny_source, rank=5, text_encoders=True, dora=dora) == counted
+    assert (
+        family_named("sdxl").adapter_parameters(tiny_source, LoraSpec(rank=5, alpha=5, dora=dora), text_encoders=True)
+        == counted
+    )
 
 
 def test_the_denoisers_part_starts_as_it_does_alone(tiny_source: ModelSource) -> None:

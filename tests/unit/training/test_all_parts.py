@@ -27,6 +27,7 @@ from dreambooth_resume.models.tiny_pictures import draw_pictures
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.training.build import Assignment, Parts, build_parts, make_accelerator
 from dreambooth_resume.training.progress import StepUpdate
+from dreambooth_resume.workflows.adapter import adapter_of
 from tests.fakes.memory_storage import MemoryStorage
 
 PROMPT = "a photo of sks robot"
@@ -86,6 +87,7 @@ def build(
         family=family,
         facts=family.check(source),
         digests=digest_files(source.files, cache_file=None),
+        lora=adapter_of(options, family, source),
     )
     accelerator = make_accelerator(options)
     parts = build_parts(

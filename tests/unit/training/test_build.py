@@ -24,6 +24,7 @@ from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.notice import Notice
 from dreambooth_resume.training.build import Assignment, Parts, build_parts, make_accelerator
 from dreambooth_resume.training.progress import StepUpdate
+from dreambooth_resume.workflows.adapter import adapter_of
 from tests.fakes.memory_storage import MemoryStorage
 
 
@@ -112,6 +113,7 @@ def assignment(source: ModelSource, pictures: Path, *words: str) -> tuple[Assign
         family=family,
         facts=family.check(source),
         digests=digest_files(source.files, cache_file=None),
+        lora=adapter_of(options, family, source),
     )
     return chosen, family
 

@@ -23,6 +23,7 @@ from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.training.build import Assignment
 from dreambooth_resume.training.class_pictures import class_pictures
+from dreambooth_resume.workflows.adapter import adapter_of
 from tests.fakes.memory_storage import MemoryStorage
 
 CPU = torch.device("cpu")
@@ -61,8 +62,9 @@ def assignment(source: ModelSource, stage: Path, *words: str, with_prior: bool =
     ]
     prior = ["--with_prior_preservation", "--class_prompt", PROMPT, "--num_class_images", "2"] if with_prior else []
     ridden = ClassPictures(prompt=PROMPT, count=2, found=(), stage=stage)
+    options = resolve(parse_train([*typed, *prior, *words]), recorded=None)
     return Assignment(
-        options=resolve(parse_train([*typed, *prior, *words]), recorded=None),
+        options=options,
         seed=3,
         max_train_steps=4,
         plan=Plan(seed=3, picture_count=1, batch_size=1, class_count=2 if with_prior else 0),
@@ -71,6 +73,7 @@ def assignment(source: ModelSource, stage: Path, *words: str, with_prior: bool =
         family=family,
         facts=family.check(source),
         digests=digest_files(source.files, cache_file=None),
+        lora=adapter_of(options, family, source),
         class_pictures=ridden if with_prior else None,
     )
 

@@ -12,7 +12,8 @@ from accelerate.state import AcceleratorState
 
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.models.families import family_named
-from dreambooth_resume.models.lora import LoraSpec, add_lora
+from dreambooth_resume.models.lora import add_lora
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.training.schedule import LearningRateSchedule
 from dreambooth_resume.training.step import TrainableModel, prompt_table, train_step

@@ -18,7 +18,8 @@ from diffusers.training_utils import compute_snr
 from dreambooth_resume.data.batch import MicroBatch
 from dreambooth_resume.models.base import PredictionType
 from dreambooth_resume.models.families import family_named
-from dreambooth_resume.models.lora import LoraSpec, add_lora
+from dreambooth_resume.models.lora import add_lora
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.training.objective import Objective
 from dreambooth_resume.training.step import TrainableModel, micro_batch_loss, prompt_table

@@ -14,7 +14,8 @@ import torch
 from dreambooth_resume.config.options.validation import ValidationOptions
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.errors import StorageUnavailable
-from dreambooth_resume.models.lora import LoraSpec, add_lora
+from dreambooth_resume.models.lora import add_lora
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.sdxl.family import SdxlFamily
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.runs.samples import read_samples

@@ -22,7 +22,8 @@ from dreambooth_resume.data.dataset import Picture
 from dreambooth_resume.data.transforms import Crop, time_ids
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.families import family_named
-from dreambooth_resume.models.lora import LoraSpec, add_lora
+from dreambooth_resume.models.lora import add_lora
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.training.optimizer import Optimizer
