@@ -32,9 +32,10 @@ os.environ.update(
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Per-user caches (digests of model files) go to a temporary folder, here and in child processes."""
+    """Per-user caches (digests of model files) and notes of launches go to temporary folders, here and in children."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 
 

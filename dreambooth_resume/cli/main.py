@@ -24,6 +24,7 @@ BROKEN_PIPE_EXIT_CODE = 128 + 13  # as if SIGPIPE had ended the process, as it d
 # Command -> ("module:function", summary). The function takes the words behind the command and returns the exit code.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("dreambooth_resume.cli.train:run", "train a LoRA, or go on with a run: the same command does both"),
+    "launch": ("dreambooth_resume.cli.launch:run", "start a run in the background here, or on other machines"),
     "status": ("dreambooth_resume.cli.status:run", "what a run is doing, and its last durable step"),
     "history": ("dreambooth_resume.cli.history:run", "every attempt of a run, and why it ended"),
     "runs": ("dreambooth_resume.cli.runs:run", "all runs in a folder or a bucket"),
@@ -31,10 +32,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fork": ("dreambooth_resume.cli.fork:run", "begin a new run from a checkpoint of this one"),
     "save-now": ("dreambooth_resume.cli.save_now:run", "ask a run to save, and wait until it is durable"),
     "stop": ("dreambooth_resume.cli.stop:run", "ask a run to save and stop"),
+    "resume": ("dreambooth_resume.cli.resume:run", "launch a run again, where it was or elsewhere"),
+    "logs": ("dreambooth_resume.cli.logs:run", "what a launched run printed"),
     "gc": ("dreambooth_resume.cli.gc:run", "clear a home of what no log entry names"),
     "delete": ("dreambooth_resume.cli.delete:run", "delete a whole run"),
     "config": ("dreambooth_resume.cli.config:run", "write a commented YAML file: new, or from another trainer's"),
     "options": ("dreambooth_resume.cli.options:run", "search the options of train, by any trainer's name for them"),
+    "supervise": ("dreambooth_resume.cli.supervise:run", "train, and start again by the restart rule of launchers"),
     "demo": ("dreambooth_resume.cli.demo:run", "train a tiny model, kill it three times, compare the bytes"),
 }
 

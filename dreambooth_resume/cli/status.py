@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Sequence
 
 from dreambooth_resume.cli.arguments import CommandParser
-from dreambooth_resume.cli.homes import add_home, open_run, resume_command
+from dreambooth_resume.cli.homes import add_home, no_run, open_home, resume_command
 from dreambooth_resume.cli.output import print_columns, print_json
 from dreambooth_resume.cli.wording import UNKNOWN, ago, clock, count, why_it_ended
 from dreambooth_resume.runs.history import Attempt, read_history
 from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.record import read_record
-from dreambooth_resume.runs.summary import RunSummary
+from dreambooth_resume.runs.summary import RunSummary, summarise
+from dreambooth_resume.workflows.launched import LaunchedJob, newest_job
 
 _ATTEMPTS_SHOWN = 10
 
@@ -27,21 +28,48 @@ def run(words: list[str]) -> int:
     add_home(parser)
     parser.add_argument("--json", action="store_true", help="everything, for programs")
     arguments = parser.parse_words(words)
-    storage, summary = open_run(arguments)
-    attempts = read_history(storage)
+    storage = open_home(arguments)
+    summary, launched = summarise(storage), newest_job(storage)
+    if summary is None and launched is None:
+        raise no_run(arguments.home)
+    attempts = read_history(storage) if summary else ()
     if arguments.json:
-        print_json({"summary": summary, "attempts": attempts})
+        print_json({"summary": summary, "attempts": attempts, "launched": _job_facts(launched)})
+        return 0
+    if summary is None:
+        print_columns([("run", storage.describe()), ("state", "not begun"), *_job_rows(launched)])
+        print(f"\nnext: dbr logs {shlex.quote(storage.describe())} -f shows what it is doing")
         return 0
     record = read_record(storage)
-    print_columns(_facts(summary, effective_batch=record.effective_batch if record else None))
+    facts = _facts(summary, effective_batch=record.effective_batch if record else None)
+    print_columns([*facts, *_job_rows(launched)])
     if attempts:
         print()
         print_columns([_attempt_row(attempt) for attempt in attempts[-_ATTEMPTS_SHOWN:]], head=_ATTEMPT_HEAD)
         if len(attempts) > _ATTEMPTS_SHOWN:
             before = count(len(attempts) - _ATTEMPTS_SHOWN, "attempt")
             print(f"and {before} before; all: dbr status {shlex.quote(summary.home)} --json")
-    print(f"\nnext: {_next(summary)}")
+    print(f"\nnext: {_next(summary, launched)}")
     return 0
+
+
+def _job_rows(launched: LaunchedJob | None) -> list[Sequence[str]]:
+    """Where the run was launched last, and how its job stands."""
+    if launched is None or launched.launch.job is None:
+        return []
+    return [
+        ("launched", f"{launched.launch.launcher}: {launched.launch.job.name}"),
+        ("", f"{launched.status.state}: {launched.status.because}"),
+    ]
+
+
+def _job_facts(launched: LaunchedJob | None) -> dict[str, object] | None:
+    if launched is None:
+        return None
+    return {
+        "id": launched.launch.id, "launcher": launched.launch.launcher, "job": launched.launch.job,
+        "status": launched.status,
+    }  # fmt: skip
 
 
 def _facts(summary: RunSummary, *, effective_batch: int | None) -> list[Sequence[str]]:
@@ -114,7 +142,11 @@ def _attempt_row(attempt: Attempt) -> Sequence[str]:
     )
 
 
-def _next(summary: RunSummary) -> str:
+def _next(summary: RunSummary, launched: LaunchedJob | None) -> str:
+    if not summary.is_live and summary.state != "finished" and launched is not None:
+        if launched.status.state in ("waiting", "running"):
+            return f"nothing: it is started again by itself; dbr logs {shlex.quote(summary.home)} -f shows it"
+        return f"dbr resume {shlex.quote(summary.home)} goes on from step {summary.durable_step or 0}"
     if summary.is_live:
         return f"dbr stop {shlex.quote(summary.home)} asks it to save and stop"
     if summary.state == "finished":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 
 from dreambooth_resume.cli.arguments import CommandParser
-from dreambooth_resume.cli.homes import add_home, open_run, resume_command
+from dreambooth_resume.cli.homes import add_home, no_run, open_home, resume_command
 from dreambooth_resume.cli.output import print_json, tell_at_once
 from dreambooth_resume.errors import StoppedOnPurpose
-from dreambooth_resume.runs.control import POLL_SECONDS, Request, post_request
-from dreambooth_resume.runs.summary import RunSummary
-from dreambooth_resume.workflows.holders import Waiting, holder_of
+from dreambooth_resume.runs.control import POLL_SECONDS
+from dreambooth_resume.runs.summary import RunSummary, summarise
+from dreambooth_resume.workflows.holders import Waiting
+from dreambooth_resume.workflows.launched import Stop, live_jobs, stop_run
 
 
 def run(words: list[str]) -> int:
@@ -23,25 +24,35 @@ def run(words: list[str]) -> int:
     add_home(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_words(words)
-    storage, summary = open_run(arguments)
-    is_held = holder_of(storage, summary, Waiting(tell=tell_at_once)) is not None
-    # A request that nobody reads would stop the next attempt, so it is left only where somebody holds the run.
-    request = post_request(storage, "stop") if is_held else None
+    storage = open_home(arguments)
+    summary = summarise(storage)
+    if summary is None and not live_jobs(storage):
+        raise no_run(arguments.home)
+    done = stop_run(storage, summary, Waiting(tell=tell_at_once))
     if arguments.json:
-        print_json({"asked": request is not None, "request": request, "summary": summary})
+        is_asked = done.request is not None or bool(done.interrupted)
+        print_json({"asked": is_asked, "request": done.request, "jobs": done.interrupted, "summary": summary})
     else:
-        print(_what_happens(summary, request))
+        print(_what_happens(storage.describe(), summary, done))
     return 0
 
 
-def _what_happens(summary: RunSummary, request: Request | None) -> str:
-    home = summary.home
-    if request is not None:
+def _what_happens(home: str, summary: RunSummary | None, done: Stop) -> str:
+    code = StoppedOnPurpose.exit_code
+    watch = f"Watch it: dbr status {shlex.quote(home)}"
+    if done.interrupted:
+        return (
+            f"Told {', '.join(done.interrupted)} to stop: what trains saves at the end of its step and ends with exit "
+            f"code {code}; nobody restarts it.\n{watch}\nGo on later: dbr resume {shlex.quote(home)}"
+        )
+    if summary is None:
+        return f"The run in {home} had not begun, and what was launched for it is given back."
+    if done.request is not None:
         where = f" (pid {summary.process.pid} on {summary.process.host})" if summary.process else ""
         return (
             f"Asked attempt {summary.attempt}{where} to stop. It looks within {POLL_SECONDS:.0f} s, saves at the end "
-            f"of its step and ends with exit code {StoppedOnPurpose.exit_code}; nobody restarts it.\n"
-            f"Watch it: dbr status {shlex.quote(home)}\nGo on later: {resume_command(home)}"
+            f"of its step and ends with exit code {code}; nobody restarts it.\n"
+            f"{watch}\nGo on later: {resume_command(home)}"
         )
     if summary.state == "finished":
         return f"The run in {home} is finished; there is nothing to stop."

@@ -103,14 +103,19 @@ def _option(section: str, name: str, field: FieldInfo, annotation: Any) -> Optio
     )
 
 
+def options_of(section: str, model: type[BaseModel]) -> dict[str, Option]:
+    """The fields of one model, each declared as `declaration.py` wants it."""
+    hints = get_type_hints(model, include_extras=True)
+    return {name: _option(section, name, field, hints[name]) for name, field in model.model_fields.items()}
+
+
 def _table() -> dict[str, Option]:
     table: dict[str, Option] = {}
     for section, model in SECTIONS.items():
-        hints = get_type_hints(model, include_extras=True)
-        for name, field in model.model_fields.items():
-            if name in table:
-                raise TypeError(f"{name} is in two sections; outside, option names are flat")
-            table[name] = _option(section, name, field, hints[name])
+        found = options_of(section, model)
+        if twice := sorted(found.keys() & table.keys()):
+            raise TypeError(f"{twice[0]} is in two sections; outside, option names are flat")
+        table |= found
     return table
 
 

@@ -27,12 +27,17 @@ _LOOK_SECONDS = 0.5
 
 def this_process() -> Process:
     """Who we are, so that a later starter on this boot can see that we are no more."""
+    return process_with(os.getpid())
+
+
+def process_with(pid: int) -> Process:
+    """The process that has this pid now. Raises psutil.NoSuchProcess if there is none."""
     return Process(
         host=socket.gethostname(),
         boot_id=_boot_id(),
         pid_namespace=_pid_namespace(),
-        pid=os.getpid(),
-        started=_started(psutil.Process()),
+        pid=pid,
+        started=_started(psutil.Process(pid)),
     )
 
 

@@ -10,6 +10,8 @@ CHECKPOINT_PREFIX = "checkpoint-"
 CONTROL_PREFIX = "control/"
 METRICS_PREFIX = "metrics/"
 NOTES_PREFIX = "notes/"
+OUTPUT_PREFIX = "output/"
+PACKAGES_PREFIX = "packages/"
 SAMPLES_PREFIX = "samples/"
 DELETING_PREFIX = "notes/deleting-"
 STATUS_PREFIX = "status/"
@@ -28,10 +30,12 @@ METRICS_SEGMENT_STEPS = 1000
 _LOG = re.compile(r"log/(\d{8})\.json")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-a(\d+))?")
 _SAMPLE = re.compile(r"samples/\d+-a\d+/(?:\d+\.png|samples\.json)")
+_PACKAGE = re.compile(r"packages/[0-9a-f]{64}/[\w.-]+\.(?:whl|txt)")
 _NOTE = re.compile(r"notes/([a-z]+)-[0-9a-f]{32}\.json")
 _HINT = re.compile(
     r"status/\d{4,}\.json|metrics/\d{4,}-\d{5,}\.jsonl"
     r"|trackers/\d{4,}\.json|logs/[^/]+/events\.out\.tfevents\.[^/]+"
+    r"|output/[0-9a-f]{32}/\d{5,}\.txt"
     r"|control/\d{13,}-[0-9a-f]{32}\.json|control/probe-[0-9a-f]{32}\.json"
 )
 
@@ -110,6 +114,16 @@ def is_samples_list(key: str) -> bool:
     return is_sample(key) and key.endswith(".json")
 
 
+def output_key(supervisor: str, number: int) -> str:
+    """A piece of what a supervised training printed; `supervisor` is the supervisor's own nonce."""
+    return f"{OUTPUT_PREFIX}{supervisor}/{number:05d}.txt"
+
+
+def is_package(key: str) -> bool:
+    """Whether `key` is of dbr's own wheel, or of the versions to install beside it."""
+    return _PACKAGE.fullmatch(key) is not None
+
+
 def is_hint(key: str) -> bool:
-    """Whether `key` is of those that trainings and commands write for people: status, metrics, requests, probes."""
+    """Whether `key` is of those that trainings and commands write for people: status, metrics, output, requests."""
     return _HINT.fullmatch(key) is not None

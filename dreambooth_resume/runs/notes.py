@@ -17,8 +17,9 @@ from dreambooth_resume.runs.entries import Record
 from dreambooth_resume.runs.home import NOTES_PREFIX, note_key, note_kind
 from dreambooth_resume.storage.base import Storage
 
-NoteKind = Literal["exit", "damage", "score", "deleting", "pushed"]
-"""`exit`: how a process ended, seen by what had started it. `damage`: a checkpoint isn't what was committed. `score`:
+NoteKind = Literal["exit", "damage", "score", "deleting", "pushed", "launch", "launched"]
+"""`exit`: how a process ended, seen by what had started it. `launch`: what is about to be started, and where;
+`launched`: how to find it (launch/record.py). `damage`: a checkpoint isn't what was committed. `score`:
 how good a checkpoint is, in `values`. `deleting`: `dbr delete` has begun, and is to be typed again if this is read. `pushed`: the result
 was uploaded to the Hub; `values` say where to, and which."""
 
@@ -47,11 +48,12 @@ def post_note(
     attempt: int | None = None,
     checkpoint: int | None = None,
     values: Mapping[str, JsonValue] | None = None,
+    nonce: str | None = None,
 ) -> Note:
-    """Leave a fact. Every note has a key of its own, so writers never meet."""
+    """Leave a fact. Every note has a key of its own, so writers never meet; `nonce` is part of it (None: a new one)."""
     note = Note(
         kind=kind,
-        nonce=uuid.uuid4().hex,
+        nonce=nonce or uuid.uuid4().hex,
         written_at=datetime.now(UTC).isoformat(timespec="seconds"),
         written_by=f"{_user()}@{socket.gethostname()}",
         text=text,

@@ -24,10 +24,11 @@ def find_class_pictures(home: Home, options: TrainOptions) -> ClassPictures | No
     if not prior.with_prior_preservation:
         return None
     assert prior.class_prompt is not None, "contradictions are refused before"
-    stored = None
-    if home.record is not None:
-        stored = load_inputs(home.storage, home.place.stage, prompt=prior.class_prompt, list_key=CLASS_INPUTS_LIST)
     folder = None if prior.class_data_dir is None else Path(prior.class_data_dir)
+    stored = None
+    # Without a run yet and without the folder: another machine launched this one, and may have put copies here.
+    if home.record is not None or (folder is not None and not folder.is_dir()):
+        stored = load_inputs(home.storage, home.place.stage, prompt=prior.class_prompt, list_key=CLASS_INPUTS_LIST)
     in_folder: tuple[Picture, ...] = ()
     # The home's copies do without the folder, so nothing that is wrong with it may end a resume.
     if folder is not None and (stored is None or folder.is_dir()):

@@ -26,13 +26,16 @@ from dreambooth_resume.runs.home import (
     RUN,
     checkpoint_name,
     is_hint,
+    is_package,
     is_sample,
     log_number,
 )
 from dreambooth_resume.runs.home import note_kind as kind_of_note
 from dreambooth_resume.storage.base import Storage, StoredObject
 
-KeyKind = Literal["checkpoint", "result", "pictures", "cache", "samples", "status and curves", "note", "log", "run"]
+KeyKind = Literal[
+    "checkpoint", "result", "pictures", "cache", "samples", "status and curves", "package", "note", "log", "run"
+]
 """In the order in which a run is deleted: what says what the run is goes last."""
 DELETION_ORDER: tuple[KeyKind, ...] = (
     "checkpoint",
@@ -41,6 +44,7 @@ DELETION_ORDER: tuple[KeyKind, ...] = (
     "cache",
     "samples",
     "status and curves",
+    "package",
     "log",
     "note",
     "run",
@@ -108,6 +112,8 @@ def kind_of(key: str) -> KeyKind | None:
         return "samples"
     if is_hint(key):
         return "status and curves"
+    if is_package(key):
+        return "package"
     return "note" if kind_of_note(key) is not None else None
 
 

@@ -15,6 +15,8 @@ class Package:
     """A package, the option that asks for it, and when it does."""
 
     name: str
+    extra: str | None
+    """Of our own package: what brings it along. None: it is to be installed by hand."""
     option: str
     is_needed: Callable[[TrainOptions], bool]
 
@@ -22,20 +24,32 @@ class Package:
 PACKAGES = (
     Package(
         name="prodigyopt",
+        extra="prodigy",
         option="optimizer",
         is_needed=lambda options: options.optimization.optimizer_kind == "prodigy",
     ),
     Package(
         name="bitsandbytes",
+        extra="8bit",
         option="use_8bit_adam",
         is_needed=lambda options: options.optimization.optimizer_kind == "AdamW8bit",
     ),
     Package(
         name="xformers",
+        extra=None,
         option="enable_xformers_memory_efficient_attention",
         is_needed=lambda options: options.training.enable_xformers_memory_efficient_attention,
     ),
 )
+
+_TRACKER_EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "comet_ml": "comet"}
+
+
+def extras_for(options: TrainOptions) -> tuple[str, ...]:
+    """The extras of our own package that a machine needs for these options."""
+    wanted = {package.extra for package in PACKAGES if package.extra is not None and package.is_needed(options)}
+    tracker = _TRACKER_EXTRAS.get(options.reporting.report_to)
+    return tuple(sorted(wanted | ({tracker} if tracker else set())))
 
 
 def refuse_missing_packages(

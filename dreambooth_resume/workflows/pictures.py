@@ -73,6 +73,11 @@ def find_datasets(home: Home, options: TrainOptions) -> DataSets:
     """
     prompt = options.data.instance_prompt
     if home.record is None:
+        launched = None if is_at_hand(options) else load_inputs(home.storage, home.place.stage, prompt=prompt)
+        if launched is not None:
+            # Another machine launched this one, and put its folder's pictures here before.
+            first = dataset_fingerprint(launched.pictures)
+            return DataSets(first=first, newest=first, sets={first: launched}, stored=frozenset({first}))
         pictures = scan_source(options, skip_bad=options.data.skip_bad_images)
         first = dataset_fingerprint(pictures.pictures)
         return DataSets(first=first, newest=first, sets={first: pictures})

@@ -12,10 +12,12 @@ import pytest
 from dreambooth_resume.cli.main import COMMANDS, main, overview
 from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.errors import BadInput
+from dreambooth_resume.launch.launchers import LAUNCHERS, split_words
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN_FILES = sorted((ROOT / "configs").glob("*.yaml"))
+LAUNCHING = ("launch", "resume", "supervise")
 DBR = re.compile(r"(?:\.venv/bin/)?dbr [a-z]")
 
 
@@ -50,6 +52,8 @@ def test_shown_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert main(words) == 0
     elif command == "train":
         _resolves(rest)
+    elif command in LAUNCHING:
+        _launches(command, rest)
     else:
         real = argparse.ArgumentParser.parse_args
 
@@ -60,6 +64,23 @@ def test_shown_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
         with pytest.raises(SystemExit, match="parsed"):
             main(words)
+
+
+def _launches(command: str, words: list[str]) -> None:
+    """These commands take the options of `dbr train` beside their own."""
+    if words[0] == "list":
+        return
+    words = [word for word in words if word not in ("--dry-run", "--queue")]
+    if command == "launch":
+        where, *words = words
+        _, words = split_words(where, words)
+    elif not words[0].startswith("--"):
+        words = words[1:]
+    if "--on" in words:
+        place = words.index("--on")
+        assert words[place + 1] in LAUNCHERS
+        del words[place : place + 2]
+    _resolves(words)
 
 
 def _resolves(words: list[str]) -> None:

@@ -1,0 +1,100 @@
+"""`dbr launch WHERE`: starts a run in the background here, or on other machines; `dbr launch list` shows them all."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from dreambooth_resume.cli.output import print_columns, print_json, tell_at_once
+from dreambooth_resume.config.messages import plain
+from dreambooth_resume.config.schema import Option
+from dreambooth_resume.errors import BadInput
+from dreambooth_resume.launch.launchers import LAUNCHERS, settings_options
+from dreambooth_resume.workflows.launch import Prepared, prepare, start
+from dreambooth_resume.workflows.launched import list_launches
+
+_LIST = "list"
+_HEAD = ("home", "where", "job", "state", "run", "launched (UTC)", "")
+
+
+def run(words: list[str]) -> int:
+    """Exit code 0 once the job is started. Raises BadInput before anything is made for what can't work."""
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else BadInput.exit_code
+    where, *rest = words
+    if where == _LIST:
+        return _list(rest)
+    if any(word in ("-h", "--help") for word in rest):
+        print(_launcher_help(where))
+        return 0
+    is_dry_run = any(word in ("--dry-run", "--dry_run") for word in rest)
+    prepared = prepare(where, [word for word in rest if word not in ("--dry-run", "--dry_run")])
+    if is_dry_run:
+        print(prepared.launcher.plan(prepared.request))
+        return 0
+    launch(prepared)
+    return 0
+
+
+def launch(prepared: Prepared) -> None:
+    """Start it, and say how to look at it."""
+    job = start(prepared, tell_at_once)
+    home = shlex.quote(prepared.request.home)
+    print(
+        f"Launched on {prepared.where}: {job.name}\n"
+        f"Watch it: dbr status {home}   its output: dbr logs {home} -f\n"
+        f"Save and stop: dbr stop {home}   go on later: dbr resume {home}"
+    )
+
+
+def _list(words: Sequence[str]) -> int:
+    if [word for word in words if word != "--json"]:
+        raise BadInput("takes nothing but --json", where="dbr launch list", fix="dbr launch list")
+    found = list_launches()
+    if "--json" in words:
+        print_json(found)
+    elif found:
+        rows = [
+            (one.home, one.launcher, one.job, one.state, one.run, one.launched_at.replace("T", " ")[:19], one.because)
+            for one in found
+        ]
+        print_columns(rows, head=_HEAD)
+    else:
+        print("Nothing was launched from this machine. dbr launch local --config run.yaml does it here.")
+    return 0
+
+
+def _help() -> str:
+    launchers = "\n".join(f"  {name:<12} {about}" for name, (_, _, about) in LAUNCHERS.items())
+    return f"""\
+usage: dbr launch WHERE [--config FILE] [--OPTION VALUE ...] [--dry-run]
+       dbr launch list [--json]
+
+Starts a run, or goes on with it, on a machine of its own or in the background here. Everything is
+looked at first; the home then gets what an empty machine needs, and the machine runs `dbr supervise`.
+--dry-run prints exactly what would be sent, and makes nothing. Options are those of dbr train.
+
+where
+{launchers}
+`dbr launch WHERE --help` shows its own options.
+
+  dbr launch local --config run.yaml"""
+
+
+def _launcher_help(where: str) -> str:
+    options = settings_options(where)
+    about = LAUNCHERS[where][2]
+    own = "\n".join(_option_help(option) for option in options.values())
+    return f"usage: dbr launch {where} [--OPTION VALUE ...] [--dry-run]\n\n{where}: {about}.\n\nits own options\n{own}"
+
+
+def _option_help(option: Option) -> str:
+    flag = f"--{option.name.replace('_', '-')}"
+    shown = f"{flag}, --no-{flag[2:]}" if option.kind == "bool" else f"{flag} {option.placeholder}"
+    return f"  {shown}\n      {option.help} [default {plain(option.default)}]"
+
+
+def settings_shown(settings: Mapping[str, object]) -> str:
+    """A launcher's settings as they are typed."""
+    return " ".join(f"--{name.replace('_', '-')} {plain(value)}" for name, value in settings.items())

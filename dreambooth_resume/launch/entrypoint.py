@@ -1,0 +1,248 @@
+"""What every launched machine runs: `dbr train … --resume latest` again and again, by the one restart rule.
+
+The supervisor writes nothing but notes and a copy of the output. Killed, it leaves the training alone, which goes on to
+its end; the next supervisor of the home waits for that like any second start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+from pydantic import JsonValue
+
+from dreambooth_resume.config.load import GivenOptions, parse_train
+from dreambooth_resume.config.options.preemption import duration_seconds
+from dreambooth_resume.errors import AccessDenied, ComeBack, DbrError, RefusedToGoOn, StorageUnavailable
+from dreambooth_resume.launch.restart_rule import Ending, Verdict, decide, how_it_ended
+from dreambooth_resume.preemption.metadata import MetadataTrouble
+from dreambooth_resume.preemption.poller import PolledSource
+from dreambooth_resume.preemption.signals import EXIT_CODES
+from dreambooth_resume.runs.log import Log, read_log
+from dreambooth_resume.runs.notes import post_note, read_notes
+from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.storage.base import Storage
+
+_LOOK_SECONDS = 0.5
+_HOLD_LOOK_SECONDS = 5.0
+_LOOKS_AT_A_SOURCE = 3
+_ENDING_TAIL_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervised:
+    """One run under supervision."""
+
+    home: str
+    storage: Storage
+    words: tuple[str, ...]
+    """The options of `dbr train`, as typed; the home is among them."""
+    launch_id: str
+    """Crashes are counted over all supervisors of one launch on one boot of a machine."""
+    boot_id: str
+    sources: Sequence[PolledSource]
+    """Who may say that this machine goes away."""
+    tell: Callable[[str], None]
+    last_output: Callable[[], str] = lambda: ""
+    """The last line that the training printed."""
+    program: tuple[str, ...] = (sys.executable, "-m", "dreambooth_resume")
+    environment: dict[str, str] | None = None
+    pass_descriptors: tuple[int, ...] = ()
+    """Kept open in the training: a lock on this machine's GPU outlives a supervisor that is killed."""
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+class Signals:
+    """Hands the platform's signals on to the training, and keeps the first: nothing is started after it."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def install(self) -> None:
+        """Works on the main thread alone, as Python demands."""
+        for number in EXIT_CODES:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._forward)
+
+    @property
+    def exit_code(self) -> int | None:
+        """What to end with because of the first signal; None without any."""
+        return None if self.first is None else EXIT_CODES[signal.Signals(self.first)]
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        if self.first is None:
+            self.first = number
+        child = self.child
+        if child is not None:
+            with contextlib.suppress(OSError):
+                child.send_signal(number)
+
+
+@dataclass(kw_only=True)
+class Supervisor:
+    """Runs one home's training until the rule says that nobody starts it again."""
+
+    run: Supervised
+    signals: Signals = field(default_factory=Signals)
+    _endings: list[Ending] = field(default_factory=list)
+    _durable_step: int = 0
+
+    def supervise(self) -> int:
+        """The exit code to end with."""
+        given, started = parse_train(self.run.words), self.run.monotonic()
+        self._endings = self._seen_before()
+        going_back: tuple[str, ...] = ()
+        while True:
+            if (code := self._wait_while_held(given, started)) is not None:
+                return code
+            code = self._train((*self.run.words, *self._added(given, started), *going_back))
+            log = self._read_log()
+            ending = Ending(code=code, durable_step=self._durable_step)
+            self._endings.append(ending)
+            self._note(ending)
+            # Told by a signal, the machine is to be free: whatever the training ended with, nothing is started again.
+            if (told := self.signals.exit_code) is not None and (ending.is_crash or code == ComeBack.exit_code):
+                return told
+            verdict = decide(self._endings, log)
+            going_back = _kept(going_back, log)
+            if verdict.action == "go back":
+                going_back = ("--resume", str(verdict.step), "--resume_request_id", verdict.request_id)
+            if (ended := self._after(verdict, code)) is not None:
+                return ended
+
+    def _after(self, verdict: Verdict, code: int) -> int | None:
+        """Say what happens next; the exit code if nothing does. Waits before another start."""
+        if verdict.action == "end":
+            if verdict.exit_code == RefusedToGoOn.exit_code and code != verdict.exit_code:
+                self.run.tell(
+                    f"Not started again: {verdict.because}. Go on by hand from an earlier step, or report it."
+                )
+                self._post(f"not started again: {verdict.because}", exit_code=verdict.exit_code)
+            return verdict.exit_code
+        back = f" one commit back, from step {verdict.step}" if verdict.action == "go back" else ""
+        self.run.tell(f"{verdict.because}: starting again{back} in {verdict.wait_seconds:.0f} s.")
+        self._sleep(verdict.wait_seconds)
+        return None
+
+    def _train(self, words: Sequence[str]) -> int:
+        """One process of `dbr train`, to its end; its exit code, minus the signal's number if one ended it."""
+        if (told := self.signals.exit_code) is not None:
+            return told
+        child = subprocess.Popen(
+            [*self.run.program, "train", *words],
+            stdin=subprocess.DEVNULL,
+            env=self.run.environment,
+            pass_fds=self.run.pass_descriptors,
+            # A terminal's Ctrl-C reaches a whole group: the training is to hear of it once, from us.
+            process_group=0,
+        )
+        self.signals.child = child
+        if (missed := self.signals.first) is not None:
+            child.send_signal(missed)
+        try:
+            while (code := child.poll()) is None:
+                # In pieces, so that a signal's handler runs.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=_LOOK_SECONDS)
+        finally:
+            self.signals.child = None
+        return code
+
+    def _added(self, given: GivenOptions, started: float) -> list[str]:
+        """What this start is told on top: to go on, and what is left of the deadline."""
+        words = [] if "resume_from_checkpoint" in given.values else ["--resume", "latest"]
+        left_seconds = self._deadline_left(given, started)
+        return words if left_seconds is None else [*words, "--deadline", f"{left_seconds:.0f}s"]
+
+    def _deadline_left(self, given: GivenOptions, started: float) -> float | None:
+        deadline = given.value("deadline")
+        return None if deadline is None else duration_seconds(str(deadline)) - (self.run.monotonic() - started)
+
+    def _wait_while_held(self, given: GivenOptions, started: float) -> int | None:
+        """Wait while the machine is about to go; the exit code if nothing is to be started any more."""
+        told: str | None = None
+        while True:
+            if (code := self.signals.exit_code) is not None:
+                return code
+            left_seconds = self._deadline_left(given, started)
+            # A start that has no time to load what it trains would only cost another reading of the checkpoint.
+            if left_seconds is not None and left_seconds < 1.0:
+                self.run.tell("The deadline is over: nothing is started any more on this machine.")
+                return ComeBack.exit_code
+            notice = self._notice() if self._endings or told else None
+            if notice is None:
+                if told is not None:
+                    self.run.tell(f"{told}: withdrawn. Starting again.")
+                return None
+            if told != notice.source:
+                self.run.tell(f"{notice.source}: nothing is started on this machine until that is withdrawn.")
+                told = notice.source
+            self._sleep(_HOLD_LOOK_SECONDS)
+
+    def _notice(self) -> Notice | None:
+        """What is said about this machine now; who doesn't answer is asked again, and then counts as silent."""
+        for source in self.run.sources:
+            for _ in range(_LOOKS_AT_A_SOURCE):
+                try:
+                    found = source.look()
+                except MetadataTrouble:
+                    continue
+                if found is not None and not found.is_advice:
+                    return found
+                break
+        return None
+
+    def _sleep(self, seconds: float) -> None:
+        """In pieces: a signal ends it."""
+        until = self.run.monotonic() + seconds
+        while self.signals.first is None and (left := until - self.run.monotonic()) > 0:
+            self.run.sleep(min(left, 0.5))
+
+    def _read_log(self) -> Log:
+        """The run's log, and how far it is; an empty one, and as far as before, if it can't be read."""
+        try:
+            log = read_log(self.run.storage)
+        except (StorageUnavailable, AccessDenied, RefusedToGoOn):
+            return Log()
+        self._durable_step = log.last.state.step if log.last else 0
+        return log
+
+    def _seen_before(self) -> list[Ending]:
+        """What an earlier supervisor of this launch saw on this boot of the machine."""
+        try:
+            notes = read_notes(self.run.storage, "exit")
+        except DbrError:
+            return []
+        return [
+            Ending(code=code, durable_step=step)
+            for note in notes
+            if (note.values.get("launch"), note.values.get("boot_id")) == (self.run.launch_id, self.run.boot_id)
+            and isinstance(code := note.values.get("code"), int)
+            and isinstance(step := note.values.get("durable_step"), int)
+        ]
+
+    def _note(self, ending: Ending) -> None:
+        """A crash, for the history and for whoever supervises next."""
+        if ending.is_crash:
+            last = self.run.last_output()[:_ENDING_TAIL_CHARACTERS]
+            told = f"{how_it_ended(ending.code)} after step {ending.durable_step} was saved"
+            self._post(f"{told}: {last}" if last else told, code=ending.code, durable_step=ending.durable_step)
+
+    def _post(self, text: str, **values: int) -> None:
+        # A note is for people: that it can't be written must not keep the training from being started again.
+        with contextlib.suppress(DbrError):
+            facts: dict[str, JsonValue] = {"launch": self.run.launch_id, "boot_id": self.run.boot_id, **values}
+            post_note(self.run.storage, "exit", text, values=facts)
+
+
+def _kept(going_back: tuple[str, ...], log: Log) -> tuple[str, ...]:
+    """A wish to go back is repeated until the log has it; from then on it means `latest` anyway (rule 10)."""
+    return () if not going_back or log.has_request(going_back[-1]) else going_back

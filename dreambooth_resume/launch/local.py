@@ -1,0 +1,194 @@
+"""This machine: a supervisor in the background that outlives the shell, with its output in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+from pydantic import BaseModel, ValidationError
+
+from dreambooth_resume.config.options.declaration import free
+from dreambooth_resume.errors import BadInput
+from dreambooth_resume.launch.base import SETTINGS_CONFIG, Job, JobStatus, LaunchRequest, MachineEnd, Price
+from dreambooth_resume.launch.state_folder import launch_folder, write_whole
+from dreambooth_resume.runs.entries import Process
+from dreambooth_resume.runs.holder import is_known_gone, process_with, this_process
+
+OUTPUT, STATE = "output.log", "state.json"
+_FOLLOW_SECONDS = 0.25
+_KILLED_WITH_SESSION = re.compile(r"^\s*KillUserProcesses\s*=\s*(?:yes|true|1|on)\s*$", re.M | re.I)
+
+
+class LocalSettings(BaseModel):
+    """This machine."""
+
+    model_config = SETTINGS_CONFIG
+
+    queue: Annotated[bool, free()] = True
+    """Wait until no other queued run trains: one at a time for each GPU, or for the machine where it has none."""
+
+
+class LocalLauncher:
+    """Starts the supervisor in a session of its own, with nothing to read and its output in a file."""
+
+    shares_folders = True
+    needs_package = False
+    owns_machine = False
+
+    def __init__(self, settings: LocalSettings) -> None:
+        self.settings = settings
+
+    def check(self, request: LaunchRequest) -> None:
+        """Only that a file can be written where the output goes: the rest is this machine, which was looked at."""
+        existing = next(one for one in launch_folder(request.launch_id).parents if one.exists())
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise BadInput(
+                "can't be written, and the output of the run goes there",
+                where=str(existing),
+                fix="set XDG_STATE_HOME to a folder that you can write to",
+            )
+
+    def plan(self, request: LaunchRequest) -> str:
+        lines = [
+            shlex.join(["setsid", "dbr", *self._words(request)]),
+            f"  < /dev/null > {_output(request.launch_id)} 2>&1",
+        ]
+        return "\n".join([*lines, *(f"# {warning}" for warning in session_warnings())])
+
+    def price(self, request: LaunchRequest) -> Price | None:  # noqa: ARG002  your own machine has none that we know
+        return None
+
+    def start(self, request: LaunchRequest) -> Job:
+        output = _output(request.launch_id)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with output.open("ab") as log:
+                supervisor = subprocess.Popen(
+                    [sys.executable, "-m", "dreambooth_resume", *self._words(request)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            process = process_with(supervisor.pid)
+        except (OSError, psutil.NoSuchProcess):
+            shutil.rmtree(output.parent, ignore_errors=True)
+            raise
+        return Job(
+            name=f"pid {process.pid} on {process.host}",
+            values={"launch": request.launch_id, "process": process.model_dump_json()},
+        )
+
+    def look(self, job: Job) -> JobStatus:
+        process = _process(job)
+        here = this_process()
+        if process is None or process.host != here.host:
+            return JobStatus(state="unknown", because=f"{job.name}: only that machine can tell")
+        said = _said(job.values.get("launch", ""))
+        if said is not None and said.state == "ended":
+            return said
+        if process.boot_id != here.boot_id:
+            return JobStatus(state="ended", because=f"{job.name}: the machine was started anew since")
+        if process.pid_namespace != here.pid_namespace:
+            return JobStatus(state="unknown", because=f"{job.name}: lives in another container")
+        if is_known_gone(process):
+            return JobStatus(state="ended", because=f"{job.name}: its supervisor is no more, and said no goodbye")
+        return said or JobStatus(state="running", because=f"{job.name}: its supervisor lives")
+
+    def interrupt(self, job: Job) -> bool:
+        process = _process(job)
+        if process is None or self.look(job).state not in ("waiting", "running"):
+            return self.look(job).state == "ended"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
+        return True
+
+    def release(self, job: Job) -> None:  # noqa: ARG002  nothing was made but a log, which is kept for `dbr logs`
+        return
+
+    def logs(self, job: Job, *, follow: bool) -> Iterator[str] | None:
+        output = _output(job.values.get("launch", ""))
+        if not output.is_file():
+            return None
+        return _lines(output, is_over=lambda: not follow or self.look(job).state == "ended")
+
+    def end_machine(self, launch_id: str, how: MachineEnd) -> None:  # noqa: ARG002  the machine is the user's
+        return
+
+    def _words(self, request: LaunchRequest) -> list[str]:
+        return [*request.command, *(["--queue"] if self.settings.queue else [])]
+
+
+def say_state(launch_id: str, state: JobStatus) -> None:
+    """The supervisor's word on how far it is, for `look`."""
+    facts = {"state": state.state, "because": state.because, "exit_code": state.exit_code}
+    with contextlib.suppress(OSError):
+        write_whole(launch_folder(launch_id) / STATE, json.dumps(facts).encode())
+
+
+def session_warnings() -> tuple[str, ...]:
+    """What would end the run together with this shell, as far as systemd lets one see."""
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        unit = Path("/proc/self/cgroup").read_text().rpartition("/")[2].strip()
+        if unit.endswith(".service") and not unit.startswith("user@"):
+            found.append(
+                f"this shell belongs to {unit}: when systemd stops that, it ends the run too (KillMode=control-group). "
+                "To outlive it: systemd-run --user --scope dbr launch local …"
+            )
+    with contextlib.suppress(OSError):
+        if _KILLED_WITH_SESSION.search(Path("/etc/systemd/logind.conf").read_text()):
+            found.append(
+                "KillUserProcesses=yes in logind.conf: the run ends when you log out. To outlive it: "
+                "systemd-run --user --scope dbr launch local …, and loginctl enable-linger"
+            )
+    return tuple(found)
+
+
+def _output(launch_id: str) -> Path:
+    return launch_folder(launch_id) / OUTPUT
+
+
+def _process(job: Job) -> Process | None:
+    try:
+        return Process.model_validate_json(job.values.get("process", ""))
+    except ValidationError:
+        return None
+
+
+def _said(launch_id: str) -> JobStatus | None:
+    try:
+        facts = json.loads((launch_folder(launch_id) / STATE).read_bytes())
+        return JobStatus(state=facts["state"], because=facts["because"], exit_code=facts["exit_code"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _lines(path: Path, *, is_over: Callable[[], bool]) -> Iterator[str]:
+    """The lines of a file that grows; the rest is read once more after it is over."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        begun = ""
+        while True:
+            over = is_over()
+            while piece := file.readline():
+                begun += piece
+                if begun.endswith("\n"):
+                    yield begun[:-1]
+                    begun = ""
+            if over:
+                if begun:
+                    yield begun
+                return
+            time.sleep(_FOLLOW_SECONDS)

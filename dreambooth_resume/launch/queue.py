@@ -1,0 +1,138 @@
+"""One run at a time for each GPU of this machine, or for the machine where it has none; first come, first served.
+
+Built on locks of files, which the kernel takes back from whoever dies. The training inherits the lock on its GPU, so a
+supervisor that is killed doesn't let another run onto a GPU that is still in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOOK_SECONDS = 0.5
+_DEVICE = re.compile(r"nvidia(\d+)")
+MACHINE = "machine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A GPU, or a machine without one: ours until `descriptor` is closed, here and in all who inherited it."""
+
+    name: str
+    descriptor: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a program use this GPU."""
+        return {} if self.name == MACHINE else {"CUDA_VISIBLE_DEVICES": self.name}
+
+
+def gpus_here() -> tuple[str, ...]:
+    """The GPUs that may be used, by the names that CUDA_VISIBLE_DEVICES takes. Loads no driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1"))
+    with contextlib.suppress(OSError):
+        numbers = [int(match[1]) for path in Path("/dev").iterdir() if (match := _DEVICE.fullmatch(path.name))]
+        return tuple(map(str, sorted(numbers)))
+    return ()
+
+
+@contextlib.contextmanager
+def waiting_turn(
+    folder: Path,
+    gpus: Sequence[str],
+    *,
+    told_to_leave: Callable[[], bool],
+    tell: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Place | None]:
+    """A place of our own once everybody is done who came before; None if we were told to leave instead."""
+    names = [re.sub(r"[^\w.-]", "_", name) for name in gpus] or [MACHINE]
+    with _ticket(folder / "queue") as ticket:
+        told = False
+        while (place := _free_place(folder / "places", names, gpus) if _is_next(ticket) else None) is None:
+            if told_to_leave():
+                break
+            if not told:
+                tell("Waiting for its turn: other runs were queued before, and use this machine's "
+                     f"{'GPU' if len(gpus) == 1 else 'GPUs' if gpus else 'processor'}.")  # fmt: skip
+                told = True
+            sleep(_LOOK_SECONDS)
+    try:
+        yield place
+    finally:
+        if place is not None:
+            os.close(place.descriptor)
+
+
+@contextlib.contextmanager
+def only_one(path: Path) -> Iterator[bool]:
+    """True while nobody else on this machine is within the same `path`; False for whoever comes second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _ticket(folder: Path) -> Iterator[Path]:
+    """A file whose name says when we came, locked while we wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{time.time_ns():020d}-{os.getpid()}"
+    drawn = folder / f".{name}"
+    descriptor = os.open(drawn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(descriptor)
+        # Locked first and shown then: an unlocked ticket is that of somebody who died.
+        drawn.rename(folder / name)
+        yield folder / name
+    finally:
+        (folder / name).unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_next(ticket: Path) -> bool:
+    """Nobody who lives came before. Tickets of the dead are removed."""
+    for other in sorted(ticket.parent.iterdir()):
+        if other.name.startswith("."):
+            continue
+        if other.name >= ticket.name:
+            return True
+        try:
+            descriptor = os.open(other, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            if not _lock(descriptor):
+                return False
+            other.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+    return True
+
+
+def _free_place(folder: Path, names: Sequence[str], gpus: Sequence[str]) -> Place | None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        descriptor = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if _lock(descriptor):
+            return Place(name=gpus[number] if gpus else MACHINE, descriptor=descriptor)
+        os.close(descriptor)
+    return None
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

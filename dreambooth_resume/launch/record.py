@@ -1,0 +1,116 @@
+"""What a launch leaves in the home, as notes: what was to run and where, and then the launcher's handle of it.
+
+Kill between the two: the job may run, and its machine knows the launch by its number; a second launch of the same home
+waits for it like any second start. Nothing about the run itself is decided by these notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import JsonValue, ValidationError
+
+from dreambooth_resume.errors import BadInput, KeyNotFound
+from dreambooth_resume.launch.base import Job
+from dreambooth_resume.runs.entries import Record
+from dreambooth_resume.runs.home import note_key
+from dreambooth_resume.runs.notes import Note, post_note, read_notes
+from dreambooth_resume.storage.base import Storage
+
+
+class Planned(Record):
+    """The values of a `launch` note. `words` are those of `dbr train`, without anything secret."""
+
+    launcher: str
+    settings: dict[str, JsonValue]
+    words: tuple[str, ...]
+    version: str
+
+
+class Started(Record):
+    """The values of a `launched` note."""
+
+    launch: str
+    job: str
+    job_values: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One launch of a run, as its home tells of it."""
+
+    id: str
+    launcher: str
+    settings: Mapping[str, JsonValue]
+    words: tuple[str, ...]
+    version: str
+    job: Job | None
+    """None: it was not started, or who started it died before it could say so."""
+    written_at: str
+    """ISO 8601, UTC. For people."""
+    written_by: str
+
+
+def write_launch(
+    storage: Storage, launch_id: str, *, launcher: str, settings: Mapping[str, JsonValue], words: tuple[str, ...],
+    version: str,
+) -> None:  # fmt: skip
+    """What is about to be started; the launched machine reads from it what to train."""
+    planned = Planned(launcher=launcher, settings=dict(settings), words=words, version=version)
+    values = planned.model_dump(mode="json")
+    post_note(storage, "launch", f"{launcher}, by dbr {version}", values=values, nonce=launch_id)
+
+
+def write_started(storage: Storage, launch_id: str, *, launcher: str, job: Job) -> None:
+    """How to find what was started."""
+    started = Started(launch=launch_id, job=job.name, job_values=dict(job.values))
+    post_note(storage, "launched", f"{launcher}: {job.name}", values=started.model_dump(mode="json"))
+
+
+def forget_launch(storage: Storage, launch_id: str) -> None:
+    """Take back what `write_launch` wrote: nothing was started."""
+    storage.delete(note_key("launch", launch_id))
+
+
+def read_launch(storage: Storage, launch_id: str) -> Launch:
+    """The launch of that number. Raises BadInput if the home has none."""
+    try:
+        note = Note.model_validate_json(storage.read(note_key("launch", launch_id)))
+        return _launch(note, None)
+    except (KeyNotFound, ValidationError) as error:
+        raise BadInput(
+            "the home has no such launch", where=f"--launch {launch_id[:40]}", fix="dbr launch WHERE makes one"
+        ) from error
+
+
+def read_launches(storage: Storage) -> tuple[Launch, ...]:
+    """All launches, oldest first."""
+    jobs: dict[str, Job] = {}
+    for note in read_notes(storage, "launched"):
+        try:
+            started = Started.model_validate(note.values)
+        except ValidationError:
+            continue
+        jobs[started.launch] = Job(name=started.job, values=started.job_values)
+    found: list[Launch] = []
+    for note in read_notes(storage, "launch"):
+        try:
+            found.append(_launch(note, jobs.get(note.nonce)))
+        except ValidationError:
+            continue
+    return tuple(found)
+
+
+def _launch(note: Note, job: Job | None) -> Launch:
+    planned = Planned.model_validate(note.values)
+    return Launch(
+        id=note.nonce,
+        launcher=planned.launcher,
+        settings=planned.settings,
+        words=planned.words,
+        version=planned.version,
+        job=job,
+        written_at=note.written_at,
+        written_by=note.written_by,
+    )

@@ -1,0 +1,277 @@
+"""Launching a run: everything is looked at first, then the home is filled, then the launcher starts its job.
+
+Kill anywhere: what lies in the home then is what the next launch would put there, and a note of a launch without a job
+is passed over. A start that fails takes back what it made, and its note.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from dreambooth_resume.config.change_policy import refuse_if_refused
+from dreambooth_resume.config.load import GivenOptions, parse_train
+from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.config.schema import is_secret
+from dreambooth_resume.data.dataset import PictureSet
+from dreambooth_resume.data.inputs import CLASS_INPUTS_LIST, store_inputs
+from dreambooth_resume.errors import BadInput, HolderAlive
+from dreambooth_resume.launch.base import Job, Launcher, LaunchRequest
+from dreambooth_resume.launch.launchers import launcher_named, split_words
+from dreambooth_resume.launch.ledger import remember
+from dreambooth_resume.launch.package import installed_version, store_package
+from dreambooth_resume.launch.record import forget_launch, read_launches, write_launch, write_started
+from dreambooth_resume.runs.summary import summarise
+from dreambooth_resume.storage.access import check_access
+from dreambooth_resume.storage.patience import patiently
+from dreambooth_resume.storage.probe import probe
+from dreambooth_resume.workflows.class_pictures import find_class_pictures
+from dreambooth_resume.workflows.home import (
+    S3_OPTIONS,
+    Home,
+    find_place,
+    open_home,
+    refuse_half_a_fork,
+    s3_settings,
+)
+from dreambooth_resume.workflows.packages import extras_for
+from dreambooth_resume.workflows.pictures import find_datasets
+from dreambooth_resume.workflows.preflight import choose_options
+from dreambooth_resume.workflows.supervise import home_words
+
+_HOME_OPTIONS = ("storage_uri", "output_dir")
+_OF_THIS_MACHINE = ("output_dir", "stage_dir", "cache_dir", "logging_dir")
+_PATHS = (
+    "pretrained_model_name_or_path",
+    "pretrained_vae_model_name_or_path",
+    "instance_data_dir",
+    "class_data_dir",
+    "dataset_name",
+    "stage_dir",
+    "cache_dir",
+    "logging_dir",
+    "notice_file",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A launch in which everything was looked at and nothing was made."""
+
+    where: str
+    launcher: Launcher
+    request: LaunchRequest
+    home: Home
+    words: tuple[str, ...]
+    """Of `dbr train`, for the note: neither the home nor a secret is among them."""
+    to_store: tuple[tuple[str, PictureSet], ...]
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        return self.launcher.settings.model_dump(mode="json")
+
+
+def prepare(where: str, words: Sequence[str], *, settings: Mapping[str, object] | None = None) -> Prepared:
+    """Look at everything that this launch needs. Raises BadInput for what is missing or can't work there.
+
+    `words` are options of `dbr train` and of the launcher; `settings` of the launcher hold where `words` say nothing.
+    """
+    own, rest = split_words(where, words)
+    launcher = launcher_named(where, {**(settings or {}), **own})
+    given = _absolute(parse_train(rest))
+    _refuse_secrets(given)
+    place = find_place(given)
+    if not place.is_remote and not launcher.shares_folders:
+        raise BadInput(
+            f"is a folder of this machine, which a machine of {where} can't see",
+            where=place.flag,
+            fix="--storage_uri s3://BUCKET/NAME, or dbr launch local",
+        )
+    home = patiently(lambda: open_home(place), tell=lambda _text: None)
+    refuse_half_a_fork(home)
+    if home.log.finished is not None and "max_train_steps" not in given.values:
+        raise BadInput(
+            "the run is finished, and nothing is left to train", where=place.flag,
+            fix="--max_train_steps MORE, or look at it: dbr status " + shlex.quote(place.storage.describe()),
+        )  # fmt: skip
+    options = choose_options(home, _to_resume(given))
+    refuse_if_refused(options.changes)
+    if not launcher.shares_folders:
+        _refuse_folders(options.train, given, where)
+    address = place.storage.describe() if place.is_remote else os.path.abspath(place.storage.describe())  # noqa: PTH100
+    launch_id = uuid.uuid4().hex
+    s3_words = [word for name in S3_OPTIONS if name in given.values for word in _typed(name, given.values[name])]
+    request = LaunchRequest(
+        launch_id=launch_id,
+        home=address,
+        s3=s3_settings(given.value),
+        options=options.train,
+        command=("supervise", address, "--launch", launch_id, *s3_words),
+    )
+    _refuse_a_second(home, where)
+    to_store = _to_store(home, options.train)
+    launcher.check(request)
+    left_out = {*_HOME_OPTIONS, *(() if launcher.shares_folders else _OF_THIS_MACHINE)} - (
+        {"output_dir"} if place.is_remote and launcher.shares_folders else set()
+    )
+    return Prepared(
+        where=where,
+        launcher=launcher,
+        request=request,
+        home=home,
+        words=tuple(
+            word for name, value in given.values.items() if name not in left_out for word in _typed(name, value)
+        ),
+        to_store=to_store,
+    )
+
+
+def prepare_again(home: str, where: str | None, words: Sequence[str]) -> Prepared:
+    """A further launch of the run in `home`: on `where`, or on the launcher of the last one, with its settings.
+
+    `words` come on top of those of that launch. Raises BadInput for a home that was never launched, without `where`.
+    """
+    given = parse_train([*home_words(home), *_s3_words(words)])
+    launches = read_launches(find_place(given).storage)
+    last = launches[-1] if launches else None
+    if last is None and where is None:
+        raise BadInput(
+            "was not launched, so it isn't known where to",
+            where=home,
+            fix=f"dbr resume {shlex.quote(home)} --on local, or in this terminal: dbr train "
+            f"{shlex.join(home_words(home))} --resume latest",
+        )
+    chosen = where or (last.launcher if last else "")
+    settings = last.settings if last and last.launcher == chosen else {}
+    before = last.words if last else ()
+    return prepare(chosen, [*before, *words, *home_words(home)], settings=settings)
+
+
+def start(prepared: Prepared, tell: Callable[[str], None]) -> Job:
+    """Fill the home and start the job. Raises what the launcher does, with nothing left of the launch."""
+    storage, request, launcher = prepared.home.storage, prepared.request, prepared.launcher
+    if prepared.home.place.is_remote:
+        check_access(storage)
+    probe(storage, allow_unfenced=request.options.checkpoints.unfenced)
+    for list_key, pictures in prepared.to_store:
+        store_inputs(storage, pictures, list_key=list_key)
+    if launcher.needs_package:
+        request = replace(request, package=store_package(storage, extras=extras_for(request.options)))
+    write_launch(
+        storage,
+        request.launch_id,
+        launcher=prepared.where,
+        settings=prepared.settings,
+        words=prepared.words,
+        version=installed_version(),
+    )
+    try:
+        job = launcher.start(request)
+    except BaseException:
+        # A note of what was never started would be looked for by every later command.
+        forget_launch(storage, request.launch_id)
+        raise
+    patiently(lambda: write_started(storage, request.launch_id, launcher=prepared.where, job=job), tell=tell)
+    remember(request.launch_id, home=request.home, launcher=prepared.where, job=job, s3=request.s3)
+    return job
+
+
+def _s3_words(words: Sequence[str]) -> list[str]:
+    """Those of `words` that say how S3 is reached: the home has to be opened before the others mean anything."""
+    found: list[str] = []
+    for place, word in enumerate(words):
+        flag, equals, _ = word.partition("=")
+        if flag.removeprefix("--").replace("-", "_") in S3_OPTIONS:
+            takes_next = not equals and place + 1 < len(words) and not words[place + 1].startswith("--")
+            found += [word, words[place + 1]] if takes_next else [word]
+    return found
+
+
+def _to_resume(given: GivenOptions) -> GivenOptions:
+    """What every launched machine does: start the run, or go on with it."""
+    if "resume_from_checkpoint" in given.values:
+        return given
+    return replace(given, values={**given.values, "resume_from_checkpoint": "latest"})
+
+
+def _absolute(given: GivenOptions) -> GivenOptions:
+    """Files and folders that are there, by their absolute paths: the run is started from another working directory."""
+    found = {
+        name: os.path.abspath(str(given.values[name]))  # noqa: PTH100
+        for name in _PATHS
+        if given.values.get(name) is not None and Path(str(given.values[name])).exists()
+    }
+    return replace(given, values={**given.values, **found})
+
+
+def _refuse_secrets(given: GivenOptions) -> None:
+    secret = next((name for name in given.values if is_secret(name)), None)
+    if secret is not None:
+        raise BadInput(
+            "is a secret, and what is launched is kept in the home",
+            where=given.sources[secret],
+            fix="leave it out; here type: hf auth login; elsewhere HF_TOKEN comes from the platform's secret store",
+        )
+
+
+def _refuse_folders(options: TrainOptions, given: GivenOptions, where: str) -> None:
+    """Raises BadInput for what only this machine has."""
+    for name in ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path"):
+        value = getattr(options.model, name)
+        if value is not None and Path(value).exists():
+            raise BadInput(
+                f"{value} is on this machine alone, and {where} has other machines",
+                where=given.sources.get(name, name),
+                fix="name a model of the Hub, such as stabilityai/stable-diffusion-xl-base-1.0",
+            )
+    if not options.data.store_inputs:
+        raise BadInput(
+            f"keeps the pictures on this machine, which a machine of {where} can't see",
+            where=given.sources.get("store_inputs", "store_inputs"),
+            fix="leave --no-store_inputs out",
+        )
+
+
+def _refuse_a_second(home: Home, where: str) -> None:
+    """Raises HolderAlive if the run is trained now, or a launch of it waits or runs, as far as that can be seen."""
+    address = home.storage.describe()
+    summary = summarise(home.storage)
+    if summary is not None and summary.is_live:
+        at = f"attempt {summary.attempt}" if summary.attempt else "a first start"
+        raise HolderAlive(
+            f"{at} trains the run in {address} already. Watch it: dbr status {shlex.quote(address)}; end it: dbr stop "
+            f"{shlex.quote(address)}"
+        )
+    for launch in reversed(read_launches(home.storage)):
+        if launch.job is None or launch.launcher != where:
+            continue
+        status = launcher_named(launch.launcher, launch.settings).look(launch.job)
+        if status.state in ("waiting", "running"):
+            raise HolderAlive(
+                f"{address} was launched already ({launch.launcher}, {launch.job.name}): {status.because}. Watch it: "
+                f"dbr status {shlex.quote(address)}; end it: dbr stop {shlex.quote(address)}"
+            )
+
+
+def _to_store(home: Home, options: TrainOptions) -> tuple[tuple[str, PictureSet], ...]:
+    """What the home needs before an empty machine can begin; nothing once the run has begun."""
+    if not options.data.store_inputs:
+        return ()
+    found = list(find_datasets(home, options).to_store)
+    class_pictures = find_class_pictures(home, options)
+    if home.record is None and class_pictures is not None:
+        found.append((CLASS_INPUTS_LIST, PictureSet(pictures=class_pictures.found)))
+    return tuple(found)
+
+
+def _typed(name: str, value: object) -> tuple[str, str]:
+    """An option as it is typed."""
+    if value is None:
+        return (f"--{name}", "none")
+    return (f"--{name}", str(value).lower() if isinstance(value, bool) else str(value))

@@ -1,0 +1,158 @@
+"""What was launched: looked at, followed, stopped and started again, whichever launcher it was."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dreambooth_resume.errors import BadInput, DbrError
+from dreambooth_resume.launch.base import JobStatus, Launcher
+from dreambooth_resume.launch.launchers import launcher_named
+from dreambooth_resume.launch.ledger import read_ledger
+from dreambooth_resume.launch.record import Launch, read_launches
+from dreambooth_resume.runs.control import Request, post_request
+from dreambooth_resume.runs.summary import RunSummary, summarise
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.s3_address import S3Settings
+from dreambooth_resume.storage.urls import open_storage
+from dreambooth_resume.workflows.holders import ANSWER_SECONDS, Waiting, holder_of
+
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchedJob:
+    """A launch with what its platform says now."""
+
+    launch: Launch
+    launcher: Launcher
+    status: JobStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRow:
+    """A launch of this user, in a line."""
+
+    launch_id: str
+    home: str
+    launcher: str
+    job: str
+    state: str
+    """Of the job."""
+    run: str
+    """The run's state."""
+    because: str
+    launched_at: str
+
+
+def newest_job(storage: Storage) -> LaunchedJob | None:
+    """The last launch that was started, as its platform has it; None if there is none."""
+    for launch in reversed(read_launches(storage)):
+        if launch.job is not None:
+            return _looked_at(launch)
+    return None
+
+
+def live_jobs(storage: Storage) -> list[LaunchedJob]:
+    """Those that may still run something, the newest first."""
+    started = [_looked_at(launch) for launch in reversed(read_launches(storage)) if launch.job is not None]
+    return [one for one in started if one.status.state != "ended"]
+
+
+def list_launches() -> list[LaunchRow]:
+    """Every launch of this user from this machine, oldest first; what can't be asked is said in its line."""
+    return [_row(entry.launch_id, entry.home, entry.launcher, entry.launched_at, entry.s3) for entry in read_ledger()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """What `stop_run` did: `interrupted` jobs by their platform, or a `request` through the home."""
+
+    interrupted: tuple[str, ...]
+    request: Request | None
+
+
+def stop_run(storage: Storage, summary: RunSummary | None, waiting: Waiting) -> Stop:
+    """Have the run save and stop, wherever it is, and give back what was made for it.
+
+    A platform that can't tell its job to end is asked through the home. Machines are given back once nothing trains,
+    which is waited for.
+    """
+    jobs = live_jobs(storage)
+    interrupted = [one for one in jobs if one.launch.job is not None and one.launcher.interrupt(one.launch.job)]
+    request = None
+    # A request that nobody reads would stop the next attempt, so it is left only where somebody holds the run.
+    if not interrupted and summary is not None and holder_of(storage, summary, waiting) is not None:
+        request = post_request(storage, "stop")
+    to_release = [one for one in jobs if one.launcher.owns_machine or one not in interrupted]
+    if to_release:
+        _wait_until_free(storage, waiting)
+    for one in to_release:
+        assert one.launch.job is not None
+        one.launcher.release(one.launch.job)
+    return Stop(interrupted=tuple(one.launch.job.name for one in interrupted if one.launch.job), request=request)
+
+
+def output_of(storage: Storage, *, follow: bool) -> Iterator[str]:
+    """The newest launch's output, line by line. Raises BadInput where there is none."""
+    found = newest_job(storage)
+    home = shlex.quote(storage.describe())
+    if found is None or found.launch.job is None:
+        raise BadInput(
+            "was not launched, so nobody kept its output",
+            where=storage.describe(),
+            fix=f"look where you started it; how the run stands: dbr status {home}",
+        )
+    lines = found.launcher.logs(found.launch.job, follow=follow)
+    if lines is None:
+        raise BadInput(
+            f"the output of {found.launch.job.name} is not kept here",
+            where=storage.describe(),
+            fix=f"look on that machine; how the run stands: dbr status {home}",
+        )
+    return lines
+
+
+def _looked_at(launch: Launch) -> LaunchedJob:
+    launcher = launcher_named(launch.launcher, launch.settings)
+    assert launch.job is not None
+    try:
+        status = launcher.look(launch.job)
+    except DbrError as error:
+        status = JobStatus(state="unknown", because=str(error))
+    return LaunchedJob(launch=launch, launcher=launcher, status=status)
+
+
+def _row(launch_id: str, home: str, launcher: str, launched_at: str, s3: S3Settings) -> LaunchRow:
+    job, state, run, because = "", "unknown", "unknown", ""
+    try:
+        storage = open_storage(home, s3)
+        summary = summarise(storage)
+        run = summary.state if summary else "not begun"
+        because = summary.because if summary else ""
+        found = next((one for one in read_launches(storage) if one.id == launch_id and one.job), None)
+        if found is not None and found.job is not None:
+            looked = _looked_at(found)
+            job, state = found.job.name, looked.status.state
+            because = looked.status.because if state != "ended" or not because else because
+    except DbrError as error:
+        because = str(error)
+    return LaunchRow(
+        launch_id=launch_id, home=home, launcher=launcher, job=job, state=state, run=run, because=because,
+        launched_at=launched_at,
+    )  # fmt: skip
+
+
+def _wait_until_free(storage: Storage, waiting: Waiting) -> None:
+    """Until nobody trains, or for as long as a training is given to answer: its last save is what counts then."""
+    deadline = waiting.monotonic() + ANSWER_SECONDS
+    told = False
+    while waiting.monotonic() < deadline:
+        summary = summarise(storage)
+        if summary is None or not summary.is_live:
+            return
+        if not told:
+            waiting.tell("Waiting until the last step is saved, then giving the machine back.")
+            told = True
+        waiting.sleep(max(_LOOK_SECONDS, storage.hint_interval_seconds / 5))

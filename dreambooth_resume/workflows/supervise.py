@@ -1,0 +1,137 @@
+"""From the words of `dbr supervise` to a supervised run: its home, its launch, its turn on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import cast
+
+from dreambooth_resume.config.load import GivenOptions, parse_train
+from dreambooth_resume.errors import ComeBack, DbrError, StoppedOnPurpose
+from dreambooth_resume.launch.base import JobStatus, MachineEnd
+from dreambooth_resume.launch.entrypoint import Signals, Supervised, Supervisor
+from dreambooth_resume.launch.launchers import launcher_named
+from dreambooth_resume.launch.local import say_state
+from dreambooth_resume.launch.queue import gpus_here, only_one, waiting_turn
+from dreambooth_resume.launch.record import Launch, read_launch
+from dreambooth_resume.launch.state_folder import state_folder
+from dreambooth_resume.preemption.sources import polled_sources
+from dreambooth_resume.runs.holder import this_process
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.patience import patiently
+from dreambooth_resume.workflows.home import find_place
+
+BY_HAND = "by hand"
+"""In place of a launch's number where nobody launched it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What `dbr supervise` was told."""
+
+    home: str | None
+    """None: the words name it."""
+    launch_id: str | None
+    queue: bool
+    words: tuple[str, ...]
+    """Options of `dbr train`; with a launch they come on top of what its note has."""
+    tell: Callable[[str], None]
+    last_output: Callable[[], str] = lambda: ""
+
+
+def supervise(order: Order) -> int:
+    """Train until the restart rule says that nobody starts it again; the exit code to end with."""
+    signals = Signals()
+    signals.install()
+    own_words = (*order.words, *home_words(order.home)) if order.home else order.words
+    storage = find_place(parse_train(own_words)).storage
+    code = ComeBack.exit_code
+    try:
+        launch = _launch(order, storage, signals)
+        words = (*launch.words, *own_words) if launch else own_words
+        with only_one(state_folder() / "homes" / f"{_digest(storage)}.lock") as is_only:
+            if not is_only:
+                order.tell(f"Another dbr supervise on this machine looks after {storage.describe()} already.")
+                return code
+            code = _in_turn(order, _supervised(order, storage, words), signals)
+        if launch is not None:
+            _end_machine(order, launch, parse_train(words), code)
+        return code
+    except DbrError as error:
+        code = error.exit_code
+        raise
+    finally:
+        if order.launch_id is not None:
+            because = f"its supervisor ended with exit code {code}"
+            say_state(order.launch_id, JobStatus(state="ended", because=because, exit_code=code))
+
+
+def home_words(home: str) -> tuple[str, ...]:
+    """The option of `dbr train` that names this home."""
+    return ("--storage_uri" if "://" in home else "--output_dir", home)
+
+
+def _launch(order: Order, storage: Storage, signals: Signals) -> Launch | None:
+    if order.launch_id is None:
+        return None
+    wanted = order.launch_id
+    return patiently(
+        lambda: read_launch(storage, wanted), tell=order.tell, should_stop=lambda: signals.first is not None
+    )
+
+
+def _supervised(order: Order, storage: Storage, words: tuple[str, ...]) -> Supervised:
+    given = parse_train(words)
+    notice_file = cast("str | None", given.value("notice_file"))
+    # Quietly: each training says itself whose notices it reads.
+    sources = polled_sources(spot=str(given.value("spot")), notice_file=notice_file, tell=lambda _text: None)
+    return Supervised(
+        home=storage.describe(),
+        storage=storage,
+        words=words,
+        launch_id=order.launch_id or BY_HAND,
+        boot_id=this_process().boot_id,
+        sources=sources,
+        tell=order.tell,
+        last_output=order.last_output,
+    )
+
+
+def _in_turn(order: Order, run: Supervised, signals: Signals) -> int:
+    """Supervise, in its turn if it is to queue."""
+
+    def say(state: JobStatus) -> None:
+        if order.launch_id is not None:
+            say_state(order.launch_id, state)
+
+    running = JobStatus(state="running", because=f"its supervisor lives, pid {os.getpid()}")
+    if not order.queue:
+        say(running)
+        return Supervisor(run=run, signals=signals).supervise()
+    say(JobStatus(state="waiting", because="waits for its turn on this machine"))
+    with waiting_turn(
+        state_folder(), gpus_here(), told_to_leave=lambda: signals.first is not None, tell=order.tell
+    ) as turn:
+        if turn is None:
+            return cast(int, signals.exit_code)
+        say(running)
+        environment = {**os.environ, **turn.environment}
+        run = replace(run, environment=environment, pass_descriptors=(turn.descriptor,))
+        return Supervisor(run=run, signals=signals).supervise()
+
+
+def _end_machine(order: Order, launch: Launch, given: GivenOptions, code: int) -> None:
+    """Give the machine back, as the user wants it after such an end. After 75 the platform has its own way."""
+    launcher = launcher_named(launch.launcher, launch.settings)
+    if not launcher.owns_machine or code == ComeBack.exit_code:
+        return
+    option = "on_finish" if code in (0, StoppedOnPurpose.exit_code) else "on_failure"
+    how = cast(MachineEnd, str(given.value(option)))
+    order.tell(f"--{option} {how}: {'the machine is left running.' if how == 'keep' else 'giving the machine back.'}")
+    launcher.end_machine(launch.id, how)
+
+
+def _digest(storage: Storage) -> str:
+    return hashlib.sha256(os.path.abspath(storage.describe()).encode()).hexdigest()[:32]  # noqa: PTH100  s3:// has no path

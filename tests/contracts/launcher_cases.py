@@ -1,0 +1,83 @@
+"""Every launcher with a platform to try it on: a new one is one function and one line here."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dreambooth_resume.config.load import parse_train, resolve
+from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.launch.base import Launcher, LaunchRequest
+from dreambooth_resume.launch.launchers import launcher_named
+from dreambooth_resume.launch.queue import gpus_here, waiting_turn
+from dreambooth_resume.launch.record import write_launch
+from dreambooth_resume.launch.state_folder import state_folder
+from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.storage.s3_address import S3Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LauncherCase:
+    """A launcher, a request that its platform takes, and a look at what there is on that platform because of us."""
+
+    launcher: Launcher
+    request: LaunchRequest
+    made: Callable[[], set[str]]
+    break_start: Callable[[], None]
+    """From now on a start fails half way, if the platform can fail there at all."""
+    end_job: Callable[[], None] = lambda: None
+    """Let what was launched come to its end by itself."""
+
+
+def options() -> TrainOptions:
+    """Those of a run that no launcher has anything against."""
+    words = [
+        "--pretrained_model_name_or_path",
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        "--instance_data_dir",
+        "dog",
+    ]
+    return resolve(parse_train([*words, "--instance_prompt", "a photo of sks dog"]), recorded=None)
+
+
+def request_for(home: str, s3: S3Settings | None = None) -> LaunchRequest:
+    """A request to train in `home`."""
+    launch_id = uuid.uuid4().hex
+    return LaunchRequest(
+        launch_id=launch_id,
+        home=home,
+        s3=s3 or S3Settings(),
+        options=options(),
+        command=("supervise", home, "--launch", launch_id),
+    )
+
+
+@contextlib.contextmanager
+def local_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase]:
+    """A job that waits for its turn, which it never gets: everything is real but the training."""
+    patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    request = request_for(str(folder / "dog"))
+    storage = LocalStorage(folder / "dog")
+    write_launch(storage, request.launch_id, launcher="local", settings={}, words=(), version="0")
+
+    def break_start() -> None:
+        patch.setattr("sys.executable", str(folder / "no-such-python"))
+
+    with waiting_turn(state_folder(), gpus_here(), told_to_leave=lambda: False, tell=print) as taken:
+        assert taken is not None
+        yield LauncherCase(
+            launcher=launcher_named("local", {}),
+            request=request,
+            made=lambda: {path.name for path in (state_folder() / "launches").glob("*")},
+            break_start=break_start,
+        )
+
+
+CASES: dict[str, Callable[[Path, pytest.MonkeyPatch], contextlib.AbstractContextManager[LauncherCase]]] = {
+    "local": local_case,
+}

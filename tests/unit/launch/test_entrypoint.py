@@ -1,0 +1,166 @@
+"""The supervisor with a real process under it that ends as the test says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from dreambooth_resume.launch.entrypoint import Supervised, Supervisor
+from dreambooth_resume.preemption.metadata import MetadataTrouble
+from dreambooth_resume.runs.notes import read_notes
+from dreambooth_resume.runs.notice import Notice
+from tests.fakes.memory_storage import MemoryStorage
+from tests.fakes.toy_run import begin
+
+# Notes its words, does what it is told to, and ends: with a code, or by a signal.
+PROGRAM = """
+import json, os, sys
+from pathlib import Path
+told = Path(sys.argv[1])
+codes = json.loads(told.read_text())
+with told.with_name("words.txt").open("a") as words:
+    words.write(json.dumps(sys.argv[2:]) + "\\n")
+code = codes.pop(0)
+told.write_text(json.dumps(codes))
+os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)
+"""
+NOTICE = Notice(source="AWS spot interruption", exit_code=75)
+
+
+@dataclass
+class Said:
+    """A source of notices that says one thing after the other, and the last for ever."""
+
+    answers: list[Notice | Exception | None]
+    asked: int = 0
+    name: str = "test"
+    interval_seconds: float = 1.0
+
+    def look(self) -> Notice | None:
+        self.asked += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@dataclass
+class Bench:
+    """One supervised run whose processes end with `codes`."""
+
+    folder: Path
+    storage: MemoryStorage = field(default_factory=MemoryStorage)
+    told: list[str] = field(default_factory=list)
+    now: float = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def supervise(
+        self, codes: Sequence[int], *, words: tuple[str, ...] = (), sources: Sequence[Said] = (), boot: str = "boot"
+    ) -> int:
+        (self.folder / "codes.json").write_text(json.dumps(list(codes)))
+        (self.folder / "program.py").write_text(PROGRAM)
+        run = Supervised(
+            home="home",
+            storage=self.storage,
+            words=words,
+            launch_id="launch",
+            boot_id=boot,
+            sources=sources,
+            tell=self.told.append,
+            last_output=lambda: "ZeroDivisionError: division by zero",
+            program=(sys.executable, str(self.folder / "program.py"), str(self.folder / "codes.json")),
+            monotonic=lambda: self.now,
+            sleep=self.sleep,
+        )
+        return Supervisor(run=run).supervise()
+
+    @property
+    def starts(self) -> list[list[str]]:
+        return [json.loads(line) for line in (self.folder / "words.txt").read_text().splitlines()]
+
+    @property
+    def left(self) -> list[int]:
+        """The codes of the starts that were not made."""
+        left: list[int] = json.loads((self.folder / "codes.json").read_text())
+        return left
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_it_is_started_again_until_it_is_finished(bench: Bench) -> None:
+    assert bench.supervise([75, -9, 0]) == 0
+    assert bench.starts == [["train", "--resume", "latest"]] * 3
+    assert bench.told[-1] == "killed by signal 9: starting again in 4 s."
+
+
+@pytest.mark.parametrize("code", [2, 76, 77, 78, 79])
+def test_what_nobody_restarts_is_its_own_exit_code(code: int, bench: Bench) -> None:
+    assert bench.supervise([code, 0]) == code
+    assert bench.left == [0]
+
+
+def test_a_crash_is_noted_with_the_last_line_of_its_output(bench: Bench) -> None:
+    bench.supervise([70, 75, 0])
+    (note,) = read_notes(bench.storage, "exit")
+    assert note.text == "exit code 70 after step 0 was saved: ZeroDivisionError: division by zero"
+    assert note.values == {"launch": "launch", "boot_id": "boot", "code": 70, "durable_step": 0}
+
+
+def test_poisoned_it_goes_one_commit_back_and_asks_for_that_until_the_log_has_it(bench: Bench) -> None:
+    attempt = begin(bench.storage)
+    attempt.commit(1)
+    attempt.commit(2)
+    assert bench.supervise([-9, -9, -9, 75, 76]) == 76
+    back = ["train", "--resume", "latest", "--resume", "1", "--resume_request_id", "poisoned-step-2"]
+    assert bench.starts[3:] == [back, back]
+
+
+def test_poisoned_with_nothing_to_go_back_to_it_ends_and_says_why(bench: Bench) -> None:
+    assert bench.supervise([70, 70, 70, 0]) == 78
+    assert bench.left == [0]
+    assert bench.told[-1].startswith("Not started again: 3 crashes on this machine with the run at step 0")
+    assert any(note.text.startswith("not started again") for note in read_notes(bench.storage, "exit"))
+
+
+def test_crashes_are_counted_over_supervisors_of_one_launch_and_one_boot(bench: Bench) -> None:
+    bench.supervise([70, 70, 76])
+    assert bench.supervise([70, 0]) == 78
+    assert bench.supervise([70, 0], boot="another") == 0, "a machine that was lost never counts"
+
+
+def test_after_a_notice_nothing_is_started_until_it_is_withdrawn(bench: Bench) -> None:
+    said = Said([NOTICE, NOTICE, NOTICE, None])
+    assert bench.supervise([75, 0], sources=[said]) == 0
+    assert said.asked == 4
+    assert bench.now >= 15.0
+    assert "AWS spot interruption: nothing is started on this machine until that is withdrawn." in bench.told
+    assert "AWS spot interruption: withdrawn. Starting again." in bench.told
+
+
+def test_advice_and_silence_hold_nothing(bench: Bench) -> None:
+    advice = Said([Notice(source="rebalance", exit_code=75, is_advice=True)])
+    assert bench.supervise([75, 0], sources=[advice, Said([MetadataTrouble("no answer")])]) == 0
+    assert bench.now < 5.0
+
+
+def test_what_is_left_of_a_deadline_is_handed_on_and_nothing_starts_behind_it(bench: Bench) -> None:
+    assert bench.supervise([75] * 20, words=("--deadline", "30s")) == 75
+    assert bench.starts[0][-2:] == ["--deadline", "30s"]
+    assert bench.starts[1][-2:] == ["--deadline", "28s"]
+    assert len(bench.left) > 10
+    assert bench.told[-1] == "The deadline is over: nothing is started any more on this machine."
+
+
+def test_a_wish_to_resume_otherwise_is_left_as_it_was_typed(bench: Bench) -> None:
+    bench.supervise([0], words=("--resume", "300"))
+    assert bench.starts == [["train", "--resume", "300"]]
