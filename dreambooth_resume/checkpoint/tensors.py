@@ -78,6 +78,14 @@ def serialise(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) 
     return Blob([_HEAD_LENGTH.pack(len(head)), head, *_bytes_of(list(contiguous.values()))])
 
 
+def content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of what follows the header in a file of these tensors: it names the weights, whatever is said of them."""
+    digest = hashlib.sha256()
+    for piece in _bytes_of([tensors[name].detach().contiguous() for name in sorted(tensors)]):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
 def deserialise(body: bytes) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file. Raises ValueError if `body` isn't one."""
     try:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.config.values import checked
-from dreambooth_resume.errors import BadInput
+from dreambooth_resume.errors import BadInput, RefusedToGoOn
+from dreambooth_resume.runs.adoption import LATEST
+from dreambooth_resume.runs.checkpoints import find_checkpoint
+from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.home import RUN
+from dreambooth_resume.runs.log import Log
+from dreambooth_resume.runs.pull import newest_checkpoint
 from dreambooth_resume.runs.registry import find_homes
 from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.storage.base import Storage
@@ -25,6 +30,36 @@ def add_home(parser: argparse.ArgumentParser) -> None:
     """The words by which every command is told which run is meant."""
     parser.add_argument("home", metavar="HOME", help=HOME_HELP)
     add_s3_options(parser)
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """The words by which a command is told which checkpoint is meant."""
+    parser.add_argument(
+        "--step",
+        metavar="STEP",
+        help="a step, a checkpoint's name, latest or final; left out: the newest, or the result",
+    )
+
+
+def chosen_checkpoint(log: Log, arguments: argparse.Namespace, *, where: str) -> CheckpointRef:
+    """The checkpoint that `--step` means. Raises BadInput for one that isn't there, RefusedToGoOn for a damaged one."""
+    step: str | None = arguments.step
+    if step == "final" and log.finished is None:
+        raise BadInput("the run is not finished", where="--step final", fix="--step latest, or leave it out")
+    ref = (
+        newest_checkpoint(log, where=where)
+        if step in (None, LATEST, "final")
+        else find_checkpoint(log, step, where=f"--step {step}")
+    )
+    if ref.number in log.set_aside:
+        raise RefusedToGoOn(f"{ref.folder} of {where} was set aside: {log.set_aside[ref.number].reason}")
+    return ref
+
+
+def home_name(storage: Storage) -> str:
+    """The last part of a home's address."""
+    address = storage.describe()
+    return PurePosixPath(address).name if "://" in address else Path(address).resolve().name
 
 
 def add_s3_options(parser: argparse.ArgumentParser) -> None:

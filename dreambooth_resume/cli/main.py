@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("dreambooth_resume.cli.history:run", "every attempt of a run, and why it ended"),
     "runs": ("dreambooth_resume.cli.runs:run", "all runs in a folder or a bucket"),
     "checkpoints": ("dreambooth_resume.cli.checkpoints:run", "list, verify, pull or delete a run's checkpoints"),
+    "export": (
+        "dreambooth_resume.cli.export:run",
+        "a checkpoint's LoRA as a file for Diffusers, ComfyUI, AUTOMATIC1111",
+    ),
     "fork": ("dreambooth_resume.cli.fork:run", "begin a new run from a checkpoint of this one"),
     "save-now": ("dreambooth_resume.cli.save_now:run", "ask a run to save, and wait until it is durable"),
     "stop": ("dreambooth_resume.cli.stop:run", "ask a run to save and stop"),

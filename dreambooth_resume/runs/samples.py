@@ -30,6 +30,11 @@ class SampleSet(Record):
     """Keys of the PNGs, in the order of their noise."""
     recipe: dict[str, JsonValue]
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Of each picture."""
+        return (self.prompt,) * len(self.pictures)
+
 
 def write_samples(
     storage: Storage, pngs: tuple[bytes, ...], *, step: int, attempt: int, is_final: bool, recipe: Mapping[str, JsonValue]

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from pydantic import JsonValue
 
+from dreambooth_resume.data.inputs import INPUTS_LIST, read_list
 from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.runs.entries import CheckpointRef
-from dreambooth_resume.runs.home import CARD_NAME, WEIGHTS_NAME
+from dreambooth_resume.runs.history import HistoryTotals, read_history, totals_of
+from dreambooth_resume.runs.home import CARD_NAME, KOHYA_NAME, WEIGHTS_NAME
+from dreambooth_resume.runs.log import Log
+from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.runs.samples import SampleSet, read_samples
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.workflows.export_header import LICENSE, hub_id
 
 MARK = "<!-- made by dbr; written again when it is missing -->"
-LICENSE = "openrail++"
+_PICTURES, _PICTURES_A_ROW = 8, 4
 
 
-def publish_card(storage: Storage, ref: CheckpointRef, options: Mapping[str, JsonValue], *, name: str) -> bytes:
+def publish_card(storage: Storage, log: Log, ref: CheckpointRef, *, name: str) -> bytes:
     """See to it that the finished run's home has its card; returns what lies there. A user's own stays as it is."""
-    made = model_card(name, ref, options, final_samples(storage, ref.step)).encode()
+    made = model_card(name, ref, training_facts(storage, log, ref), final_samples(storage, ref.step)).encode()
     try:
         stored = storage.read(CARD_NAME)
     except KeyNotFound:
@@ -31,40 +38,51 @@ def publish_card(storage: Storage, ref: CheckpointRef, options: Mapping[str, Jso
     return made
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFacts:
+    """What a card tells of how the LoRA came about: no name of a machine, a user or a folder is among it."""
+
+    options: Mapping[str, JsonValue]
+    """As they were at the checkpoint."""
+    numerics: Mapping[str, str]
+    pictures: int | None
+    """How many it was trained on; None where the home keeps no list of them."""
+    totals: HistoryTotals
+
+
+def training_facts(storage: Storage, log: Log, ref: CheckpointRef) -> TrainingFacts:
+    """The facts of a run that made the checkpoint `ref`, from its home."""
+    record = read_record(storage)
+    assert record is not None, "a run with checkpoints has a record"
+    listed = read_list(storage, INPUTS_LIST)
+    return TrainingFacts(
+        options={**record.options, **log.entries[ref.number - 1].state.changed_options},
+        numerics=record.numerics,
+        pictures=len(listed.pictures) if listed else None,
+        totals=totals_of(read_history(storage), log.entries[-1].state.totals),
+    )
+
+
 def final_samples(storage: Storage, step: int) -> SampleSet | None:
     """The pictures that were made with the result, or None."""
     return next((made for made in reversed(read_samples(storage, step=step)) if made.is_final), None)
 
 
-def model_card(name: str, ref: CheckpointRef, options: Mapping[str, JsonValue], samples: SampleSet | None) -> str:
-    """The card in Markdown, with the Hub's front matter. Names no folder of the machine that trained."""
-    base, vae = options.get("pretrained_model_name_or_path"), options.get("pretrained_vae_model_name_or_path")
+def model_card(name: str, ref: CheckpointRef, facts: TrainingFacts, samples: SampleSet | None) -> str:
+    """The card in Markdown, with the Hub's front matter."""
+    options = facts.options
+    base = options.get("pretrained_model_name_or_path")
     prompt = str(options.get("instance_prompt") or "")
-    hub_base = _hub_id(base)
+    hub_base = hub_id(base)
     front = [
-        "license: openrail++",
+        f"license: {LICENSE}",
         "library_name: diffusers",
-        *([f"base_model: {hub_base}"] if hub_base else []),
+        *([f"base_model: {hub_base}", "base_model_relation: adapter"] if hub_base else []),
         f"instance_prompt: {json.dumps(prompt)}",
         *_widget(samples),
         "tags:",
         *(f"- {tag}" for tag in _tags(options)),
     ]
-    weights = ref.file_named(WEIGHTS_NAME)
-    text_encoder = "yes" if options.get("train_text_encoder") else "no"
-    facts = {
-        "base model": _shown_model(base),
-        "VAE used for training": _shown_model(vae) if vae else "the base model's",
-        "LoRA for the text encoders": text_encoder,
-        "rank": options.get("rank"),
-        "steps": ref.step,
-        "samples a step": _product(options.get("train_batch_size"), options.get("gradient_accumulation_steps")),
-        "learning rate": options.get("learning_rate"),
-        "resolution": options.get("resolution"),
-        "seed": options.get("seed"),
-        "SHA-256": f"`{weights.sha256}`",
-    }
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value is not None)
     gallery = "\n<Gallery />\n" if samples else ""
     return (
         "\n".join(["---", *front, "---", ""])
@@ -75,13 +93,32 @@ def model_card(name: str, ref: CheckpointRef, options: Mapping[str, JsonValue], 
 {gallery}
 ## Model description
 
-LoRA weights for {_shown_model(base)}, trained with [DreamBooth](https://dreambooth.github.io/).
+{_kind(options)} weights for {_shown_model(base)}, trained with [DreamBooth](https://dreambooth.github.io/).
 
 ## Trigger words
 
 Use `{prompt}` to trigger the image generation.
-
+{_pictures(samples)}
 ## Use it
+
+{_with_diffusers(name, hub_base, prompt)}
+
+{_elsewhere(name, options, prompt)}
+
+## Training
+
+{_table(_training(ref, facts))}
+
+{_how_it_went(facts.totals)}
+
+Trained with `dbr`. The license of the base model, {LICENSE}, holds for these weights as well.
+"""
+    )
+
+
+def _with_diffusers(name: str, hub_base: str | None, prompt: str) -> str:
+    return f"""\
+With [Diffusers](https://github.com/huggingface/diffusers):
 
 ```python
 import torch
@@ -91,25 +128,117 @@ base = "{hub_base or "PATH-TO-THE-BASE-MODEL"}"
 pipeline = AutoPipelineForText2Image.from_pretrained(base, torch_dtype=torch.float16).to("cuda")
 pipeline.load_lora_weights("{name}", weight_name="{WEIGHTS_NAME}")
 image = pipeline({json.dumps(prompt)}).images[0]
-```
+```"""
 
-## Training
 
-| | |
-|---|---|
-{rows}
+def _elsewhere(name: str, options: Mapping[str, JsonValue], prompt: str) -> str:
+    word = PurePosixPath(name).name
+    file = f"`{KOHYA_NAME}`"
+    if not options.get("output_kohya_format"):
+        file = f"`{word}.safetensors`, which `dbr export HOME --format kohya --to {word}.safetensors` makes of the run,"
+        word_of_file = word
+    else:
+        word_of_file = KOHYA_NAME.removesuffix(".safetensors")
+    return f"""\
+With ComfyUI: put {file} into `models/loras` and add a *Load LoRA* node with both strengths at 1.
 
-Trained with `dbr`. The license of the base model, {LICENSE}, holds for these weights as well.
-"""
+With AUTOMATIC1111, Forge or SD.Next: put {file} into `models/Lora`, and write `{prompt} <lora:{word_of_file}:1>`."""
+
+
+def _training(ref: CheckpointRef, facts: TrainingFacts) -> dict[str, JsonValue]:
+    """Row by row; None is left out."""
+    options = facts.options
+    vae = options.get("pretrained_vae_model_name_or_path")
+    batch = _product(options.get("train_batch_size"), options.get("gradient_accumulation_steps"))
+    weights = ref.file_named(WEIGHTS_NAME)
+    rows: dict[str, JsonValue] = {
+        "base model": _shown_model(options.get("pretrained_model_name_or_path")),
+        "VAE used for training": _shown_model(vae) if vae else "the base model's",
+        "pictures": facts.pictures,
+        "prior preservation": _prior(options),
+        "LoRA for the text encoders": "yes" if options.get("train_text_encoder") else "no",
+        "rank": options.get("rank"),
+        "alpha": options.get("lora_alpha") or options.get("rank"),
+        "steps": ref.step,
+        "samples a step": batch,
+        "learning rate": options.get("learning_rate"),
+        "learning rate of the text encoders": options.get("text_encoder_lr")
+        if options.get("train_text_encoder")
+        else None,
+        "schedule": options.get("lr_scheduler"),
+        "optimizer": options.get("optimizer"),
+        "precision": options.get("mixed_precision"),
+        "resolution": options.get("resolution"),
+        "seed": options.get("seed"),
+        "hardware": _hardware(facts.numerics),
+        "libraries": ", ".join(
+            f"{name} {facts.numerics[name]}" for name in ("torch", "diffusers", "peft") if name in facts.numerics
+        )
+        or None,
+        "SHA-256": f"`{weights.sha256}`",
+    }
+    return {name: value for name, value in rows.items() if value is not None}
+
+
+def _how_it_went(totals: HistoryTotals) -> str:
+    hours = totals.training_seconds / 3600
+    spent = f"{hours:.1f} hours" if hours >= 1 else f"{totals.training_seconds / 60:.0f} minutes"
+    if totals.attempts == 1:
+        return f"It was trained in one go, in {spent}."
+    times = {0: "never", 1: "once"}.get(totals.interruptions, f"{totals.interruptions} times")
+    machines = "one machine" if totals.machines == 1 else f"{totals.machines} machines"
+    return (
+        f"It was trained in {totals.attempts} attempts on {machines}, in {spent}, and interrupted {times}; "
+        f"{totals.redone_steps} of {totals.steps_trained} steps were trained again after an interruption, on the same "
+        "samples."
     )
+
+
+def _prior(options: Mapping[str, JsonValue]) -> str | None:
+    if not options.get("with_prior_preservation"):
+        return None
+    return f"`{options.get('class_prompt')}`, weight {options.get('prior_loss_weight')}"
+
+
+def _hardware(numerics: Mapping[str, str]) -> str | None:
+    """Of the run's first machine."""
+    device, device_name = numerics.get("device"), numerics.get("device_name")
+    return f"{device_name} ({device})" if device and device_name else device
+
+
+def _kind(options: Mapping[str, JsonValue]) -> str:
+    return "DoRA" if options.get("use_dora") else "LoRA"
+
+
+def _table(rows: Mapping[str, JsonValue]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _pictures(samples: SampleSet | None) -> str:
+    """The result's pictures for readers that know no Gallery: a file viewer, GitHub, an editor."""
+    if samples is None:
+        return ""
+    shown = [(key, samples.prompts[number]) for number, key in enumerate(samples.pictures[:_PICTURES])]
+    rows = [shown[first : first + _PICTURES_A_ROW] for first in range(0, len(shown), _PICTURES_A_ROW)]
+    width = min(len(shown), _PICTURES_A_ROW)
+    lines = ["", "## Pictures", "", "| " * width + "|", "|---" * width + "|"]
+    for row in rows:
+        cells = [f"![{_plain(prompt)}]({key})<br>{_plain(prompt)}" for key, prompt in row]
+        lines.append("| " + " | ".join(cells + [""] * (width - len(row))) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _plain(text: str) -> str:
+    """A prompt where Markdown's own signs would end the cell or the picture."""
+    return re.sub(r"[\[\]|<>`\\\n]", " ", text)
 
 
 def _widget(samples: SampleSet | None) -> list[str]:
     if samples is None:
         return []
     lines = ["widget:"]
-    for key in samples.pictures:
-        lines += [f"- text: {json.dumps(samples.prompt)}", "  output:", f"    url: {key}"]
+    for key, prompt in zip(samples.pictures, samples.prompts, strict=True):
+        lines += [f"- text: {json.dumps(prompt)}", "  output:", f"    url: {key}"]
     return lines
 
 
@@ -126,14 +255,8 @@ def _tags(options: Mapping[str, JsonValue]) -> tuple[str, ...]:
     )
 
 
-def _hub_id(model: JsonValue) -> str | None:
-    """The model if it is a Hub id; None for a folder, which means nothing on another machine."""
-    text = str(model or "")
-    return text if text.count("/") == 1 and not text.startswith(("/", ".", "~")) and "://" not in text else None
-
-
 def _shown_model(model: JsonValue) -> str:
-    found = _hub_id(model)
+    found = hub_id(model)
     return f"[{found}](https://huggingface.co/{found})" if found else f"`{Path(str(model or '')).name}`"
 
 

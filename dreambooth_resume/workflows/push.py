@@ -12,6 +12,7 @@ from dreambooth_resume.models.hub import HubUnreachable
 from dreambooth_resume.models.hub_upload import HubUpload, check_repository_name
 from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.home import CARD_NAME, WEIGHTS_NAME
+from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.notes import post_note, read_notes
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.training.progress import Reporter
@@ -42,9 +43,9 @@ def check_push(
 
 def push(
     storage: Storage,
+    log: Log,
     ref: CheckpointRef,
     options: ReportingOptions,
-    recorded: Mapping[str, JsonValue],
     *,
     name: str,
     names: Sequence[str],
@@ -61,7 +62,7 @@ def push(
         return None
     samples = final_samples(storage, ref.step)
     files = {
-        CARD_NAME: publish_card(storage, ref, recorded, name=name),
+        CARD_NAME: publish_card(storage, log, ref, name=name),
         **{one: storage.read(one) for one in names},
         **{key: storage.read(key) for key in (samples.pictures if samples else ())},
     }

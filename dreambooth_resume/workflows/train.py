@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from pydantic import JsonValue
-
 from dreambooth_resume.config.change_policy import refuse_if_refused, table
 from dreambooth_resume.config.contradictions import remarks
 from dreambooth_resume.config.load import GivenOptions
@@ -23,9 +21,7 @@ from dreambooth_resume.preemption.sources import polled_sources
 from dreambooth_resume.preemption.watcher import NoticeSource, Watcher, ending
 from dreambooth_resume.runs.home import CARD_NAME
 from dreambooth_resume.runs.log import Log
-from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.storage.access import check_access
-from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.storage.probe import probe
 from dreambooth_resume.storage.side_by_side import both
@@ -65,14 +61,13 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
             finished = _train(home, options, watcher, poller, reporter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
         result = publish_results(place, options.train, finished)
-        recorded = _recorded(place.storage, finished)
         name = repository_name(options.train.reporting.hub_model_id, place.storage.describe())
-        publish_card(place.storage, result, recorded, name=name)
+        publish_card(place.storage, finished, result, name=name)
         names = result_names(options.train)
         folder = result_folder(place, (*names, CARD_NAME))
         reporter.message(wording.finished(place.storage, finished, result, folder=folder, names=names))
         if options.train.reporting.push_to_hub:
-            address = push(place.storage, result, options.train.reporting, recorded, name=name, names=names)
+            address = push(place.storage, finished, result, options.train.reporting, name=name, names=names)
             reporter.message(f"On the Hub: {address}" if address else "The Hub has the result already.")
         return 0
     except (HolderAlive, StorageUnavailable) as error:
@@ -94,13 +89,6 @@ def _refuse_or_show(options: Options, reporter: Reporter) -> None:
     if changed := table(options.changes):
         reporter.message(changed)
     refuse_if_refused(options.changes)
-
-
-def _recorded(storage: Storage, log: Log) -> dict[str, JsonValue]:
-    """The finished run's options as they were at its end."""
-    run_record = read_record(storage)
-    assert run_record is not None, "a finished run has a record"
-    return {**run_record.options, **(log.last.state.changed_options if log.last else {})}
 
 
 def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
