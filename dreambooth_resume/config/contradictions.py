@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dreambooth_resume.config.contradictions_loss import refuse_loss_contradictions, without_effect_on_the_loss
+from dreambooth_resume.config.contradictions_optimizer import (
+    refuse_optimizer_contradictions,
+    without_effect_on_the_optimizer,
+)
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.config.schema import OPTIONS, flatten
 from dreambooth_resume.errors import BadInput
@@ -34,7 +38,7 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
             where=sources.get("local_rank"),
             fix="start one process; --gradient_accumulation_steps makes up for the batch",
         )
-    _refuse_large_rate(options, sources)
+    refuse_optimizer_contradictions(options, sources)
     _refuse_polynomial_that_climbs(options, sources)
     refuse_loss_contradictions(options, sources)
     _refuse_to_give_the_token_away(options, sources)
@@ -86,7 +90,7 @@ def refuse_endless_warmup(options: TrainOptions, sources: Mapping[str, str], *, 
     Called again once the pictures are counted, when the run's length comes from num_train_epochs.
     """
     optimization = options.optimization
-    if optimization.lr_scheduler == "constant" or optimization.lr_warmup_steps < max_train_steps:
+    if optimization.lr_scheduler == "constant" or optimization.warmup_steps(max_train_steps) < max_train_steps:
         return
     where = sources.get("lr_warmup_steps") or sources.get("max_train_steps") or sources.get("lr_scheduler")
     default = "" if "lr_warmup_steps" in sources else " (the default)"
@@ -99,16 +103,6 @@ def refuse_endless_warmup(options: TrainOptions, sources: Mapping[str, str], *, 
     )
 
 
-def _refuse_large_rate(options: TrainOptions, sources: Mapping[str, str]) -> None:
-    optimization = options.optimization
-    if optimization.optimizer == "AdamW" and optimization.learning_rate > 1:
-        raise BadInput(
-            f"{optimization.learning_rate:g} is too large for AdamW: it must be at most 1",
-            where=sources.get("learning_rate"),
-            fix="type --learning_rate 1e-4, or --optimizer prodigy",
-        )
-
-
 def _refuse_polynomial_that_climbs(options: TrainOptions, sources: Mapping[str, str]) -> None:
     optimization = options.optimization
     if optimization.lr_scheduler != "polynomial":
@@ -116,6 +110,8 @@ def _refuse_polynomial_that_climbs(options: TrainOptions, sources: Mapping[str, 
     rates = {"learning_rate": optimization.learning_rate}
     if options.lora.train_text_encoder and optimization.optimizer != "prodigy":
         rates["text_encoder_lr"] = optimization.text_encoder_lr
+        if optimization.text_encoder_2_lr is not None:
+            rates["text_encoder_2_lr"] = optimization.text_encoder_2_lr
     for name, rate in rates.items():
         if rate <= POLYNOMIAL_END:
             raise BadInput(
@@ -127,25 +123,10 @@ def _refuse_polynomial_that_climbs(options: TrainOptions, sources: Mapping[str, 
 
 def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...]:
     """What a user should know though nothing is wrong: an odd value, or a given option without effect."""
-    optimization, training = options.optimization, options.training
-    idle: dict[str, str] = {}
-    if optimization.lr_scheduler == "constant":
-        idle["lr_warmup_steps"] = "lr_scheduler constant has no warm-up; constant_with_warmup has"
-    if optimization.lr_scheduler != "cosine_with_restarts":
-        idle["lr_num_cycles"] = "only lr_scheduler cosine_with_restarts has cycles"
-    if optimization.lr_scheduler != "polynomial":
-        idle["lr_power"] = "only lr_scheduler polynomial has a power"
-    if optimization.optimizer == "prodigy":
-        idle["text_encoder_lr"] = "prodigy has one learning rate for all that is trained"
-    if not options.lora.train_text_encoder:
-        for name in ("text_encoder_lr", "adam_weight_decay_text_encoder"):
-            idle[name] = "the text encoders are trained only with train_text_encoder"
+    training = options.training
+    idle = without_effect_on_the_optimizer(options)
     if training.max_train_steps is not None:
         idle["num_train_epochs"] = f"max_train_steps {training.max_train_steps} wins"
-    if optimization.optimizer != "prodigy":
-        idle |= {name: "only optimizer prodigy has it" for name in OPTIONS if name.startswith("prodigy_")}
-    else:
-        idle["use_8bit_adam"] = "only optimizer AdamW has an 8-bit form"
     idle |= _without_effect_on_the_lora(options)
     if options.machine.dataloader_num_workers == 0:
         idle["prefetch_factor"] = "nothing is prepared ahead with dataloader_num_workers 0"

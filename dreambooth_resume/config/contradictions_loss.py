@@ -46,7 +46,7 @@ def refuse_loss_contradictions(options: TrainOptions, sources: Mapping[str, str]
                 fix=f"give a lower --{first} or a higher --{end}",
             )
     if loss.do_edm_style_training:
-        refuse_beside_edm(options, sources, because="do_edm_style_training has weights and noise levels of its own")
+        refuse_beside_edm(options, sources, because="do_edm_style_training has weights of its own")
 
 
 def refuse_beside_edm(options: TrainOptions, sources: Mapping[str, str], *, because: str) -> None:

@@ -28,7 +28,6 @@ LATER: dict[str, str] = {
     "on_failure": "what happens to the machine after a failure",
     "on_finish": "what happens to the machine at the end",
     "price_per_hour": "the machine's price, for budgets",
-    "save_every_n_epochs": "saving every N epochs",
     "token_abstraction": "textual inversion beside the LoRA",
     "train_text_encoder_frac": "training the text encoders for a part of the run",
     "train_text_encoder_ti": "textual inversion beside the LoRA",

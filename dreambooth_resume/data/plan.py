@@ -157,6 +157,10 @@ class Plan:
         """The epoch that `step`'s first sample belongs to, from 0. A segment begins an epoch."""
         return self.position(step)[0]
 
+    def epochs_ended(self, step: int) -> range:
+        """The epochs, from 0, that end with the update `step`, which counts from 1; mostly none."""
+        return range(self.epoch_of(step - 1), self.epoch_of(step))
+
     def position(self, step: int) -> tuple[int, int]:
         """The epoch of `step`'s first sample, and which of the epoch's samples that is, both from 0."""
         if self.earlier is not None and step < self.first_step:

@@ -31,15 +31,14 @@ from dreambooth_resume.runs.entries import SmallerMicroBatch
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.class_pictures import class_pictures
+from dreambooth_resume.training.groups import parameter_groups
 from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
 from dreambooth_resume.training.model import LoadedModel, load_model
 from dreambooth_resume.training.objective import objective_of
 from dreambooth_resume.training.optimizer import Optimizer
-from dreambooth_resume.training.optimizers.base import ParameterGroup
 from dreambooth_resume.training.precision import accelerates_precision, make_scaler
 from dreambooth_resume.training.preview import Easel, Embeddings
 from dreambooth_resume.training.progress import Reporter
-from dreambooth_resume.training.schedule import LearningRateSchedule, scaled_learning_rate
 from dreambooth_resume.training.state import TrainingState
 from dreambooth_resume.training.step import (
     Prompts,
@@ -148,7 +147,10 @@ def build_parts(
         seed=assignment.seed,
         device=device,
     )
-    optimizer = Optimizer(_parameter_groups(assignment, loaded), options.optimization)
+    optimizer = Optimizer(
+        parameter_groups(options, loaded.parameters_by_part(), max_train_steps=assignment.max_train_steps),
+        options.optimization,
+    )
     scaler = make_scaler(options.training.precision, device)
     watcher.leave_if_asked(f"loading {what}")
     model = TrainableModel(
@@ -161,9 +163,10 @@ def build_parts(
         objective=objective_of(options.loss, is_edm=assignment.facts.is_edm),
     )
     portions = _portions(assignment, samples, device)
+    state = TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=scaler)
     return Parts(
-        state=TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=scaler),
-        easel=_easel(assignment, model, loaded, encoders, pairs) if _preview_prompts(assignment) else None,
+        state=state,
+        easel=_easel(assignment, model, loaded, encoders, pairs, state=state) if _preview_prompts(assignment) else None,
         loader=_loader(assignment, portions),
         portions=portions,
         train_step=partial(
@@ -173,7 +176,7 @@ def build_parts(
             max_grad_norm=options.optimization.max_grad_norm,
         ),
         modules=(loaded.denoiser.module,),
-        export_weights=loaded.export_weights,
+        export_weights=lambda tensors: loaded.export_weights(state.result(tensors)),
     )
 
 
@@ -234,6 +237,8 @@ def _easel(
     loaded: LoadedModel,
     encoders: Encoders,
     pairs: Mapping[str, _Pair],
+    *,
+    state: TrainingState,
 ) -> Easel:
     """What pictures are made with: the very denoiser that trains, and the text encoders if they do."""
     device, facts, side = model.accelerator.device, assignment.facts, assignment.options.data.resolution
@@ -248,6 +253,7 @@ def _easel(
         encoders=encoders,
         embed=embed if loaded.text_encoders is None else loaded.embed,
         adapter=lambda: model.parameters,
+        result_in_place=state.result_in_place,
         autocast=model.accelerator.autocast,
         noise_shape=(facts.latent_channels, side // facts.pixels_per_latent, side // facts.pixels_per_latent),
         height=side,
@@ -278,51 +284,6 @@ def _sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> 
         encode=encode,
     )
     return LatentSource(pictures, variants, cache=cache, resolution=data.resolution)
-
-
-def _parameter_groups(assignment: Assignment, loaded: LoadedModel) -> tuple[ParameterGroup, ...]:
-    """The denoiser's first, whose rate is the one that is shown, then each text encoder's, as in Diffusers' script.
-
-    scale_lr leaves text_encoder_lr as it is, and prodigy has one rate for all, as there.
-    """
-    chosen, training = assignment.options.optimization, assignment.options.training
-    learning_rate = scaled_learning_rate(
-        chosen.learning_rate,
-        scale_lr=chosen.scale_lr,
-        train_batch_size=training.train_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-    )
-    text_encoder_lr = learning_rate if chosen.optimizer == "prodigy" else chosen.text_encoder_lr
-    denoiser, *text_encoders = loaded.parameters_by_part().items()
-    return (
-        ParameterGroup(
-            name=denoiser[0],
-            parameters=denoiser[1],
-            schedule=_schedule(assignment, learning_rate),
-            weight_decay=chosen.adam_weight_decay,
-        ),
-        *(
-            ParameterGroup(
-                name=name,
-                parameters=parameters,
-                schedule=_schedule(assignment, text_encoder_lr),
-                weight_decay=chosen.adam_weight_decay_text_encoder,
-            )
-            for name, parameters in text_encoders
-        ),
-    )
-
-
-def _schedule(assignment: Assignment, peak: float) -> LearningRateSchedule:
-    chosen = assignment.options.optimization
-    return LearningRateSchedule(
-        name=chosen.lr_scheduler,
-        peak=peak,
-        warmup_steps=chosen.lr_warmup_steps,
-        total_steps=assignment.max_train_steps,
-        num_cycles=chosen.lr_num_cycles,
-        power=chosen.lr_power,
-    )
 
 
 def _portions(assignment: Assignment, samples: SampleSource, device: torch.device) -> Portions:

@@ -21,7 +21,6 @@ from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.training.precision import weight_dtype
 from dreambooth_resume.training.preview import Embeddings, undisturbed
-from dreambooth_resume.training.state import lora_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +49,13 @@ class LoadedModel:
         return prompt_embeds_BSD[0], pooled_BP[0]
 
     def export_weights(
-        self, tensors: Mapping[str, torch.Tensor]
+        self, parameters: Mapping[str, torch.Tensor]
     ) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str]]:
-        """A state's tensors as the LoRA file that Diffusers loads, with its header."""
+        """An adapter's values, by the parameters' names, as the LoRA file that Diffusers loads, with its header."""
         targets = {self.denoiser.export_prefix: self.denoiser.lora_target_modules}
         if self.text_encoders is not None:
             targets |= dict.fromkeys(self.text_encoders.models, self.text_encoders.lora_target_modules)
-        weights = diffusers_tensors(lora_tensors(tensors), prefix=self.denoiser.export_prefix)
+        weights = diffusers_tensors(parameters, prefix=self.denoiser.export_prefix)
         return weights, diffusers_metadata(self.lora, target_modules=targets)
 
 

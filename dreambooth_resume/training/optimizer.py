@@ -17,7 +17,10 @@ from dreambooth_resume.training.optimizers.base import BuildOptimizer, Parameter
 
 OPTIMIZERS: dict[str, str] = {
     "AdamW": "dreambooth_resume.training.optimizers.adamw:build",
+    "AdamWScheduleFree": "dreambooth_resume.training.optimizers.schedule_free:build",
     "AdamW8bit": "dreambooth_resume.training.optimizers.adamw_8bit:build",
+    "Adafactor": "dreambooth_resume.training.optimizers.adafactor:build",
+    "Lion": "dreambooth_resume.training.optimizers.lion:build",
     "prodigy": "dreambooth_resume.training.optimizers.prodigy:build",
 }
 """`OptimizationOptions.optimizer_kind` -> the function that builds it."""
@@ -58,6 +61,17 @@ class Optimizer:
         return {f"lr_{group}": rate for group, rate in others} | {
             metric: float(first[key]) for metric, key in self._built.metrics.items()
         }
+
+    @property
+    def has_averages(self) -> bool:
+        """Is the result an average of the parameters, and not they themselves?"""
+        return self._built.averages is not None
+
+    def averages(
+        self, parameters: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
+        """What the result is, from such parameters and what `tensors` returned beside them, live or saved."""
+        return parameters if self._built.averages is None else self._built.averages(parameters, tensors)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The live tensors of the state, not copies, sorted by name."""

@@ -59,8 +59,7 @@ class Timetable:
             return False
         if chosen.validation_steps is not None:
             return step % chosen.validation_steps == 0
-        ended = range(self.plan.epoch_of(step - 1), self.plan.epoch_of(step))
-        return any(epoch % chosen.validation_epochs == 0 for epoch in ended)
+        return any(epoch % chosen.validation_epochs == 0 for epoch in self.plan.epochs_ended(step))
 
     @property
     def final_prompt(self) -> str | None:
@@ -76,8 +75,9 @@ class Easel:
     """The loaded parts that a picture is made with.
 
     `embed` gives a prompt's embeddings as they are now: where the text encoders train, from the trained ones.
-    `adapter` is what trains, by name: pictures of the same adapter needn't be made again. `frees_encoders`: nothing of
-    `encoders` is needed on the device between two sets of pictures.
+    `adapter` is what trains, by name: pictures of the same adapter needn't be made again. Within `result_in_place` it
+    is what the result would be, where that is an average. `frees_encoders`: nothing of `encoders` is needed on the
+    device between two sets of pictures.
     """
 
     denoiser: Denoiser
@@ -85,6 +85,7 @@ class Easel:
     encoders: Encoders
     embed: Callable[[str], Embeddings]
     adapter: Callable[[], Mapping[str, torch.Tensor]]
+    result_in_place: Callable[[], AbstractContextManager[None]]
     autocast: Callable[[], AbstractContextManager[None]]
     noise_shape: tuple[int, int, int]
     height: int
@@ -160,7 +161,8 @@ class Preview:
         if prompt is None:
             return
         try:
-            self._paint_and_store(step, prompt, is_final=is_final)
+            with self._easel.result_in_place():
+                self._paint_and_store(step, prompt, is_final=is_final)
         except Exception as error:  # noqa: BLE001
             # Not one of the errors that can happen here is worth a training: out of memory, a full disk, a library.
             self._say_skipped(step, error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -53,6 +54,29 @@ class TrainingState:
             **{f"{OPTIMIZER_PREFIX}{name}": number for name, number in self.optimizer.scalars().items()},
             **_scaler_scalars(self._scaler),
         }
+
+    def result(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The adapter that such tensors, live or saved, stand for, by the parameters' names.
+
+        That is the parameters themselves, unless an average of theirs is trained.
+        """
+        return self.optimizer.averages(lora_tensors(tensors), _without_prefix(tensors, OPTIMIZER_PREFIX))
+
+    @contextmanager
+    def result_in_place(self) -> Iterator[None]:
+        """The model computes with what the result would be now; afterwards with its parameters, bit for bit.
+
+        Nothing is written to the parameters' memory, which a save may be copying: they point elsewhere meanwhile.
+        """
+        own = {name: parameter.data for name, parameter in self.parameters.items()}
+        result = self.result(self.tensors())
+        try:
+            for name, parameter in self.parameters.items():
+                parameter.data = result[name]
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.data = own[name]
 
     def load(self, saved: SavedState) -> None:
         """Become the saved state. Raises RefusedToGoOn if it is of another adapter."""

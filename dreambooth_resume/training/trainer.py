@@ -53,6 +53,8 @@ class Trainer:
     max_train_steps: int
     effective_batch: int
     preview: Preview | None = None
+    also_saves: Callable[[int], bool] = lambda _step: False
+    """Steps that are saved whatever the interval: a pure function of the step."""
     heeder: NoticeHeeder = field(default_factory=NoticeHeeder)
     _saving: _AskedSave | None = None
     _step_seconds: float = 0.0
@@ -74,11 +76,15 @@ class Trainer:
             self._tell(metrics, seconds=self._step_seconds)
             self.manager.check()
             self._heed()
-            if self.manager.due(self.state.global_step) and self.state.global_step < self.max_train_steps:
+            if self._is_save_due(step + 1):
                 self.manager.save_in_background(self.state)
             self._answer()
             self._make_pictures()  # after the save: who is killed by them loses nothing
         self._finish()
+
+    def _is_save_due(self, step: int) -> bool:
+        """Not at the last step, which is saved in any case."""
+        return step < self.max_train_steps and (self.manager.due(step) or self.also_saves(step))
 
     def _update(self, step: int) -> StepMetrics:
         """Make the update `step`, in smaller micro-batches from now on if the device has too little memory."""

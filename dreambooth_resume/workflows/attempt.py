@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from accelerate import Accelerator
@@ -48,7 +49,7 @@ from dreambooth_resume.training.seed import ScriptState, saved_state, what_was_t
 from dreambooth_resume.training.trackers.feed import Trackers
 from dreambooth_resume.training.trainer import Trainer
 from dreambooth_resume.workflows import wording
-from dreambooth_resume.workflows.changes import schedule_of, what_changes
+from dreambooth_resume.workflows.changes import rate_of, what_changes
 from dreambooth_resume.workflows.preflight import save_interval
 from dreambooth_resume.workflows.trackers import Shown, open_trackers, shown_values
 
@@ -289,7 +290,14 @@ def _trainer(attempt: Attempt, life: _Life, parts: Parts, manager: CheckpointMan
         max_train_steps=attempt.assignment.max_train_steps,
         effective_batch=attempt.assignment.plan.batch_size,
         preview=_preview(attempt, life, parts),
+        also_saves=partial(_ends_epochs, attempt.assignment),
     )
+
+
+def _ends_epochs(assignment: Assignment, step: int) -> bool:
+    """Whether so many epochs have ended with the update `step` that they are saved."""
+    every = assignment.options.checkpoints.save_every_n_epochs
+    return every is not None and any((epoch + 1) % every == 0 for epoch in assignment.plan.epochs_ended(step))
 
 
 def _preview(attempt: Attempt, life: _Life, parts: Parts) -> Preview | None:
@@ -319,7 +327,7 @@ def _how_it_begins(attempt: Attempt, parts: Parts, staged: SavedState | None) ->
     else:
         lines = [_how_it_goes_on(attempt, parts, staged)]
     if attempt.script is not None and adopted.base is None:
-        rate = schedule_of(assignment.options, assignment.max_train_steps).at(parts.state.global_step)
+        rate = rate_of(assignment.options, assignment.max_train_steps).at(parts.state.global_step)
         lines.append(what_was_taken(attempt.script, learning_rate=rate))
     if attempt.begins_segment:
         lines.append(f"From step {parts.state.global_step} on the run is trained on the pictures of now.")

@@ -7,10 +7,20 @@ from collections.abc import Sequence
 from dreambooth_resume.config.change_policy import OptionChange
 from dreambooth_resume.config.messages import plain
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.training.schedule import LearningRateSchedule, scaled_learning_rate
+from dreambooth_resume.training.groups import denoiser_rate, schedule_of
+from dreambooth_resume.training.schedule import LearningRateSchedule
 
 _OF_THE_RATE = frozenset(
-    ("learning_rate", "scale_lr", "lr_scheduler", "lr_warmup_steps", "lr_num_cycles", "lr_power", "max_train_steps")
+    (
+        "learning_rate",
+        "scale_lr",
+        "lr_scheduler",
+        "lr_warmup_steps",
+        "lr_warmup_ratio",
+        "lr_num_cycles",
+        "lr_power",
+        "max_train_steps",
+    )
 )
 
 _ENDLESS = ("constant", "constant_with_warmup")
@@ -26,27 +36,14 @@ def what_changes(
     values = ", ".join(f"{change.name} {plain(change.after)} (was {plain(change.before)})" for change in changed)
     lines = [f"Changed from step {step} on: {values}."]
     if _OF_THE_RATE & {change.name for change in changed}:
-        was, is_now = schedule_of(before, before.training.max_train_steps), schedule_of(now, max_train_steps)
+        was, is_now = rate_of(before, before.training.max_train_steps), rate_of(now, max_train_steps)
         lines.append(_rate(was, is_now, step=step))
     return lines
 
 
-def schedule_of(options: TrainOptions, total_steps: int | None) -> LearningRateSchedule:
+def rate_of(options: TrainOptions, total_steps: int | None) -> LearningRateSchedule:
     """The learning rate of the run with these options and so many steps."""
-    chosen, training = options.optimization, options.training
-    return LearningRateSchedule(
-        name=chosen.lr_scheduler,
-        peak=scaled_learning_rate(
-            chosen.learning_rate,
-            scale_lr=chosen.scale_lr,
-            train_batch_size=training.train_batch_size,
-            gradient_accumulation_steps=training.gradient_accumulation_steps,
-        ),
-        warmup_steps=chosen.lr_warmup_steps,
-        total_steps=total_steps or 1,
-        num_cycles=chosen.lr_num_cycles,
-        power=chosen.lr_power,
-    )
+    return schedule_of(options, denoiser_rate(options), total_steps=total_steps or 1)
 
 
 def _rate(was: LearningRateSchedule, is_now: LearningRateSchedule, *, step: int) -> str:

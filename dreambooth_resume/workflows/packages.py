@@ -29,6 +29,18 @@ PACKAGES = (
         is_needed=lambda options: options.optimization.optimizer_kind == "prodigy",
     ),
     Package(
+        name="lion_pytorch",
+        extra="lion",
+        option="optimizer",
+        is_needed=lambda options: options.optimization.optimizer_kind == "Lion",
+    ),
+    Package(
+        name="schedulefree",
+        extra="schedulefree",
+        option="optimizer",
+        is_needed=lambda options: options.optimization.optimizer_kind == "AdamWScheduleFree",
+    ),
+    Package(
         name="bitsandbytes",
         extra="8bit",
         option="use_8bit_adam",

@@ -40,8 +40,16 @@ from dreambooth_resume.workflows.seeding import Seed, find_seed
 from dreambooth_resume.workflows.trackers import check_trackers
 
 # The LoRA file and the float32 masters are four bytes a parameter each; so is each of AdamW's two moments, each of
-# prodigy's two and the two that it compares; 8-bit moments are one byte, and four for each block of 256.
-_CHECKPOINT_BYTES_PER_PARAMETER = {"AdamW": 16, "AdamW8bit": 11, "prodigy": 24}
+# prodigy's two and the two that it compares; 8-bit moments are one byte, and four for each block of 256. Lion has one
+# moment, Adafactor next to none, and schedule-free AdamW a second set of weights and one moment.
+_CHECKPOINT_BYTES_PER_PARAMETER = {
+    "AdamW": 16,
+    "AdamW8bit": 11,
+    "prodigy": 24,
+    "Lion": 12,
+    "Adafactor": 10,
+    "AdamWScheduleFree": 16,
+}
 _SPARE_BYTES = 64 * 2**20
 _FOLDERS = (
     "pretrained_model_name_or_path",

@@ -93,9 +93,9 @@ def _take_rates(found: Findings, given: Settings) -> None:
         return
     theirs = text.theirs if text is not None else "network_train_unet_only, not given"
     found.take("train_text_encoder", True, theirs=theirs, otherwise="kohya trains the text encoders unless told not to")
-    if len(set(map(str, rates))) > 1:
-        found.say(About.OTHERWISE, theirs, f"the text encoders' rates are {rates[0]} for both here: text_encoder_lr")
     found.take("text_encoder_lr", rates[0], theirs=theirs)
+    if len(set(map(str, rates))) > 1:
+        found.take("text_encoder_2_lr", rates[1], theirs=theirs)
 
 
 def _take_optimizer(found: Findings, given: Settings) -> None:
@@ -113,7 +113,7 @@ def _take_optimizer(found: Findings, given: Settings) -> None:
     _take_optimizer_arguments(found, given, ours)
     warmup = given.get("lr_warmup_steps")
     if warmup is not None and isinstance(_number(warmup.value), float) and 0 < (_number(warmup.value) or 0) < 1:
-        found.leave_out(warmup, "a warm-up as a part of the run: give lr_warmup_steps in steps")
+        found.take("lr_warmup_ratio", warmup.value, theirs=warmup.theirs)
     elif warmup is not None:
         found.take("lr_warmup_steps", warmup.value, theirs=warmup.theirs)
     elif "lr_scheduler" in given and given["lr_scheduler"].value != "constant":
@@ -129,17 +129,23 @@ def _take_optimizer_arguments(found: Findings, given: Settings, optimizer: str) 
         theirs = f"{setting.theirs} {name}" if setting is not None and name in asked else f"{name}, not given"
         told = None if name in asked else f"{optimizer}'s own default is {value}"
         if name == "betas":
-            for number, ours in zip(re.split(r"[,\s]+", str(value).strip("()[] ")), _BETAS, strict=False):
+            theirs_and_ours = zip(
+                re.split(r"[,\s]+", str(value).strip("()[] ")), _BETAS[optimizer == "Lion"], strict=False
+            )
+            for number, ours in theirs_and_ours:
                 found.take(ours, number, theirs=theirs)
         elif name in names.OPTIMIZER_ARGUMENTS:
             found.take(names.OPTIMIZER_ARGUMENTS[name], value, theirs=theirs, otherwise=told)
             if name == "weight_decay" and found.values.get("train_text_encoder"):
                 found.take("adam_weight_decay_text_encoder", value, theirs=theirs)
-        else:
+        elif name not in _ADAFACTORS_OWN or str(value).lower() != "false":
             found.say(About.NOTHING, theirs, f"an argument of the optimizer ({value})")
 
 
-_BETAS = ("adam_beta1", "adam_beta2")
+_BETAS = (("adam_beta1", "adam_beta2"), ("adam_beta1", "lion_beta2"))
+"""Of all optimizers but Lion, and Lion's."""
+_ADAFACTORS_OWN = ("relative_step", "scale_parameter", "warmup_init")
+"""What recipes for a LoRA switch off, and is off here always."""
 
 
 def _optimizers() -> tuple[str, ...]:
@@ -193,6 +199,8 @@ def _take_network(found: Findings, given: Settings) -> None:
         if name == "dora_wd":
             if value.lower() in ("true", "1"):
                 found.take("use_dora", True, theirs=theirs)
+        elif name == "loraplus_lr_ratio":
+            found.take("loraplus_lr_ratio", value, theirs=theirs)
         else:
             found.say(About.NOTHING, theirs, f"an argument of the network ({value})")
 

@@ -68,6 +68,9 @@ class CheckpointOptions(BaseModel):
     checkpointing_seconds: Annotated[float | None, FINITE, Field(gt=0), free()] = None
     """Save every so many seconds, counted from one save to the next."""
 
+    save_every_n_epochs: Annotated[int | None, Field(ge=1), free()] = None
+    """Save at the end of every so many epochs, beside the saves by steps or seconds."""
+
     checkpoints_total_limit: Annotated[int | None, Field(ge=1), free()] = None
     """Checkpoints to keep. The oldest goes only when the new one is safely written. null: keep all."""
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel, Field
 
 from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, any_case, applied, never, refused
 
+OptimizerName = Literal["AdamW", "prodigy", "Lion", "Adafactor", "AdamWScheduleFree"]
+OptimizerKind = Literal["AdamW", "AdamW8bit", "prodigy", "Lion", "Adafactor", "AdamWScheduleFree"]
 SchedulerName = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 
 _SHAPE = "the schedule keeps its shape for the whole run; change learning_rate, or start a new run"
@@ -20,11 +22,15 @@ class OptimizationOptions(BaseModel):
     model_config = SECTION_CONFIG
 
     optimizer: Annotated[
-        Literal["AdamW", "prodigy"],
-        any_case("AdamW", "prodigy"),
+        OptimizerName,
+        any_case("AdamW", "prodigy", "Lion", "Adafactor", "AdamWScheduleFree"),
         never("its state would not fit another one; start a new run"),
     ] = "AdamW"
-    """The optimizer. prodigy (pip install prodigyopt) finds the size of its steps itself: give it --learning_rate 1."""
+    """The optimizer; each resumes exactly. AdamW runs fused, in one kernel. prodigy (pip install prodigyopt) finds the
+    size of its steps itself: give it --learning_rate 1. Lion (pip install lion-pytorch) wants a rate of a third to a
+    tenth of AdamW's, and has half its state. Adafactor keeps next to no state. AdamWScheduleFree (pip install
+    schedulefree) trains an average of the weights in place of a falling rate; the average is the result. The last three
+    were run on a CPU; not run on a GPU."""
 
     use_8bit_adam: Annotated[bool, never("its state would not fit another optimizer; start a new run")] = False
     """AdamW with moments of 8 bits (pip install bitsandbytes): 2 bytes a weight instead of 8. Matrices of less than
@@ -36,7 +42,7 @@ class OptimizationOptions(BaseModel):
         Field(gt=0, le=10),
         applied("the schedule is computed from the new rate from the next step on", common=True),
     ] = 1e-4
-    """Learning rate after the warm-up. For AdamW at most 1; for prodigy about 1."""
+    """Learning rate after the warm-up. For prodigy about 1; for all others at most 1."""
 
     text_encoder_lr: Annotated[
         float,
@@ -46,6 +52,23 @@ class OptimizationOptions(BaseModel):
     ] = 5e-6
     """Learning rate of the text encoders' LoRA after the warm-up, with train_text_encoder. scale_lr leaves it as it is;
     prodigy takes learning_rate for all."""
+
+    text_encoder_2_lr: Annotated[
+        float | None,
+        FINITE,
+        Field(gt=0, le=1),
+        applied("the second text encoder's schedule is computed from the new rate from the next step on"),
+    ] = None
+    """Learning rate of the second, larger text encoder. null: text_encoder_lr holds for both."""
+
+    loraplus_lr_ratio: Annotated[
+        float | None,
+        FINITE,
+        Field(gt=0, le=1000),
+        never("the rates are grouped from the first step on; start a new run"),
+    ] = None
+    """LoRA+: the matrices B, which start at zero, learn this many times as fast as the matrices A (16 is usual), in all
+    parts. null: all learn alike. Not with prodigy."""
 
     scale_lr: Annotated[bool, refused("change learning_rate itself")] = False
     """Multiply learning_rate by train_batch_size, gradient_accumulation_steps and the number of processes."""
@@ -60,6 +83,9 @@ class OptimizationOptions(BaseModel):
     lr_warmup_steps: Annotated[int, Field(ge=0), refused(_SHAPE)] = 500
     """Steps in which the learning rate rises from 0; no effect with constant."""
 
+    lr_warmup_ratio: Annotated[float | None, FINITE, Field(ge=0, lt=1), refused(_SHAPE)] = None
+    """The same as a part of the run: 0.1 is a tenth of its steps. null: lr_warmup_steps decides."""
+
     lr_num_cycles: Annotated[int, Field(ge=1), refused(_SHAPE)] = 1
     """Hard restarts of cosine_with_restarts."""
 
@@ -67,10 +93,13 @@ class OptimizationOptions(BaseModel):
     """Power of polynomial."""
 
     adam_beta1: Annotated[float, FINITE, Field(ge=0, lt=1), refused(_MOMENTS)] = 0.9
-    """AdamW's or prodigy's decay rate of the mean of gradients."""
+    """Decay rate of the mean of gradients, in all optimizers but Adafactor."""
 
     adam_beta2: Annotated[float, FINITE, Field(ge=0, lt=1), refused(_MOMENTS)] = 0.999
-    """AdamW's or prodigy's decay rate of the mean of squared gradients."""
+    """Decay rate of the mean of squared gradients, in all optimizers but Adafactor and Lion."""
+
+    lion_beta2: Annotated[float, FINITE, Field(ge=0, lt=1), refused(_MOMENTS)] = 0.99
+    """Lion's decay rate of its moment; adam_beta1 is how much of that goes into a step."""
 
     adam_weight_decay: Annotated[
         float, FINITE, Field(ge=0), applied("weights decay at the new rate from the next step on")
@@ -85,7 +114,7 @@ class OptimizationOptions(BaseModel):
     adam_epsilon: Annotated[
         float, FINITE, Field(gt=0), applied("updates are divided with the new value from the next step on")
     ] = 1e-8
-    """AdamW's or prodigy's guard against a division by zero."""
+    """Guard against a division by zero, in all optimizers but Adafactor and Lion."""
 
     prodigy_beta3: Annotated[float | None, FINITE, Field(ge=0, lt=1), refused(_MOMENTS)] = None
     """prodigy's decay rate of what it estimates its step size from. null: the square root of adam_beta2."""
@@ -105,6 +134,12 @@ class OptimizationOptions(BaseModel):
     """Gradients are scaled down to this norm when theirs is larger. 1e9 never clips."""
 
     @property
-    def optimizer_kind(self) -> Literal["AdamW", "AdamW8bit", "prodigy"]:
+    def optimizer_kind(self) -> OptimizerKind:
         """`optimizer` and `use_8bit_adam` in one word. The latter has a meaning for AdamW alone, as in the script."""
         return "AdamW8bit" if self.optimizer == "AdamW" and self.use_8bit_adam else self.optimizer
+
+    def warmup_steps(self, total_steps: int) -> int:
+        """Steps of warm-up in a run of so many."""
+        if self.lr_warmup_ratio is None:
+            return self.lr_warmup_steps
+        return min(round(self.lr_warmup_ratio * total_steps), total_steps - 1)

@@ -6,7 +6,7 @@ values, never which they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +29,10 @@ class ParameterGroup:
     weight_decay: float
 
 
+Averages = Callable[[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+"""(parameters by name, the optimizer's tensors by flat name) -> the averages of the parameters, in new tensors."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
     """A torch optimizer with a parameter group for each of ours, in their order, and where its state lies.
@@ -43,6 +47,8 @@ class Built:
     shared_state: tuple[str, ...] = ()
     metrics: Mapping[str, str] = field(default_factory=dict)
     """Name in the metrics file -> entry of the first parameter group that is written there after each update."""
+    averages: Averages | None = None
+    """Where the result is not the parameters themselves but an average of theirs."""
 
 
 class BuildOptimizer(Protocol):

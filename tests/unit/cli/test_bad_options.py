@@ -36,7 +36,7 @@ TYPED = [
     "--hub_token hf_secret",
     "--enable_bucket",
     "--storage-uri bucket/dog",
-    "--optimizer lion",
+    "--optimizer sgd",
     "--mixed_precision fp8",
     "--lr_scheduler cosin",
     "--rank 0",

@@ -117,6 +117,7 @@ def test_options_and_the_data_set_that_they_name_make_one_run(tmp_path: Path) ->
         "learning_rate": 1e-3,
         "train_text_encoder": True,
         "text_encoder_lr": 5e-5,
+        "text_encoder_2_lr": 1e-5,
         "use_8bit_adam": True,
         "adam_weight_decay": 0.1,
         "adam_weight_decay_text_encoder": 0.1,
@@ -184,6 +185,36 @@ def test_folders_with_repeats_in_their_names_are_looked_into(tmp_path: Path) -> 
     assert (found.values["class_data_dir"], found.values["class_prompt"]) == (str(tmp_path / "reg" / "1_dog"), "dog")
     elsewhere = imported(tmp_path, config_toml='train_data_dir = "not/here"\n')
     assert "10_sks dog" in said(elsewhere, About.FILL_IN)["train_data_dir"]
+
+
+def test_lion_its_betas_a_warm_up_by_ratio_and_loraplus_are_taken(tmp_path: Path) -> None:
+    lines = (
+        'optimizer_type = "Lion"',
+        'optimizer_args = ["betas=0.95,0.98"]',
+        'lr_scheduler = "cosine"',
+        "lr_warmup_steps = 0.1",
+        'network_args = ["loraplus_lr_ratio=16"]',
+        'loss_type = "huber"',
+        "ip_noise_gamma = 0.05",
+        "min_timestep = 100",
+    )
+    typed = "\n".join(lines) + "\n"
+    values = imported(tmp_path, config_toml=typed).values
+    expected = {
+        "optimizer": "Lion",
+        "adam_beta1": 0.95,
+        "lion_beta2": 0.98,
+        "lr_warmup_ratio": 0.1,
+        "loraplus_lr_ratio": 16.0,
+        "loss_type": "huber",
+        "input_perturbation": 0.05,
+        "min_timestep": 100,
+    }
+    assert {name: values.get(name) for name in expected} == expected
+    adafactor = 'optimizer_type = "Adafactor"\noptimizer_args = ["relative_step=False", "scale_parameter=False"]\n'
+    found = imported(tmp_path, config_toml=adafactor)
+    assert found.values["optimizer"] == "Adafactor"
+    assert not any("relative_step" in name for name in said(found, About.NOTHING))
 
 
 def test_an_optimizer_that_is_not_here_is_said(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
+from lion_pytorch import Lion
 from prodigyopt import Prodigy
+from schedulefree import AdamWScheduleFree
+from transformers.optimization import Adafactor
 
 from dreambooth_resume.config.options.optimization import OptimizationOptions
 from dreambooth_resume.training.optimizer import Optimizer
@@ -49,6 +52,16 @@ KINDS = {
     ),
     "AdamW8bit": Kind(
         OptimizationOptions(use_8bit_adam=True), 1e-2, ("absmax1", "absmax2", "state1", "state2"), ("step",)
+    ),
+    "Lion": Kind(OptimizationOptions(optimizer="Lion"), 1e-2, ("exp_avg",)),
+    "Adafactor": Kind(
+        OptimizationOptions(optimizer="Adafactor"), 1e-2, ("exp_avg_sq", "exp_avg_sq_col", "exp_avg_sq_row"), ("step",)
+    ),
+    "AdamWScheduleFree": Kind(
+        OptimizationOptions(optimizer="AdamWScheduleFree"),
+        1e-2,
+        ("exp_avg_sq", "z"),
+        ("k.unet", "lr_max.unet", "weight_sum.unet"),
     ),
 }
 
@@ -172,6 +185,62 @@ def test_updates_are_those_of_bitsandbytes() -> None:
         assert torch.equal(ours[name], theirs[name])
 
 
+def library_of(kind: str, parameters: Parameters) -> torch.optim.Optimizer:
+    """The package's own optimizer with the values that our options stand for, and groups of two decays."""
+    groups = [
+        {"params": [parameters["a.lora_A.weight"], parameters["a.lora_B.weight"]], "weight_decay": 0.01},
+        {"params": [parameters["b.lora_A.weight"]], "weight_decay": 0.001},
+    ]
+    if kind == "Lion":
+        return Lion(groups, betas=(0.9, 0.99))
+    if kind == "Adafactor":
+        return Adafactor(groups, lr=1e-2, scale_parameter=False, relative_step=False, warmup_init=False)
+    library = AdamWScheduleFree(groups, betas=(0.9, 0.999), eps=1e-8)
+    library.train()
+    return library
+
+
+@pytest.mark.parametrize("kind", ["Lion", "Adafactor", "AdamWScheduleFree"])
+def test_updates_are_those_of_the_package(kind: str) -> None:
+    ours, theirs = named_parameters(0), named_parameters(0)
+    optimizer = two_groups(ours, KINDS[kind].options, decays=(0.01, 0.001))
+    library = library_of(kind, theirs)
+    for steps, rate in ((range(1), 0.0), (range(1, 20), 1e-2)):  # a warm-up begins at 0
+        run_updates(ours, optimizer.torch_optimizer, steps, rate)
+        run_updates(theirs, library, steps, rate)
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name])
+
+
+def test_the_schedule_free_average_is_the_packages_and_is_computed_aside() -> None:
+    ours, theirs = named_parameters(0), named_parameters(0)
+    optimizer, library = one_group(ours, KINDS["AdamWScheduleFree"].options), library_of("AdamWScheduleFree", theirs)
+    library.param_groups[0]["weight_decay"] = library.param_groups[1]["weight_decay"] = 1e-4
+    assert all(torch.equal(value, ours[name]) for name, value in optimizer.averages(ours, optimizer.tensors()).items())
+    run_updates(ours, optimizer.torch_optimizer, range(9))
+    run_updates(theirs, library, range(9))
+    before = {name: parameter.detach().clone() for name, parameter in ours.items()}
+    averages = optimizer.averages(before, {name: tensor.clone() for name, tensor in optimizer.tensors().items()})
+    library.eval()  # type: ignore[attr-defined]
+    for name in ours:
+        assert torch.equal(averages[name], theirs[name])
+        assert torch.equal(ours[name], before[name])
+        assert not torch.equal(averages[name], before[name])
+    assert optimizer.has_averages
+    assert not one_group(named_parameters(0)).has_averages
+
+
+def test_schedule_free_begins_where_the_adapter_was_at_the_first_update() -> None:
+    options = KINDS["AdamWScheduleFree"].options
+    early, late = named_parameters(0), named_parameters(0)
+    built = one_group(early, options)
+    for parameter in (*early.values(), *late.values()):
+        parameter.data.add_(0.5)
+    run_updates(early, built.torch_optimizer, range(5))
+    run_updates(late, one_group(late, options).torch_optimizer, range(5))
+    assert all(torch.equal(early[name], late[name]) for name in early)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_state_restored_half_way_goes_on_bit_for_bit(kind: str) -> None:
     options, rate = KINDS[kind].options, KINDS[kind].rate
@@ -229,6 +298,8 @@ def test_state_is_whole_before_the_first_update_and_keeps_its_tensors(kind: str)
 
     before = layout()
     expected = {f"{key}.{name}" for key in KINDS[kind].tensors for name in parameters}
+    if kind == "Adafactor":  # matrices alone have rows and columns
+        expected = {name for name in expected if ("exp_avg_sq." in name) == name.endswith("magnitude_vector")}
     if kind == "AdamW8bit":  # the maps are shared, and the small matrix has no blocks
         expected = (expected | {"qmap1", "qmap2"}) - {"absmax1.b.lora_A.weight", "absmax2.b.lora_A.weight"}
     assert set(before) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -99,6 +100,7 @@ def easel(tiny_source: ModelSource) -> Easel:
         encoders=encoders,
         embed=embed,
         adapter=lambda: parameters,
+        result_in_place=nullcontext,
         autocast=lambda: torch.autocast("cpu", enabled=False),
         noise_shape=(4, 4, 4),
         height=32,

@@ -20,6 +20,8 @@ def look(*argv: str, installed: tuple[str, ...] = ()) -> None:
     ("argv", "package"),
     [
         (("--optimizer", "prodigy"), "prodigyopt"),
+        (("--optimizer", "Lion"), "lion_pytorch"),
+        (("--optimizer", "AdamWScheduleFree"), "schedulefree"),
         (("--use_8bit_adam",), "bitsandbytes"),
         (("--enable_xformers_memory_efficient_attention",), "xformers"),
     ],

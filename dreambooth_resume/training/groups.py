@@ -1,0 +1,73 @@
+"""Which parameters are updated at which learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.training.optimizers.base import ParameterGroup
+from dreambooth_resume.training.schedule import LearningRateSchedule, scaled_learning_rate
+
+Parameters = Mapping[str, torch.nn.Parameter]
+
+
+def parameter_groups(
+    options: TrainOptions, parts: Mapping[str, Parameters], *, max_train_steps: int
+) -> tuple[ParameterGroup, ...]:
+    """The denoiser's first, whose rate is the one that is shown, then each text encoder's, as in Diffusers' script.
+
+    `parts` are what Diffusers calls them, the denoiser's first. scale_lr leaves the text encoders' rates as they are,
+    and prodigy has one rate for all, as there. With loraplus_lr_ratio each part's matrices B have a group of their own.
+    """
+    chosen = options.optimization
+    denoiser, *text_encoders = parts
+    rates = {denoiser: denoiser_rate(options)} | dict.fromkeys(text_encoders, chosen.text_encoder_lr)
+    if "text_encoder_2" in rates and chosen.text_encoder_2_lr is not None:
+        rates["text_encoder_2"] = chosen.text_encoder_2_lr
+    if chosen.optimizer == "prodigy":
+        rates = dict.fromkeys(rates, rates[denoiser])
+    groups: list[ParameterGroup] = []
+    for part, parameters in parts.items():
+        decay = chosen.adam_weight_decay if part == denoiser else chosen.adam_weight_decay_text_encoder
+        for name, (members, rate) in _split(part, parameters, rates[part], chosen.loraplus_lr_ratio).items():
+            schedule = schedule_of(options, rate, total_steps=max_train_steps)
+            groups.append(ParameterGroup(name=name, parameters=members, schedule=schedule, weight_decay=decay))
+    return tuple(groups)
+
+
+def denoiser_rate(options: TrainOptions) -> float:
+    """The denoiser's learning rate after the warm-up."""
+    chosen, training = options.optimization, options.training
+    return scaled_learning_rate(
+        chosen.learning_rate,
+        scale_lr=chosen.scale_lr,
+        train_batch_size=training.train_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+    )
+
+
+def schedule_of(options: TrainOptions, peak: float, *, total_steps: int) -> LearningRateSchedule:
+    """The run's schedule up to and down from `peak`, over so many steps."""
+    chosen = options.optimization
+    return LearningRateSchedule(
+        name=chosen.lr_scheduler,
+        peak=peak,
+        warmup_steps=chosen.warmup_steps(total_steps),
+        total_steps=total_steps,
+        num_cycles=chosen.lr_num_cycles,
+        power=chosen.lr_power,
+    )
+
+
+def _split(part: str, parameters: Parameters, rate: float, ratio: float | None) -> dict[str, tuple[Parameters, float]]:
+    """Group to its parameters and rate: one, or with a ratio a second one of the matrices B, that much faster.
+
+    Source: Hayou et al. 2024, arXiv:2402.12354 (LoRA+).
+    """
+    if ratio is None:
+        return {part: (parameters, rate)}
+    faster = {name: parameter for name, parameter in parameters.items() if name.endswith(".lora_B.weight")}
+    rest = {name: parameter for name, parameter in parameters.items() if name not in faster}
+    return {part: (rest, rate), f"{part}_lora_B": (faster, rate * ratio)}
