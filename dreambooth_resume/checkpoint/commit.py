@@ -22,10 +22,10 @@ from dreambooth_resume.runs.entries import (
     RunState,
     SmallerMicroBatch,
     StoredFile,
-    Totals,
 )
 from dreambooth_resume.runs.home import STATE_NAME, checkpoint_folder
 from dreambooth_resume.runs.log import Log, LogWriter
+from dreambooth_resume.runs.meter import Meter
 from dreambooth_resume.storage.base import Storage
 
 # The files of a state that is at least so large are written side by side: while a store puts the parts of one together,
@@ -50,13 +50,15 @@ class Committer:
         stage: Stage | None = None,
         refuse: Callable[[SavedState], None] = lambda _state: None,
         side_by_side_bytes: int = SIDE_BY_SIDE_BYTES,
+        meter: Meter | None = None,
     ) -> None:
         """`begins_at` is the step that training begins at, if that isn't the adopted one but one that was staged.
 
         `refuse` raises for a state that must not be saved: asked here, on the thread that saves, because looking at
-        every number of it takes as long as copying it.
+        every number of it takes as long as copying it. `meter` runs since the attempt began; None: from now on.
         """
         self._refuse = refuse
+        self._meter = meter or Meter()
         self._side_by_side_bytes = side_by_side_bytes
         self._storage = storage
         self._writer = writer
@@ -189,10 +191,11 @@ class Committer:
         itself = LiveCheckpoint(number=log.next_number, step=step, attempt=self._writer.attempt, folder=folder)
         before = log.entries[-1].state
         made = step - self._begins_at
-        totals = Totals(
-            steps=self._base_totals.steps + made,
-            redone_steps=self._base_totals.redone_steps,
-            training_seconds=round(self._base_totals.training_seconds + time.monotonic() - self._started, 3),
+        totals = self._meter.on_top_of(self._base_totals).model_copy(
+            update={
+                "steps": self._base_totals.steps + made,
+                "training_seconds": round(self._base_totals.training_seconds + time.monotonic() - self._started, 3),
+            }
         )
         state = RunState(
             step=step,

@@ -42,7 +42,9 @@ def run(words: list[str]) -> int:
         print_json({"home": summary.home, "attempts": attempts, "totals": totals, "notes": notes})
         return 0
     if attempts:
-        print_columns([_row(attempt) for attempt in attempts], head=_HEAD)
+        is_priced = totals.cost is not None
+        head = (*_HEAD[:3], "cost", *_HEAD[3:]) if is_priced else _HEAD
+        print_columns([_row(attempt, is_priced=is_priced) for attempt in attempts], head=head)
         print()
     if changes := [row for attempt in attempts for row in _change_rows(attempt)]:
         print("changed on a resume")
@@ -55,11 +57,12 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _row(attempt: Attempt) -> Sequence[str]:
+def _row(attempt: Attempt, *, is_priced: bool) -> Sequence[str]:
     return (
         str(attempt.number),
         _moment(attempt.began_at),
         clock(_seconds(attempt)),
+        *([_cost(attempt)] if is_priced else []),
         f"{attempt.process.host}, pid {attempt.process.pid}",
         str(attempt.base_step),
         str(attempt.reached_step),
@@ -69,6 +72,10 @@ def _row(attempt: Attempt) -> Sequence[str]:
         UNKNOWN if attempt.exit_code is None else str(attempt.exit_code),
         why_it_ended(attempt),
     )
+
+
+def _cost(attempt: Attempt) -> str:
+    return UNKNOWN if attempt.price is None else f"${attempt.machine_seconds / 3600.0 * attempt.price.per_hour:.2f}"
 
 
 def _change_rows(attempt: Attempt) -> list[Sequence[str]]:
@@ -90,11 +97,27 @@ def _change_rows(attempt: Attempt) -> list[Sequence[str]]:
 def _in_all(totals: HistoryTotals) -> str:
     again = f", {totals.redone_steps:,} of them again" if totals.redone_steps else ""
     spent = f" in {clock(totals.training_seconds)}" if totals.training_seconds else ""
+    machines = (
+        f"\n{clock(totals.machine_seconds)} of machine time{_costs(totals)}" if totals.machine_seconds >= 1.0 else ""
+    )
     return (
         f"{count(totals.attempts, 'attempt')} on {count(totals.machines, 'machine')}, "
         f"{count(totals.interruptions, 'interruption')}; {count(totals.checkpoints, 'checkpoint')} committed; "
         f"{count(totals.steps_trained, 'step')} trained{again}{spent}, as of the newest log entry"
+        f"{machines}"
     )
+
+
+def _costs(totals: HistoryTotals) -> str:
+    """What the machines cost, and what they would have on demand; nothing where no price is known."""
+    if totals.cost is None:
+        return ""
+    saved = ""
+    if totals.on_demand_cost:
+        share = 100.0 * (1.0 - totals.cost / totals.on_demand_cost)
+        saved = f"; the same hours on demand: ${totals.on_demand_cost:.2f}, so {share:.0f} % was saved"
+    unknown = f"; the price of {clock(totals.unpriced_seconds)} is not known" if totals.unpriced_seconds else ""
+    return f": ${totals.cost:.2f}{saved}{unknown}"
 
 
 def _note_row(note: Note) -> Sequence[str]:

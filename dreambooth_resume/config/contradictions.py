@@ -84,6 +84,17 @@ def _refuse_to_give_the_token_away(options: TrainOptions, sources: Mapping[str, 
         )
 
 
+def refuse_cost_without_price(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    """Raises BadInput for a budget in dollars where nobody knows what the machine costs."""
+    budget = options.budget
+    if budget.max_cost is not None and budget.price_per_hour is None:
+        raise BadInput(
+            f"a budget of ${budget.max_cost:g}, and nobody knows what this machine costs",
+            where=sources.get("max_cost", "max_cost"),
+            fix="add --price_per_hour, in US dollars; or take the budget away: --max_cost none",
+        )
+
+
 def refuse_endless_warmup(options: TrainOptions, sources: Mapping[str, str], *, max_train_steps: int) -> None:
     """Raises BadInput if the learning rate would still be rising at the last step.
 

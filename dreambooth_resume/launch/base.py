@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.runs.entries import Price
 from dreambooth_resume.storage.s3_address import S3Settings
 
 JobState = Literal["waiting", "running", "ended", "unknown"]
@@ -82,15 +83,6 @@ class JobStatus:
     state: JobState
     because: str
     exit_code: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """What an hour of the machine costs, in US dollars."""
-
-    per_hour: float
-    on_demand_per_hour: float | None = None
-    """What the same hour costs where nobody may take the machine away; None: not known."""
 
 
 class Launcher(Protocol):

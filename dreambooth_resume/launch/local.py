@@ -21,9 +21,9 @@ from pydantic import BaseModel, ValidationError
 
 from dreambooth_resume.config.options.declaration import free
 from dreambooth_resume.errors import BadInput
-from dreambooth_resume.launch.base import SETTINGS_CONFIG, Job, JobStatus, LaunchRequest, MachineEnd, Price
+from dreambooth_resume.launch.base import SETTINGS_CONFIG, Job, JobStatus, LaunchRequest, MachineEnd
 from dreambooth_resume.launch.state_folder import launch_folder, write_whole
-from dreambooth_resume.runs.entries import Process
+from dreambooth_resume.runs.entries import Price, Process
 from dreambooth_resume.runs.holder import is_known_gone, process_with, this_process
 
 OUTPUT, STATE = "output.log", "state.json"

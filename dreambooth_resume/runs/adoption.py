@@ -24,6 +24,7 @@ from dreambooth_resume.runs.entries import (
     CheckpointRef,
     Commit,
     Entry,
+    Price,
     Process,
     RunState,
     Segment,
@@ -33,7 +34,8 @@ from dreambooth_resume.runs.entries import (
 )
 from dreambooth_resume.runs.holder import Patience, wait_until_free
 from dreambooth_resume.runs.log import Log, LogWriter, make_entry, put_entry, read_log
-from dreambooth_resume.runs.status import read_status
+from dreambooth_resume.runs.meter import with_machine
+from dreambooth_resume.runs.status import Status, read_status
 from dreambooth_resume.storage.base import Storage
 
 Loaded = TypeVar("Loaded")
@@ -71,6 +73,7 @@ class Wish:
     rolled_back: SkippedSteps | None = None
     """A guard wants back before these steps, and other samples for them; `resume` does not count then."""
     not_exact_because: tuple[str, ...] = ()
+    price: Price | None = None
 
     @property
     def going_back(self) -> str | None:
@@ -275,6 +278,7 @@ def _adopt_entry(log: Log, target: CheckpointRef | None, going_back: str | None,
         rolled_back=wish.rolled_back,
         reopened=log.finished is not None,
         not_exact_because=wish.not_exact_because,
+        price=wish.price,
         changes=wish.changes,
     )
     before = log.last.state if log.last else RunState(step=0, max_train_steps=0, live=(), lineage=(), totals=Totals())
@@ -312,15 +316,27 @@ def _skipped(before: RunState, window: SkippedSteps | None) -> tuple[SkippedStep
 
 
 def _totals_with_lost_work(storage: Storage, log: Log, before: RunState, base_step: int) -> Totals:
-    """Steps that an earlier attempt made and that are made again. Its heartbeat, a hint, says how far it came."""
+    """Steps that an earlier attempt made and that are made again, and machine time that no entry has.
+
+    Its heartbeat, a hint, says how far it came.
+    """
     status = read_status(storage, log.highest_attempt) if log.entries else None
     reached = max(before.step, status.step if status else 0)
-    return before.totals.model_copy(
+    totals = _with_time_behind_its_last_entry(log, before.totals, status)
+    return totals.model_copy(
         update={
             "steps": before.totals.steps + max(0, reached - before.step),
             "redone_steps": before.totals.redone_steps + max(0, reached - base_step),
         }
     )
+
+
+def _with_time_behind_its_last_entry(log: Log, totals: Totals, status: Status | None) -> Totals:
+    adopt = log.adopt
+    if adopt is None or status is None or status.machine_seconds is None or not isinstance(adopt.body, Adopt):
+        return totals
+    counted = totals.machine_seconds - adopt.state.totals.machine_seconds
+    return with_machine(totals, max(0.0, status.machine_seconds - counted), adopt.body.price)
 
 
 def _put_adopt(storage: Storage, entry: Entry) -> Entry | None:

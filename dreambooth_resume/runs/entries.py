@@ -65,12 +65,24 @@ class Process(Record):
     started: str
 
 
+class Price(Record):
+    """What an hour of a machine costs, in US dollars."""
+
+    per_hour: float
+    on_demand_per_hour: float | None = None
+    """What the same hour costs where nobody may take the machine away; None: not known."""
+
+
 class Totals(Record):
     """What the run took so far, over all attempts: optimizer updates made, those made again, seconds of training."""
 
     steps: int = 0
     redone_steps: int = 0
     training_seconds: float = 0.0
+    machine_seconds: float = 0.0
+    """From each attempt's start: what machines are paid for. 0 in entries of releases that didn't count it."""
+    cost: float = 0.0
+    """In US dollars, of the hours whose price was known."""
 
 
 class AttemptRef(Record):
@@ -161,6 +173,8 @@ class Adopt(Record):
     """The run was finished, and `max_train_steps` was raised."""
     not_exact_because: tuple[str, ...] = ()
     """What of the numerics is not as at the run's start; empty: this attempt computes the very same bits."""
+    price: Price | None = None
+    """Of this attempt's machine; None: not known."""
     changes: tuple[ChangedOption, ...] = ()
     """Options that hold otherwise from here on; `state.changed_options` repeats the values for later entries."""
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from dreambooth_resume.errors import ComeBack
 from dreambooth_resume.runs.entries import (
     Adopt,
     ChangedOption,
     Commit,
     Entry,
     Finished,
+    Price,
     Process,
     Segment,
     SetAside,
@@ -59,6 +61,10 @@ class Attempt:
     set_aside: tuple[SetAside, ...]
     going_back: str | None
     reopened: bool
+    machine_seconds: float = 0.0
+    """From the start of its process to its end, as far as is known."""
+    price: Price | None = None
+    """Of its machine."""
     changes: tuple[ChangedOption, ...] = ()
     """Options that it was given otherwise than the run had them."""
     segment: Segment | None = None
@@ -97,6 +103,13 @@ class HistoryTotals:
     steps_trained: int
     redone_steps: int
     training_seconds: float
+    machine_seconds: float = 0.0
+    cost: float | None = None
+    """In US dollars; None if no attempt's price is known."""
+    on_demand_cost: float | None = None
+    """What the same hours would have cost on demand; None unless that is known of every attempt with a price."""
+    unpriced_seconds: float = 0.0
+    """Machine time whose price isn't known."""
 
 
 def totals_of(attempts: Sequence[Attempt], totals: Totals) -> HistoryTotals:
@@ -109,6 +122,27 @@ def totals_of(attempts: Sequence[Attempt], totals: Totals) -> HistoryTotals:
         steps_trained=totals.steps,
         redone_steps=totals.redone_steps,
         training_seconds=totals.training_seconds,
+        machine_seconds=sum(attempt.machine_seconds for attempt in attempts),
+        cost=_cost(attempts, lambda price: price.per_hour),
+        on_demand_cost=_cost(attempts, lambda price: price.on_demand_per_hour),
+        unpriced_seconds=sum(attempt.machine_seconds for attempt in attempts if attempt.price is None),
+    )
+
+
+def _cost(attempts: Sequence[Attempt], an_hour: Callable[[Price], float | None]) -> float | None:
+    """What the attempts with a price cost together at `an_hour` of it; None if that is missing of one, or of all."""
+    hours = [(attempt.machine_seconds / 3600.0, an_hour(attempt.price)) for attempt in attempts if attempt.price]
+    if not hours or any(price is None for _, price in hours):
+        return None
+    return sum(spent * price for spent, price in hours if price is not None)
+
+
+def interruptions(log: Log) -> int:
+    """How often the run was interrupted before its newest attempt: machines lost or taken back, and crashes."""
+    before = history_of(log, {}, now=datetime.now(UTC))[:-1]
+    return sum(
+        attempt.ending == "lost" or (attempt.ending == "stopped" and attempt.exit_code == ComeBack.exit_code)
+        for attempt in before
     )
 
 
@@ -162,6 +196,8 @@ def _attempt(
         ending=ending,
         reason=reason,
         exit_code=exit_code,
+        machine_seconds=_machine_seconds(life, following, status),
+        price=adopt.body.price,
         redone_steps=0 if ending == "running" else max(0, reached_step - goes_on_from),
         set_aside=adopt.body.set_aside,
         going_back=adopt.body.going_back,
@@ -169,6 +205,14 @@ def _attempt(
         changes=adopt.body.changes,
         segment=_begun_segment(log, adopt),
     )
+
+
+def _machine_seconds(life: tuple[Entry, ...], following: tuple[Entry, ...], status: Status | None) -> float:
+    """What the next attempt found, or the newest entry has; a heartbeat may know of more."""
+    before = life[0].state.totals.machine_seconds
+    after = (following[0] if following else life[-1]).state.totals.machine_seconds
+    told = status.machine_seconds if status is not None and status.machine_seconds is not None else 0.0
+    return round(max(after - before, told), 3)
 
 
 def _begun_segment(log: Log, adopt: Entry) -> Segment | None:

@@ -36,6 +36,8 @@ class Status(Record):
     durable_step: int | None = None
     alarm: str | None = None
     """What the user should know now: storage trouble, commits that wait."""
+    machine_seconds: float | None = None
+    """Since this attempt's start."""
     process: Process
     exit_code: int | None = None
     answered: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.runs.entries import Process
 from dreambooth_resume.runs.home import status_key
+from dreambooth_resume.runs.meter import Meter
 from dreambooth_resume.runs.status import Heartbeat, Phase, Status
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.training.metrics import MetricsSink
@@ -40,6 +41,7 @@ class Pulse:
         process: Process,
         requests: RequestSource,
         sink: MetricsSink,
+        meter: Meter | None = None,
     ) -> None:
         self.situation = situation
         self._storage = storage
@@ -47,6 +49,7 @@ class Pulse:
         self._process = process
         self._requests = requests
         self._sink = sink
+        self._meter = meter
         self._heartbeat = Heartbeat(self._beat, interval_seconds=storage.hint_interval_seconds)
 
     def start(self) -> None:
@@ -83,6 +86,7 @@ class Pulse:
             samples_per_second=now.samples_per_second,
             durable_step=now.durable_step,
             alarm=now.alarm or self._heartbeat.trouble,
+            machine_seconds=round(self._meter.seconds, 3) if self._meter else None,
             process=self._process,
             exit_code=now.exit_code,
             answered=self._requests.answered,

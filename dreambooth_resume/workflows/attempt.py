@@ -30,12 +30,14 @@ from dreambooth_resume.errors import (
     StoppedOnPurpose,
     StorageUnavailable,
 )
+from dreambooth_resume.preemption.budget import BudgetSource
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import Adoption
 from dreambooth_resume.runs.entries import Process, Stopped
-from dreambooth_resume.runs.history import STAGED_REASON
+from dreambooth_resume.runs.history import STAGED_REASON, interruptions
 from dreambooth_resume.runs.log import Log
+from dreambooth_resume.runs.meter import Meter
 from dreambooth_resume.runs.notice import GO_NOW
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
@@ -84,6 +86,7 @@ class Attempt:
     begins_segment: bool
     """The pictures are others than those of the steps before."""
     changes: tuple[OptionChange, ...]
+    meter: Meter
     shown: Shown
 
     @property
@@ -141,10 +144,25 @@ def _begin_life(attempt: Attempt) -> _Life:
         durable_step=base.step if base else None,
     )
     pulse = Pulse(
-        attempt.storage, situation, attempt=attempt.number, process=attempt.process, requests=requests, sink=sink
+        attempt.storage,
+        situation,
+        attempt=attempt.number,
+        process=attempt.process,
+        requests=requests,
+        sink=sink,
+        meter=attempt.meter,
     )
-    return _Life(
-        pulse=pulse, requests=requests, watcher=Watcher([attempt.watcher, requests]), sink=sink, trackers=trackers
+    watcher = Watcher([attempt.watcher, requests, _budget(attempt)])
+    return _Life(pulse=pulse, requests=requests, watcher=watcher, sink=sink, trackers=trackers)
+
+
+def _budget(attempt: Attempt) -> BudgetSource:
+    log = attempt.adopted.writer.log
+    totals = log.entries[-1].state.totals
+    return BudgetSource(
+        attempt.assignment.options.budget,
+        interruptions=interruptions(log),
+        totals=lambda: attempt.meter.on_top_of(totals),
     )
 
 
@@ -175,6 +193,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
             max_train_steps=attempt.assignment.max_train_steps,
             begins_at=parts.state.global_step,
             refuse=refuse_non_finite_state,
+            meter=attempt.meter,
         ),
         interval_steps=interval_steps,
         interval_seconds=interval_seconds,
@@ -210,6 +229,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
 
 def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
     """Copy and encode what the home lacks, and load the model. Raises what a notice asks for in between."""
+    life.watcher.leave_if_asked("getting ready")
     if attempt.assignment.options.data.store_inputs and not _asked_patiently(
         attempt, life, lambda: _store_inputs(attempt, life.watcher.should_stop)
     ):

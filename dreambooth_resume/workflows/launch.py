@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from dreambooth_resume.config.change_policy import refuse_if_refused
+from dreambooth_resume.config.contradictions import refuse_cost_without_price
 from dreambooth_resume.config.load import GivenOptions, parse_train
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.config.schema import is_secret
@@ -45,7 +46,6 @@ from dreambooth_resume.workflows.pictures import find_datasets
 from dreambooth_resume.workflows.preflight import choose_options
 from dreambooth_resume.workflows.supervise import home_words
 
-_HOME_OPTIONS = ("storage_uri", "output_dir")
 _OF_THIS_MACHINE = ("output_dir", "stage_dir", "cache_dir", "logging_dir")
 _PATHS = (
     "pretrained_model_name_or_path",
@@ -104,30 +104,17 @@ def prepare(where: str, words: Sequence[str], *, settings: Mapping[str, object] 
     refuse_if_refused(options.changes)
     if not launcher.shares_folders:
         _refuse_folders(options.train, given, where)
-    address = place.storage.describe() if place.is_remote else os.path.abspath(place.storage.describe())  # noqa: PTH100
-    launch_id = uuid.uuid4().hex
-    s3_words = [word for name in S3_OPTIONS if name in given.values for word in _typed(name, given.values[name])]
-    request = LaunchRequest(
-        launch_id=launch_id,
-        home=address,
-        s3=s3_settings(given.value),
-        options=options.train,
-        command=("supervise", address, "--launch", launch_id, *s3_words),
-    )
+    request = _request(home, given, options.train)
     _refuse_a_second(home, where)
     to_store = _to_store(home, options.train)
     launcher.check(request)
-    left_out = {*_HOME_OPTIONS, *(() if launcher.shares_folders else _OF_THIS_MACHINE)} - (
-        {"output_dir"} if place.is_remote and launcher.shares_folders else set()
-    )
+    request = _with_price(request, launcher, given)
     return Prepared(
         where=where,
         launcher=launcher,
         request=request,
         home=home,
-        words=tuple(
-            word for name, value in given.values.items() if name not in left_out for word in _typed(name, value)
-        ),
+        words=_words_to_keep(given, home, launcher),
         to_store=to_store,
     )
 
@@ -191,6 +178,41 @@ def _s3_words(words: Sequence[str]) -> list[str]:
             takes_next = not equals and place + 1 < len(words) and not words[place + 1].startswith("--")
             found += [word, words[place + 1]] if takes_next else [word]
     return found
+
+
+def _request(home: Home, given: GivenOptions, options: TrainOptions) -> LaunchRequest:
+    place, launch_id = home.place, uuid.uuid4().hex
+    address = place.storage.describe() if place.is_remote else os.path.abspath(place.storage.describe())  # noqa: PTH100
+    s3_words = [word for name in S3_OPTIONS if name in given.values for word in _typed(name, given.values[name])]
+    return LaunchRequest(
+        launch_id=launch_id,
+        home=address,
+        s3=s3_settings(given.value),
+        options=options,
+        command=("supervise", address, "--launch", launch_id, *s3_words),
+    )
+
+
+def _with_price(request: LaunchRequest, launcher: Launcher, given: GivenOptions) -> LaunchRequest:
+    """The request with what the platform says that the machine costs, unless the user has said it.
+
+    Raises BadInput for a budget in dollars where nobody knows.
+    """
+    if "price_per_hour" not in given.values and (price := launcher.price(request)) is not None:
+        words = [*_typed("price_per_hour", price.per_hour)]
+        if price.on_demand_per_hour is not None:
+            words += _typed("on_demand_price_per_hour", price.on_demand_per_hour)
+        return replace(request, command=(*request.command, *words))
+    refuse_cost_without_price(request.options, given.sources)
+    return request
+
+
+def _words_to_keep(given: GivenOptions, home: Home, launcher: Launcher) -> tuple[str, ...]:
+    """The options of `dbr train` for the note: neither the home, nor what only this machine has, is among them."""
+    left_out = {"storage_uri"} if home.place.is_remote else {"storage_uri", "output_dir"}
+    if not launcher.shares_folders:
+        left_out |= set(_OF_THIS_MACHINE)
+    return tuple(word for name, value in given.values.items() if name not in left_out for word in _typed(name, value))
 
 
 def _to_resume(given: GivenOptions) -> GivenOptions:

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from dreambooth_resume.config.change_policy import OptionChange, allowed_names, compare
 from dreambooth_resume.config.contradictions import (
+    refuse_cost_without_price,
     refuse_endless_warmup,
     refuse_half_a_prior,
     refuse_two_sources,
@@ -171,6 +172,8 @@ def check_start(home: Home, options: Options) -> Checked:
     chosen = options.train
     refuse_two_sources(chosen, options.sources)
     refuse_half_a_prior(chosen, options.sources)
+    refuse_cost_without_price(chosen, options.sources)
+    refuse_cost_without_price(chosen, options.sources)
     refuse_missing_packages(chosen, options.sources)
     check_trackers(chosen.reporting, options.sources)
     begins_from = find_seed(home, chosen)

@@ -19,9 +19,10 @@ from dreambooth_resume.data.plan import skipping
 from dreambooth_resume.errors import BadInput, ComeBack, NonFinite
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, take_over
-from dreambooth_resume.runs.entries import Adopt, CheckpointRef, Process, SkippedSteps
+from dreambooth_resume.runs.entries import Adopt, CheckpointRef, Price, Process, SkippedSteps
 from dreambooth_resume.runs.holder import Patience, this_process
 from dreambooth_resume.runs.log import Log
+from dreambooth_resume.runs.meter import Meter
 from dreambooth_resume.runs.record import Pins, RunRecord, new_record, write_record
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, make_accelerator
@@ -47,7 +48,7 @@ class _Ready:
     numerics: dict[str, str]
 
 
-def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
+def start(checked: Checked, watcher: Watcher, reporter: Reporter, meter: Meter) -> Log:
     """Begin the run or go on with it, to the finished log. Raises the error that ended the attempt earlier."""
     home, options = checked.home, checked.options
     process = this_process()
@@ -62,7 +63,7 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
     watcher.leave_if_asked("getting ready")
     differing = compare_fingerprints(run_record.numerics, ready.numerics)
     because = tuple(f"{name} {then} -> {now}" for name, then, now in differing)
-    wish = _wish(checked, ready.assignment, not_exact_because=because)
+    wish = _wish(checked, ready.assignment, not_exact_because=because, price=meter.price)
     if wish.dataset is not None:
         _store_first(checked, watcher, reporter)
     adopted = _take_over(home, options, wish, process, watcher, reporter)
@@ -85,6 +86,7 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter) -> Log:
         begins_segment=checked.inputs.datasets.wished is not None,
         before=options.before if options.changes else None,
         changes=options.changes,
+        meter=meter,
         shown=Shown(
             run_id=run_record.run_id,
             name=home.storage.describe().rstrip("/").rpartition("/")[2],
@@ -116,7 +118,13 @@ def _train(attempt: Attempt, go_back: Callable[[SkippedSteps], Adoption[SavedSta
         attempt.reporter.message(wording.rolled_back(window, adopted))
         assignment = _as_the_log_has_it(attempt.assignment, adopted)
         attempt = replace(
-            attempt, adopted=adopted, assignment=assignment, before=None, begins_segment=False, changes=()
+            attempt,
+            adopted=adopted,
+            assignment=assignment,
+            before=None,
+            begins_segment=False,
+            changes=(),
+            meter=Meter(attempt.meter.price),
         )
 
 
@@ -243,7 +251,7 @@ def _assigned(ready: _Ready, checked: Checked, adopted: Adoption[SavedState], *,
     return replace(ready.assignment, seed=seed, plan=plan, pictures=pictures)
 
 
-def _wish(checked: Checked, assignment: Assignment, *, not_exact_because: tuple[str, ...]) -> Wish:
+def _wish(checked: Checked, assignment: Assignment, *, not_exact_because: tuple[str, ...], price: Price | None) -> Wish:
     home, options = checked.home, checked.options
     chosen = options.train.checkpoints
     return Wish(
@@ -255,6 +263,7 @@ def _wish(checked: Checked, assignment: Assignment, *, not_exact_because: tuple[
         changes=options.changes_for_the_log,
         dataset=checked.inputs.datasets.wished,
         not_exact_because=not_exact_because,
+        price=price,
     )
 
 

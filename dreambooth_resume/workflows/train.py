@@ -19,8 +19,10 @@ from dreambooth_resume.preemption.poller import Poller
 from dreambooth_resume.preemption.signals import SignalSource
 from dreambooth_resume.preemption.sources import polled_sources
 from dreambooth_resume.preemption.watcher import NoticeSource, Watcher, ending
+from dreambooth_resume.runs.entries import Price
 from dreambooth_resume.runs.home import CARD_NAME
 from dreambooth_resume.runs.log import Log
+from dreambooth_resume.runs.meter import Meter
 from dreambooth_resume.storage.access import check_access
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.storage.probe import probe
@@ -58,7 +60,8 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
             finished = home.log
         else:
             watcher = Watcher([signals, poller, *_deadline(options, started)])
-            finished = _train(home, options, watcher, poller, reporter)
+            meter = Meter(_price(options), started_monotonic_s=started)
+            finished = _train(home, options, watcher, poller, reporter, meter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
         result = publish_results(place, options.train, finished)
         name = repository_name(options.train.reporting.hub_model_id, place.storage.describe())
@@ -84,6 +87,13 @@ def _deadline(options: Options, started_monotonic_s: float) -> list[NoticeSource
     return [] if seconds is None else [DeadlineSource(seconds, started_monotonic_s=started_monotonic_s)]
 
 
+def _price(options: Options) -> Price | None:
+    budget = options.train.budget
+    if budget.price_per_hour is None:
+        return None
+    return Price(per_hour=budget.price_per_hour, on_demand_per_hour=budget.on_demand_price_per_hour)
+
+
 def _refuse_or_show(options: Options, reporter: Reporter) -> None:
     """Show what is given otherwise than the run has it, before anything is loaded. Raises BadInput if it is refused."""
     if changed := table(options.changes):
@@ -103,7 +113,7 @@ def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
     return True
 
 
-def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, reporter: Reporter) -> Log:
+def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, reporter: Reporter, meter: Meter) -> Log:
     patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
     checked = patient(lambda: check_start(home, options))
     name = repository_name(options.train.reporting.hub_model_id, home.place.storage.describe())
@@ -122,7 +132,7 @@ def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, repor
     with few_collections():
         from dreambooth_resume.workflows.start import start
 
-    return start(checked, watcher, reporter)
+    return start(checked, watcher, reporter, meter)
 
 
 def _look_at(home: Home, *, allow_unfenced: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from dreambooth_resume.config.options.budget import BudgetOptions
 from dreambooth_resume.config.options.checkpoints import CheckpointOptions
 from dreambooth_resume.config.options.data import DataOptions
 from dreambooth_resume.config.options.lora import LoraOptions
@@ -36,6 +37,7 @@ class TrainOptions(BaseModel):
     checkpoints: CheckpointOptions
     storage: StorageOptions
     preemption: PreemptionOptions
+    budget: BudgetOptions
     machine: MachineOptions
 
 
@@ -53,5 +55,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "checkpoints": CheckpointOptions,
     "storage": StorageOptions,
     "preemption": PreemptionOptions,
+    "budget": BudgetOptions,
     "machine": MachineOptions,
 }
