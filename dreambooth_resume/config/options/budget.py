@@ -10,7 +10,7 @@ from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG,
 
 
 class BudgetOptions(BaseModel):
-    """What a run may take over all its attempts, and what becomes of a machine that was made for it."""
+    """What a run may take in all, and what becomes of a machine that was made for it."""
 
     model_config = SECTION_CONFIG
 
