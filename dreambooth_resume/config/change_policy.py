@@ -14,6 +14,8 @@ from dreambooth_resume.errors import BadInput
 
 _BATCH = ("train_batch_size", "gradient_accumulation_steps")
 _HEAD = ("option", "the run has", "given", "by", "on a resume")
+_BEFORE_IT_EXISTED: Mapping[str, object] = {"use_aspect_ratio_buckets": False}
+"""What a run did that lacks the option, where today's default stands for a choice at the first start."""
 _REFUSING = (ChangePolicy.REFUSED, ChangePolicy.NEVER)
 
 
@@ -65,6 +67,8 @@ def compare(recorded: Mapping[str, object], given: GivenOptions) -> tuple[Option
     for name, option in OPTIONS.items():
         # A run that an older version began has no record of newer options: it ran with their defaults.
         before = recorded.get(name, option.default)
+        if before is None:
+            before = _BEFORE_IT_EXISTED.get(name)
         if name not in given.values or name not in now or now[name] == before:
             continue
         changes.append(

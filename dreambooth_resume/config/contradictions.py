@@ -41,6 +41,7 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
     refuse_optimizer_contradictions(options, sources)
     _refuse_polynomial_that_climbs(options, sources)
     refuse_loss_contradictions(options, sources)
+    _refuse_buckets_beside_squares(options, sources)
     _refuse_to_give_the_token_away(options, sources)
     if options.checkpoints.resume_request_id is not None and options.checkpoints.resume_from_checkpoint is None:
         raise BadInput(
@@ -59,6 +60,16 @@ def refuse_two_sources(options: TrainOptions, sources: Mapping[str, str]) -> Non
             f"{data.dataset_name}",
             where=sources.get("dataset_name") or sources.get("instance_data_dir"),
             fix="give one of the two; for captions beside the pictures of a folder give it as dataset_name alone",
+        )
+
+
+def _refuse_buckets_beside_squares(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    data = options.data
+    if data.aspect_ratio_buckets is not None and data.use_aspect_ratio_buckets is False:
+        raise BadInput(
+            "lists the shapes of buckets, and use_aspect_ratio_buckets is off",
+            where=sources.get("aspect_ratio_buckets") or sources.get("use_aspect_ratio_buckets"),
+            fix="leave out one of the two",
         )
 
 

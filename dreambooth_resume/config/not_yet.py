@@ -9,7 +9,6 @@ from __future__ import annotations
 DIFFUSERS_SCRIPT: dict[str, str] = {}
 
 LATER: dict[str, str] = {
-    "aspect_ratio_buckets": "the list of aspect-ratio buckets",
     "base_precision": "a quantised base model",
     "bnb_quantization_config_path": "a base model quantised by bitsandbytes",
     "caption_dropout": "dropping captions at random",
@@ -28,7 +27,6 @@ LATER: dict[str, str] = {
     "train_text_encoder_ti_frac": "textual inversion for a part of the run",
     "unmasked_weight": "masked training",
     "upcast_before_saving": "the result in float32",
-    "use_aspect_ratio_buckets": "aspect-ratio buckets",
     "use_ema": "an average of the weights over the steps (EMA)",
     "validation_data_dir": "a validation loss on held-out pictures",
 }

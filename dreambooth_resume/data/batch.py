@@ -1,6 +1,7 @@
 """Everything that a step's update is computed from, put together without knowing anything but the step's number.
 
-Shapes: b micro-batch, C latent channels, h and w of the latents, H and W of the pixels.
+Shapes: b micro-batch, C latent channels, h and w of the latents, H and W of the pixels. With buckets h, w, H and W
+are others in other micro-batches.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreambooth_resume.data.blocks import portions
+from dreambooth_resume.data.buckets import Bucket
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.draws import Draws
 from dreambooth_resume.data.plan import Plan, Slot
@@ -57,18 +60,37 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """The B samples of `step`, in micro-batches, with the pictures' names in slot order (without class pictures)."""
+    """The B samples of `step`, in micro-batches, with the pictures' names in slot order (without class pictures).
+
+    Each micro-batch has one shape, so with buckets there may be more of them, and smaller ones. The slots of one shape
+    keep their order, and the shapes stand in the order of their first slots.
+    """
 
     step: int
     micro_batches: tuple[MicroBatch, ...]
     picture_names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentSize:
+    """How large latents are: `channels`, and `pixels_per_latent` along a side; those of a square of `resolution`."""
+
+    channels: int
+    pixels_per_latent: int
+    resolution: int
+
+    def of(self, bucket: Bucket | None) -> tuple[int, int, int]:
+        """(C, h, w) of what is cut to `bucket`, or else to the square."""
+        square = Bucket(height=self.resolution, width=self.resolution)
+        shape, factor = bucket or square, self.pixels_per_latent
+        return self.channels, shape.height // factor, shape.width // factor
+
+
 class BatchBuilder:
     """Step → batch, a pure function that several threads may call.
 
-    `micro_batch_size` divides the plan's B; micro-batch m holds slots m*b to m*b + b-1. `latent_shape` is (C, h, w),
-    `draws` says how noise and timesteps are drawn. `pictures` are those of the plan, class pictures last;
+    `micro_batch_size` divides the plan's B; without buckets micro-batch m holds slots m*b to m*b + b-1. `latents` says
+    how large noise is, `draws` how it and timesteps are drawn. `pictures` are those of the plan, class pictures last;
     `class_weight` is how much these count.
     """
 
@@ -79,7 +101,7 @@ class BatchBuilder:
         source: SampleSource,
         *,
         micro_batch_size: int,
-        latent_shape: tuple[int, int, int],
+        latents: LatentSize,
         draws: Draws,
         class_weight: float = 1.0,
     ) -> None:
@@ -90,16 +112,17 @@ class BatchBuilder:
         self._prompt_index = {prompt: index for index, prompt in enumerate(pictures.prompts)}
         self._source = source
         self._micro_batch_size = micro_batch_size
-        self._latent_shape = latent_shape
+        self._latents = latents
         self._draws = draws
         self._class_weight = class_weight if plan.class_count else None
 
     def __call__(self, step: int) -> Batch:
         slots, class_slots = self._plan.batch(step), self._plan.class_batch(step)
-        cuts = [slice(start, start + self._micro_batch_size) for start in range(0, len(slots), self._micro_batch_size)]
+        cuts = portions([slot.bucket for slot in slots], size=self._micro_batch_size)
+        parts = (slots, class_slots) if class_slots else (slots,)
         return Batch(
             step=step,
-            micro_batches=tuple(self._micro_batch((*slots[cut], *class_slots[cut])) for cut in cuts),
+            micro_batches=tuple(self._micro_batch([part[place] for part in parts for place in cut]) for cut in cuts),
             picture_names=tuple(self._pictures[slot.picture].name for slot in slots),
         )
 
@@ -130,14 +153,15 @@ class BatchBuilder:
         )
 
     def _noise(self, stream: Stream, slots: Sequence[Slot], *, draw: int = _DRAW) -> Tensor:
-        """One draw per sample: what a slot gets must not depend on the micro-batch it lands in."""
+        """One draw per sample, of its shape: what a slot gets must not depend on the micro-batch it lands in."""
         rngs = [self._generator(stream, slot, draw=draw) for slot in slots]
-        return _stacked([rng.standard_normal(self._latent_shape, dtype=np.float32) for rng in rngs])
+        shape = self._latents.of(slots[0].bucket)
+        return _stacked([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
 
     def _offsets(self, slots: Sequence[Slot]) -> Tensor:
         """A number for each channel, float32 [b, C, 1, 1]."""
         rngs = [self._generator(Stream.NOISE, slot, draw=_OFFSET_DRAW) for slot in slots]
-        return _stacked([rng.standard_normal((self._latent_shape[0], 1, 1), dtype=np.float32) for rng in rngs])
+        return _stacked([rng.standard_normal((self._latents.channels, 1, 1), dtype=np.float32) for rng in rngs])
 
     def _timestep(self, slot: Slot) -> np.int64:
         return self._draws.timesteps.draw(self._generator(Stream.TIMESTEP, slot, draw=_DRAW))

@@ -6,6 +6,9 @@ order of its own, and steps run across its end, so every sample is seen once bef
 With prior preservation a class picture rides in every slot, in passes of their own over the class pictures. These are
 counted from n on, behind the pictures 0 to n-1. The slots of the pictures are the same with and without.
 
+With aspect-ratio buckets a pass has the samples in blocks of one shape (`blocks`), each sample once as ever, and a
+class picture is cut to the shape of the picture whose slot it rides in.
+
 A data set that changed on purpose begins a segment: from its first step on, passes go over the new pictures, which are
 counted behind those of the segments before. What the steps before it hold stays as it was.
 """
@@ -14,10 +17,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from dreambooth_resume.data.blocks import order_in_blocks
+from dreambooth_resume.data.buckets import Bucket
 from dreambooth_resume.data.random import Stream, generator, raw_words
 from dreambooth_resume.runs.entries import SkippedSteps
 
@@ -26,7 +31,16 @@ SKIP_STRIDE = 2**40
 """More steps than any run has: what skipped steps get instead is of no other step."""
 # Draws of AUGMENT (which variant) and of SHUFFLE (the order of a pass): see `random.Stream`.
 _VARIANT_DRAW, _CLASS_VARIANT_DRAW = 0, 3
-_ORDER_DRAW, _CLASS_ORDER_DRAW = 0, 1
+_ORDER_DRAW, _CLASS_ORDER_DRAW, _BLOCKS_DRAW = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Use:
+    """A picture in one of its crop-and-flip variants, cut to one shape; `bucket` None: a square."""
+
+    picture: int
+    variant: int
+    bucket: Bucket | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +54,12 @@ class Slot:
     variant: int
     is_class: bool = False
     """The class picture that rides in the slot, with draws of its own."""
+    bucket: Bucket | None = None
+    """What the picture is cut to; None: a square."""
+
+    @property
+    def use(self) -> Use:
+        return Use(picture=self.picture, variant=self.variant, bucket=self.bucket)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +68,7 @@ class Plan:
 
     `class_count` is the number of class pictures, 0 without prior preservation; B does not count them. `earlier` holds
     before `first_step`, and `picture_count` is the number of pictures from there on. A step in `skipped` has what one
-    far beyond the run's end would have.
+    far beyond the run's end would have. `buckets` has one for each of these pictures, or is empty: all are squares.
     """
 
     seed: int
@@ -60,6 +80,11 @@ class Plan:
     first_step: int = 0
     earlier: Plan | None = None
     skipped: tuple[SkippedSteps, ...] = ()
+    buckets: tuple[Bucket, ...] = ()
+    block_size: int = 1
+    """With buckets: samples of one shape that stand together. The run's micro-batch, as it was at its first start."""
+    _kinds: tuple[int, ...] = field(init=False, repr=False)
+    """`buckets` as small numbers, which are quick to look up."""
 
     def __post_init__(self) -> None:
         for name in ("picture_count", "batch_size", "repeats", "variants"):
@@ -71,6 +96,12 @@ class Plan:
             self.earlier is not None and self.earlier.first_step >= self.first_step
         ):
             raise ValueError(f"a segment begins behind the one before, not at step {self.first_step}")
+        if len(self.buckets) not in (0, self.picture_count):
+            raise ValueError(f"{len(self.buckets)} buckets for {self.picture_count} pictures")
+        if self.block_size < 1 or self.batch_size % self.block_size:
+            raise ValueError(f"blocks of {self.block_size} don't make up a batch of {self.batch_size}")
+        numbers = {bucket: number for number, bucket in enumerate(sorted(set(self.buckets)))}
+        object.__setattr__(self, "_kinds", tuple(numbers[bucket] for bucket in self.buckets))
 
     @property
     def pictures_in_all(self) -> int:
@@ -98,30 +129,32 @@ class Plan:
         if self.earlier is not None and step < self.first_step:
             return self.earlier.batch(step)
         drawn = self._drawn_as(step)
+        pictures = [self._sample_of_pass(drawn, slot) % self.picture_count for slot in range(self.batch_size)]
         return tuple(
             Slot(
                 step=drawn,
                 slot=slot,
-                picture=self._first_picture + self._sample_of_pass(drawn, slot) % self.picture_count,
+                picture=self._first_picture + picture,
                 variant=self._variant(drawn, slot, draw=_VARIANT_DRAW),
+                bucket=self.buckets[picture] if self.buckets else None,
             )
-            for slot in range(self.batch_size)
+            for slot, picture in enumerate(pictures)
         )
 
     def class_batch(self, step: int) -> tuple[Slot, ...]:
         """The class pictures that ride in the slots of `step`, in the slots' order; none without prior preservation."""
         if not self.class_count:
             return ()
-        drawn = self._drawn_as(step)
         return tuple(
             Slot(
-                step=drawn,
-                slot=slot,
-                picture=self.pictures_in_all + self._class_sample(drawn, slot),
-                variant=self._variant(drawn, slot, draw=_CLASS_VARIANT_DRAW),
+                step=beside.step,
+                slot=beside.slot,
+                picture=self.pictures_in_all + self._class_sample(beside.step, beside.slot),
+                variant=self._variant(beside.step, beside.slot, draw=_CLASS_VARIANT_DRAW),
                 is_class=True,
+                bucket=beside.bucket,
             )
-            for slot in range(self.batch_size)
+            for beside in self.batch(step)
         )
 
     def _drawn_as(self, step: int) -> int:
@@ -133,8 +166,11 @@ class Plan:
         """Which of the segment's samples comes there, in passes in which each comes once."""
         number, position = divmod((step - self.first_step) * self.batch_size + slot, self._pass_length)
         # No pass has the order of one that an earlier segment had.
-        order = _pass_order(self.seed, self._passes_before + number, self._pass_length, _ORDER_DRAW)
-        return int(order[position])
+        of_its_own = self._passes_before + number
+        if self.buckets:
+            begun = number * self._pass_length % self.block_size
+            return _blocks_order(self.seed, of_its_own, self._kinds, self.repeats, self.block_size, begun)[position]
+        return int(_pass_order(self.seed, of_its_own, self._pass_length, _ORDER_DRAW)[position])
 
     def _class_sample(self, step: int, slot: int) -> int:
         """Which class picture comes there: their passes know no segments."""
@@ -175,17 +211,24 @@ class Plan:
         """Steps until every sample has been seen `epochs` times: ceil(epochs * n * repeats / B)."""
         return -(-epochs * self.epoch_length // self.batch_size)
 
-    def variants_used(self, steps: Iterable[int]) -> tuple[tuple[int, int], ...]:
-        """The (picture, variant) pairs that `steps` train on, sorted: what is worth encoding before they start.
+    def variants_used(self, steps: Iterable[int]) -> tuple[Use, ...]:
+        """What `steps` train on, sorted: what is worth encoding before they start.
 
-        Stops looking once all pairs have come up, so a long run costs no more than a few passes over the pictures.
+        Stops looking once all has come up that could, so a long run costs no more than a few passes over the pictures.
         """
-        used: set[tuple[int, int]] = set()
+        most = (self.pictures_in_all + self.class_count * len(self._shapes)) * self.variants
+        used: set[Use] = set()
         for step in steps:
-            used.update((slot.picture, slot.variant) for slot in (*self.batch(step), *self.class_batch(step)))
-            if len(used) == (self.pictures_in_all + self.class_count) * self.variants:
+            used.update(slot.use for slot in (*self.batch(step), *self.class_batch(step)))
+            if len(used) == most:
                 break
         return tuple(sorted(used))
+
+    @property
+    def _shapes(self) -> frozenset[Bucket | None]:
+        """All that a class picture may be cut to."""
+        here: frozenset[Bucket | None] = frozenset(self.buckets or (None,))
+        return here | self.earlier._shapes if self.earlier else here
 
 
 def skipping(plan: Plan, skipped: tuple[SkippedSteps, ...]) -> Plan:
@@ -193,11 +236,26 @@ def skipping(plan: Plan, skipped: tuple[SkippedSteps, ...]) -> Plan:
     return replace(plan, skipped=skipped, earlier=skipping(plan.earlier, skipped) if plan.earlier else None)
 
 
-def in_segments(plan: Plan, parts: Sequence[tuple[int, int]]) -> Plan:
-    """`plan` over data sets that took each other's place: (first step, pictures), the first of them from step 0."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A data set's part in a run: from `first_step` on. `buckets` as in `Plan`."""
+
+    first_step: int
+    picture_count: int
+    buckets: tuple[Bucket, ...] = ()
+
+
+def in_segments(plan: Plan, parts: Sequence[Part]) -> Plan:
+    """`plan` over data sets that took each other's place, the first of them from step 0."""
     whole: Plan | None = None
-    for first_step, picture_count in parts:
-        whole = replace(plan, picture_count=picture_count, first_step=first_step, earlier=whole)
+    for part in parts:
+        whole = replace(
+            plan,
+            picture_count=part.picture_count,
+            buckets=part.buckets,
+            first_step=part.first_step,
+            earlier=whole,
+        )
     assert whole is not None, "a run has at least one data set"
     return whole
 
@@ -206,4 +264,23 @@ def in_segments(plan: Plan, parts: Sequence[tuple[int, int]]) -> Plan:
 @functools.lru_cache(maxsize=16)
 def _pass_order(seed: int, number: int, length: int, draw: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     """A permutation of range(length): the samples sorted by a random word each."""
-    return np.argsort(raw_words(generator(seed, Stream.SHUFFLE, step=number, draw=draw), length), kind="stable")
+    return np.argsort(_order_words(seed, number, length, draw), kind="stable")
+
+
+@functools.lru_cache(maxsize=16)
+def _blocks_order(
+    seed: int, number: int, kinds: tuple[int, ...], repeats: int, block_size: int, begun: int
+) -> list[int]:
+    """A permutation of the pass's samples, those of one kind in blocks."""
+    length = len(kinds) * repeats
+    return order_in_blocks(
+        kinds * repeats,
+        block_size=block_size,
+        begun=begun,
+        words=_order_words(seed, number, length, _ORDER_DRAW),
+        block_words=_order_words(seed, number, length, _BLOCKS_DRAW),
+    )
+
+
+def _order_words(seed: int, number: int, length: int, draw: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    return raw_words(generator(seed, Stream.SHUFFLE, step=number, draw=draw), length)

@@ -19,7 +19,7 @@ class Stream(IntEnum):
 
     The draws of a stream at (step, slot), where it has more than draw 0:
 
-    SHUFFLE (step is the epoch): 0 the pictures' order, 1 the class pictures'.
+    SHUFFLE (step is the epoch): 0 the pictures' order, 1 the class pictures', 2 with buckets the order of the blocks.
     AUGMENT: 0 a slot's variant, 1 a variant's crop (step is the picture's content, slot the variant), 2 a free crop;
     3 and 4 are the variant and the free crop of the class picture in that slot.
     TIMESTEP, NOISE, VAE: 0 the picture in the slot, 1 the class picture.

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dreambooth_resume.data.buckets import Bucket
 from dreambooth_resume.data.cache import Arrays, Cache, Entry
 from dreambooth_resume.data.dataset import Picture
-from dreambooth_resume.data.plan import Slot
+from dreambooth_resume.data.plan import Slot, Use
 from dreambooth_resume.data.transforms import (
     PIXELS_VERSION,
     Crop,
@@ -52,10 +53,8 @@ class PixelSource:
     def __call__(self, slot: Slot) -> Sample:
         picture = self._pictures[slot.picture]
         crop = free_crop(picture, slot, seed=self._seed, options=self._crops)
-        resolution = self._crops.resolution
         return Sample(
-            pixels=load_pixels(picture, crop, resolution=resolution, interpolation=self._interpolation),
-            time_ids=time_ids(picture, crop, resolution=resolution),
+            pixels=load_pixels(picture, crop, interpolation=self._interpolation), time_ids=time_ids(picture, crop)
         )
 
 
@@ -70,13 +69,10 @@ class Variant:
 class LatentSource:
     """Takes the latents' distribution from the cache; `entries` have to be filled in before it is called."""
 
-    def __init__(
-        self, pictures: Sequence[Picture], variants: Mapping[tuple[int, int], Variant], *, cache: Cache, resolution: int
-    ) -> None:
+    def __init__(self, pictures: Sequence[Picture], variants: Mapping[Use, Variant], *, cache: Cache) -> None:
         self._pictures = pictures
         self._variants = variants
         self._cache = cache
-        self._resolution = resolution
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -84,36 +80,36 @@ class LatentSource:
         return tuple({variant.entry.key: variant.entry for variant in self._variants.values()}.values())
 
     def __call__(self, slot: Slot) -> Sample:
-        variant = self._variants[slot.picture, slot.variant]
+        variant = self._variants[slot.use]
         arrays = self._cache.arrays(variant.entry)
         picture = self._pictures[slot.picture]
         return Sample(
             mean=arrays["mean"],
             logvar=arrays["logvar"],
-            time_ids=time_ids(picture, variant.crop, resolution=self._resolution),
+            time_ids=time_ids(picture, variant.crop),
         )
 
 
 def latent_variants(
     pictures: Sequence[Picture],
-    used: Sequence[tuple[int, int]],
+    used: Sequence[Use],
     *,
     seed: int,
     crops: CropOptions,
     interpolation: str,
     encoder: str,
     encode: Callable[[FloatArray], tuple[FloatArray, FloatArray]],
-) -> dict[tuple[int, int], Variant]:
-    """The crops and cache entries of the (picture, variant) pairs `used` (from `Plan.variants_used`).
+) -> dict[Use, Variant]:
+    """The crops and cache entries of what is `used` (from `Plan.variants_used`).
 
     `encoder` is the digest of the VAE's weights and configuration; `encode` takes pixels [3, H, W] to (mean, logvar).
     """
 
-    def variant(picture: Picture, number: int) -> Variant:
-        crop = variant_crop(picture, number, seed=seed, options=crops)
+    def variant(picture: Picture, number: int, bucket: Bucket | None) -> Variant:
+        crop = variant_crop(picture, number, seed=seed, options=crops, bucket=bucket)
 
         def encode_crop() -> Arrays:
-            pixels = load_pixels(picture, crop, resolution=crops.resolution, interpolation=interpolation)
+            pixels = load_pixels(picture, crop, interpolation=interpolation)
             mean, logvar = encode(pixels)
             return {"mean": mean, "logvar": logvar}
 
@@ -122,7 +118,8 @@ def latent_variants(
             "encoder": encoder,
             "picture": picture.sha256,
             "pixels": PIXELS_VERSION,
-            "resolution": crops.resolution,
+            # A square's address is the same with and without buckets, and that of runs from before there were any.
+            "resolution": crop.target.width if crop.target.is_square else [crop.target.height, crop.target.width],
             "interpolation": interpolation,
             "resized": [crop.resized_height, crop.resized_width],
             "top_left": [crop.top, crop.left],
@@ -130,7 +127,7 @@ def latent_variants(
         }
         return Variant(crop=crop, entry=Entry(label=picture.name, recipe=recipe, encode=encode_crop))
 
-    return {(index, number): variant(pictures[index], number) for index, number in used}
+    return {use: variant(pictures[use.picture], use.variant, use.bucket) for use in used}
 
 
 def prompt_entry(prompt: str, *, encoder: str, encode: Callable[[str], tuple[FloatArray, FloatArray]]) -> Entry:

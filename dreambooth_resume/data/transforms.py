@@ -1,8 +1,8 @@
 """From a picture file to the pixels and sizes that SDXL trains on.
 
 The path is that of `DreamBoothDataset` in Diffusers' `train_dreambooth_lora_sdxl.py`, with Pillow and numpy in place of
-torchvision: upright RGB, shorter side resized to the resolution, flip, crop, values to [-1, 1]. Shapes: C channels (3),
-H and W pixels.
+torchvision: upright RGB, shorter side resized to the resolution, flip, crop, values to [-1, 1]. With buckets the
+picture is resized until it covers its bucket, and cut to that. Shapes: C channels (3), H and W pixels.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from dreambooth_resume.data.buckets import Bucket
 from dreambooth_resume.data.dataset import Picture
 from dreambooth_resume.data.images import UnreadableImageError, decode_rgb
 from dreambooth_resume.data.plan import Slot
@@ -42,45 +43,55 @@ _FREE_CROP_DRAW, _CLASS_FREE_CROP_DRAW = 2, 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropOptions:
-    """How pictures are cut to squares of `resolution` pixels."""
+    """How pictures are cut: to squares of `resolution` pixels, where they have no bucket."""
 
     resolution: int
     center_crop: bool
     random_flip: bool
 
+    @property
+    def square(self) -> Bucket:
+        return Bucket(height=self.resolution, width=self.resolution)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crop:
-    """What is done to a picture: resize to this size, flip if `flip`, cut the square whose corner is (top, left)."""
+    """What is done to a picture: resize to this size, flip if `flip`, cut `target` whose corner is (top, left)."""
 
     resized_height: int
     resized_width: int
     top: int
     left: int
     flip: bool
+    target: Bucket
 
 
-def variant_crop(picture: Picture, variant: int, *, seed: int, options: CropOptions) -> Crop:
+def variant_crop(
+    picture: Picture, variant: int, *, seed: int, options: CropOptions, bucket: Bucket | None = None
+) -> Crop:
     """The crop of one of a picture's variants: fixed for the run, so that its latents can be kept.
 
-    It hangs on the picture's content and not on its place in the list: adding a picture changes no other's crops.
+    `bucket` None: a square. It hangs on the picture's content and not on its place in the list: adding a picture
+    changes no other's crops.
     """
     content = int(picture.sha256[:16], 16)
     rng = generator(seed, Stream.AUGMENT, step=content, slot=variant, draw=_VARIANT_CROP_DRAW)
-    return _draw_crop(picture, rng, options)
+    return _draw_crop(picture, rng, options, bucket)
 
 
 def free_crop(picture: Picture, slot: Slot, *, seed: int, options: CropOptions) -> Crop:
     """A crop of this sample's own, for runs that encode at every step."""
     draw = _CLASS_FREE_CROP_DRAW if slot.is_class else _FREE_CROP_DRAW
-    return _draw_crop(picture, generator(seed, Stream.AUGMENT, step=slot.step, slot=slot.slot, draw=draw), options)
+    rng = generator(seed, Stream.AUGMENT, step=slot.step, slot=slot.slot, draw=draw)
+    return _draw_crop(picture, rng, options, slot.bucket)
 
 
-def _draw_crop(picture: Picture, rng: np.random.Generator, options: CropOptions) -> Crop:
+def _draw_crop(picture: Picture, rng: np.random.Generator, options: CropOptions, bucket: Bucket | None) -> Crop:
     # Always three words, so that turning one option on leaves what the others do as it was.
     flip, top, left = (int(word) for word in raw_words(rng, 3))
-    height, width = resized_size(picture.height, picture.width, options.resolution)
-    spare_height, spare_width = height - options.resolution, width - options.resolution
+    target = bucket or options.square
+    height, width = resized_size(picture.height, picture.width, target)
+    spare_height, spare_width = height - target.height, width - target.width
     return Crop(
         resized_height=height,
         resized_width=width,
@@ -88,18 +99,22 @@ def _draw_crop(picture: Picture, rng: np.random.Generator, options: CropOptions)
         top=round(spare_height / 2) if options.center_crop else top % (spare_height + 1),
         left=round(spare_width / 2) if options.center_crop else left % (spare_width + 1),
         flip=options.random_flip and flip % 2 == 1,
+        target=target,
     )
 
 
-def resized_size(height: int, width: int, resolution: int) -> tuple[int, int]:
-    """(height, width) with the shorter side at `resolution`, the longer rounded down as in torchvision's Resize."""
-    if height <= width:
-        return resolution, int(resolution * width / height)
-    return int(resolution * height / width), resolution
+def resized_size(height: int, width: int, target: Bucket) -> tuple[int, int]:
+    """(height, width) of the smallest such picture that covers `target`.
+
+    One side is the target's; the other is rounded down, as in torchvision's Resize for a square, and never below it.
+    """
+    if height * target.width <= width * target.height:
+        return target.height, int(target.height * width / height)
+    return int(target.width * height / width), target.width
 
 
-def load_pixels(picture: Picture, crop: Crop, *, resolution: int, interpolation: str) -> FloatArray:
-    """The crop as float32 [3, resolution, resolution] in [-1, 1].
+def load_pixels(picture: Picture, crop: Crop, *, interpolation: str) -> FloatArray:
+    """The crop as float32 [3, H, W] in [-1, 1].
 
     Raises RefusedToGoOn if the file isn't what it was when the run looked at it first: it would be another run.
     """
@@ -107,18 +122,18 @@ def load_pixels(picture: Picture, crop: Crop, *, resolution: int, interpolation:
     image = image.resize((crop.resized_width, crop.resized_height), INTERPOLATIONS[interpolation])
     if crop.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = image.crop((crop.left, crop.top, crop.left + resolution, crop.top + resolution))
+    image = image.crop((crop.left, crop.top, crop.left + crop.target.width, crop.top + crop.target.height))
     pixels_HWC = np.asarray(image).astype(np.float32) / np.float32(255)
     pixels_HWC = (pixels_HWC - np.float32(0.5)) / np.float32(0.5)
     return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
 
 
-def time_ids(picture: Picture, crop: Crop, *, resolution: int) -> FloatArray:
+def time_ids(picture: Picture, crop: Crop) -> FloatArray:
     """SDXL's size conditions, float32 [6]: original (height, width), crop's (top, left), target (height, width).
 
     Source: Podell et al. 2023, arXiv:2307.01952, section 2.2; the order is `_get_add_time_ids` of Diffusers' pipeline.
     """
-    values = (picture.height, picture.width, crop.top, crop.left, resolution, resolution)
+    values = (picture.height, picture.width, crop.top, crop.left, crop.target.height, crop.target.width)
     return np.array(values, dtype=np.float32)
 
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.data.batch import BatchBuilder
+from dreambooth_resume.data.batch import BatchBuilder, LatentSize
 from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
@@ -283,7 +283,7 @@ def _sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> 
         encoder=assignment.family.latents_key(assignment.digests),
         encode=encode,
     )
-    return LatentSource(pictures, variants, cache=cache, resolution=data.resolution)
+    return LatentSource(pictures, variants, cache=cache)
 
 
 def _portions(assignment: Assignment, samples: SampleSource, device: torch.device) -> Portions:
@@ -299,13 +299,16 @@ def _portions(assignment: Assignment, samples: SampleSource, device: torch.devic
 
 def _batches(assignment: Assignment, samples: SampleSource, micro_batch_size: int) -> BatchBuilder:
     options, facts = assignment.options, assignment.facts
-    side = options.data.resolution // facts.pixels_per_latent
     return BatchBuilder(
         assignment.plan,
         assignment.pictures,
         samples,
         micro_batch_size=micro_batch_size,
-        latent_shape=(facts.latent_channels, side, side),
+        latents=LatentSize(
+            channels=facts.latent_channels,
+            pixels_per_latent=facts.pixels_per_latent,
+            resolution=options.data.resolution,
+        ),
         draws=draws_of(options.loss, train_timesteps=facts.num_train_timesteps),
         class_weight=options.prior.prior_loss_weight,
     )

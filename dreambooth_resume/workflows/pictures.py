@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.data.buckets import Bucket, assigned
 from dreambooth_resume.data.dataset import Picture, PictureSet
 from dreambooth_resume.data.fingerprint import dataset_fingerprint
 from dreambooth_resume.data.inputs import INPUTS_LIST, load_inputs, segment_list
-from dreambooth_resume.data.plan import Plan, in_segments
+from dreambooth_resume.data.plan import Part, Plan, in_segments
 from dreambooth_resume.errors import BadInput, ComeBack, RefusedToGoOn
 from dreambooth_resume.runs.adoption import NewDataset
 from dreambooth_resume.runs.entries import Segment
@@ -50,8 +51,10 @@ class DataSets:
     def list_key(self, fingerprint: str) -> str:
         return INPUTS_LIST if fingerprint == self.first else segment_list(fingerprint)
 
-    def in_order(self, segments: Sequence[Segment], plan: Plan) -> tuple[PictureSet, Plan]:
-        """All pictures, one data set behind the other, and `plan` over them.
+    def in_order(
+        self, segments: Sequence[Segment], plan: Plan, buckets: Sequence[Bucket] | None
+    ) -> tuple[PictureSet, Plan]:
+        """All pictures, one data set behind the other, and `plan` over them; they are cut to these buckets.
 
         Raises ComeBack for a segment that somebody else began while this start looked at the pictures.
         """
@@ -60,9 +63,21 @@ class DataSets:
             parts.insert(0, (0, self.first))
         if any(fingerprint not in self.sets for _, fingerprint in parts) or parts[-1][1] != self.newest:
             raise ComeBack("The run's pictures were changed by another attempt. The same command looks at them anew.")
-        counts = [(first_step, len(self.sets[fingerprint].pictures)) for first_step, fingerprint in parts]
+        in_plan = [
+            Part(
+                first_step=first_step,
+                picture_count=len(self.sets[fingerprint].pictures),
+                buckets=buckets_for(self.sets[fingerprint], buckets),
+            )
+            for first_step, fingerprint in parts
+        ]
         pictures = tuple(picture for _, fingerprint in parts for picture in self.sets[fingerprint].pictures)
-        return replace(self.pictures, pictures=pictures), in_segments(plan, counts)
+        return replace(self.pictures, pictures=pictures), in_segments(plan, in_plan)
+
+
+def buckets_for(pictures: PictureSet, buckets: Sequence[Bucket] | None) -> tuple[Bucket, ...]:
+    """The bucket of each picture; empty without buckets."""
+    return assigned(((picture.width, picture.height) for picture in pictures.pictures), buckets)
 
 
 def find_datasets(home: Home, options: TrainOptions) -> DataSets:

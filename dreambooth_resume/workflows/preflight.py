@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from dreambooth_resume.config.contradictions import (
 from dreambooth_resume.config.contradictions_loss import refuse_beside_edm, refuse_timesteps_beyond
 from dreambooth_resume.config.load import GivenOptions, record, resolve, with_values
 from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.data.buckets import buckets_of, wished_buckets
 from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.plan import Plan
@@ -36,7 +38,7 @@ from dreambooth_resume.workflows.adapter import adapter_of
 from dreambooth_resume.workflows.class_pictures import class_picture_bytes, find_class_pictures
 from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
-from dreambooth_resume.workflows.pictures import DataSets, find_datasets
+from dreambooth_resume.workflows.pictures import DataSets, buckets_for, find_datasets
 from dreambooth_resume.workflows.seeding import Seed, find_seed
 from dreambooth_resume.workflows.trackers import check_trackers
 
@@ -181,20 +183,43 @@ def check_start(home: Home, options: Options) -> Checked:
     if inputs.facts.is_edm:
         refuse_beside_edm(chosen, options.sources, because="the base model is made for that alone")
     refuse_timesteps_beyond(chosen, options.sources, train_timesteps=inputs.facts.num_train_timesteps)
-    seed = chosen.training.seed
-    assert seed is not None, "choose_options draws one where none was given"
-    plan = Plan(
-        seed=seed,
-        picture_count=len(inputs.pictures.pictures),
-        batch_size=chosen.training.train_batch_size * chosen.training.gradient_accumulation_steps,
-        repeats=chosen.data.repeats,
-        class_count=inputs.class_pictures.count if inputs.class_pictures else 0,
-    )
+    if home.record is None:
+        chosen = _with_buckets_decided(chosen, inputs.pictures, as_before=begins_from is not None)
+        options = replace(options, train=chosen)
+    plan = _plan(home, chosen, inputs)
     steps = chosen.training.max_train_steps or plan.steps_for_epochs(chosen.training.num_train_epochs)
     refuse_endless_warmup(chosen, options.sources, max_train_steps=steps)
     _check_length(home, chosen, max_train_steps=steps)
     _check_room(home, chosen, inputs, max_train_steps=steps)
     return Checked(home=home, options=options, inputs=inputs, plan=plan, max_train_steps=steps, begins_from=begins_from)
+
+
+def _plan(home: Home, options: TrainOptions, inputs: Inputs) -> Plan:
+    training, data = options.training, options.data
+    assert training.seed is not None, "choose_options draws one where none was given"
+    batch_size = training.train_batch_size * training.gradient_accumulation_steps
+    # The blocks of a run stay what they were, in whatever portions a step is computed today.
+    block_size = home.record.options["train_batch_size"] if home.record else training.train_batch_size
+    assert isinstance(block_size, int)
+    return Plan(
+        seed=training.seed,
+        picture_count=len(inputs.pictures.pictures),
+        batch_size=batch_size,
+        repeats=data.repeats,
+        class_count=inputs.class_pictures.count if inputs.class_pictures else 0,
+        buckets=buckets_for(inputs.pictures, buckets_of(data)),
+        block_size=math.gcd(block_size, batch_size),
+    )
+
+
+def _with_buckets_decided(options: TrainOptions, pictures: PictureSet, *, as_before: bool) -> TrainOptions:
+    """Not said: buckets for pictures that belong in several, unless a run of Diffusers' script goes on `as_before`."""
+    data = options.data
+    if data.use_aspect_ratio_buckets is not None:
+        return options
+    are_several = len(set(buckets_for(pictures, wished_buckets(data)))) > 1 and not as_before
+    is_wished = data.aspect_ratio_buckets is not None or are_several
+    return with_values(options, {"use_aspect_ratio_buckets": is_wished})
 
 
 def save_interval(options: TrainOptions) -> tuple[int | None, float | None]:

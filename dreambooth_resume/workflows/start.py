@@ -13,6 +13,7 @@ from dreambooth_resume.checkpoint.reader import load_checkpoint
 from dreambooth_resume.checkpoint.stage import Stage
 from dreambooth_resume.config.load import record
 from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.data.buckets import buckets_of
 from dreambooth_resume.data.fingerprint import dataset_fingerprint
 from dreambooth_resume.data.inputs import store_inputs
 from dreambooth_resume.data.plan import skipping
@@ -247,7 +248,7 @@ def _assigned(ready: _Ready, checked: Checked, adopted: Adoption[SavedState], *,
     """What the attempt trains on, now that the log says from which step on it is which data set."""
     segments = adopted.writer.log.entries[-1].state.segments
     plan = replace(ready.assignment.plan, seed=seed)
-    pictures, plan = checked.inputs.datasets.in_order(segments, plan)
+    pictures, plan = checked.inputs.datasets.in_order(segments, plan, buckets_of(checked.options.train.data))
     return replace(ready.assignment, seed=seed, plan=plan, pictures=pictures)
 
 

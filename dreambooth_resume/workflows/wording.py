@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_resume.config.messages import plain as plain_value
+from dreambooth_resume.data.buckets import summary
 from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.runs.adoption import Adoption
@@ -27,7 +28,7 @@ _EXACT = "Exact: same device, libraries and threads as at the run's start"
 
 
 def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str) -> str:
-    """The run in two lines, before anything is loaded."""
+    """The run in a few lines, before anything is loaded."""
     pictures = inputs.pictures
     skipped = f" ({len(pictures.skipped)} unreadable ones left out)" if pictures.skipped else ""
     epochs = steps * plan.batch_size / plan.epoch_length
@@ -36,9 +37,17 @@ def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str)
         f"{_count(len(pictures.pictures), 'picture')}{skipped}, {_count(steps, 'step')} of "
         f"{_count(plan.batch_size, 'sample')} "
         f"({epochs:.1f} epochs), base model {inputs.source.name}\n"
-        f"{ridden}"
+        f"{ridden}{_buckets(plan)}"
         f"Home {storage.describe()}: {fencing}"
     )
+
+
+def _buckets(plan: Plan) -> str:
+    """How many pictures have which shape, as a line with its end; nothing for squares."""
+    if not plan.buckets:
+        return ""
+    squares = "" if len(set(plan.buckets)) == 1 else "; for squares begin a run with --no-use_aspect_ratio_buckets"
+    return f"{summary(plan.buckets)}, width x height{squares}\n"
 
 
 def class_pictures(ridden: ClassPictures) -> str:

@@ -12,7 +12,7 @@ from bench_model import BATCH_SIZE, PROMPT, RESOLUTION, SEED, train_words
 from plain_loop import PlainBatch, PlainLoop
 
 from dreambooth_resume.config.load import parse_train
-from dreambooth_resume.data.batch import BatchBuilder
+from dreambooth_resume.data.batch import BatchBuilder, LatentSize
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
 from dreambooth_resume.data.draws import Draws, Timesteps
 from dreambooth_resume.data.plan import Plan, Slot
@@ -23,7 +23,7 @@ from dreambooth_resume.workflows.train import train
 
 BLOCK_STEPS = 10
 TOLERANCE = 1e-5
-_LATENT_SHAPE = (4, RESOLUTION // 8, RESOLUTION // 8)
+_LATENTS = LatentSize(channels=4, pixels_per_latent=8, resolution=RESOLUTION)
 _TRAIN_TIMESTEPS = 1000
 _CROPS = CropOptions(resolution=RESOLUTION, center_crop=False, random_flip=False)
 
@@ -113,8 +113,8 @@ class _CroppedPixels:
             picture = self._pictures[slot.picture]
             crop = variant_crop(picture, slot.variant, seed=SEED, options=_CROPS)
             self._seen[chosen] = Sample(
-                pixels=load_pixels(picture, crop, resolution=RESOLUTION, interpolation="lanczos"),
-                time_ids=time_ids(picture, crop, resolution=RESOLUTION),
+                pixels=load_pixels(picture, crop, interpolation="lanczos"),
+                time_ids=time_ids(picture, crop),
             )
         return self._seen[chosen]
 
@@ -126,7 +126,7 @@ def _batches(pictures_folder: Path, steps: int) -> list[PlainBatch]:
         pictures,
         _CroppedPixels(pictures),
         micro_batch_size=BATCH_SIZE,
-        latent_shape=_LATENT_SHAPE,
+        latents=_LATENTS,
         draws=Draws(timesteps=Timesteps(end=_TRAIN_TIMESTEPS)),
     )
     batches = []

@@ -142,6 +142,7 @@ class Bench:
             "instance_prompt": "a photo of sks robot",
             "resolution": 32,
             "center_crop": True,
+            "use_aspect_ratio_buckets": False,
             "train_batch_size": 2,
             "max_train_steps": 6,
             "checkpointing_steps": 2,

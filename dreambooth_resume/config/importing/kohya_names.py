@@ -95,7 +95,7 @@ NOTHING: dict[str, str] = {
     "base_weights_multiplier": "LoRAs merged into the base model before the training",
     "blocks_to_swap": "blocks of the model in main memory",
     "bucket_no_upscale": "buckets that never enlarge a picture",
-    "bucket_reso_steps": "the step between buckets",
+    "bucket_reso_steps": "the step between buckets is 64; aspect_ratio_buckets lists shapes of your own",
     "cache_info": "a file with the pictures' sizes; sizes are kept in the home",
     "caption_dropout_every_n_epochs": "epochs without captions",
     "caption_extension": "the ending of caption files",

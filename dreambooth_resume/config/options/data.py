@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from dreambooth_resume.config.options.declaration import (
     NOT_BLANK,
@@ -16,6 +16,24 @@ from dreambooth_resume.config.options.declaration import (
 )
 
 Interpolation = Literal["lanczos", "bilinear", "bicubic", "nearest", "nearest_exact", "box", "hamming"]
+
+_SHAPES = "it decides the shapes and the order of the pictures; start a new run"
+_SMALLEST_SIDE, _SIDE_STEP = 32, 8
+
+
+def _bucket_list(value: str | None) -> str | None:
+    """As `height,width;height,width` without spaces; raises ValueError for anything else."""
+    if value is None:
+        return None
+    pairs = [[side.strip() for side in pair.split(",")] for pair in value.split(";") if pair.strip()]
+    if not pairs or any(
+        len(pair) != 2 or not all(side.isascii() and side.isdigit() for side in pair) for pair in pairs
+    ):
+        raise ValueError('must be "height,width;height,width", in pixels, such as "1024,1024;1216,832"')
+    for side in (int(side) for pair in pairs for side in pair):
+        if side < _SMALLEST_SIDE or side % _SIDE_STEP:
+            raise ValueError(f"must have sides of at least {_SMALLEST_SIDE}, in multiples of {_SIDE_STEP}, not {side}")
+    return ";".join(f"{int(height)},{int(width)}" for height, width in pairs)
 
 
 class DataOptions(BaseModel):
@@ -53,7 +71,16 @@ class DataOptions(BaseModel):
     resolution: Annotated[
         int, Field(ge=32, multiple_of=8), refused("start a new run for another picture size", common=True)
     ] = 1024
-    """Edge of the square training pictures, in pixels; a multiple of 8."""
+    """Edge of the square training pictures, in pixels; a multiple of 8. With buckets, of the square among them."""
+
+    use_aspect_ratio_buckets: Annotated[bool | None, refused(_SHAPES, null_is_unset=True)] = None
+    """Cut each picture to the nearest of several shapes of at most resolution x resolution pixels, in place of a
+    square. All samples of a micro-batch have one shape. null: decided at a run's first start, on if its pictures belong
+    in different shapes."""
+
+    aspect_ratio_buckets: Annotated[str | None, AfterValidator(_bucket_list), refused(_SHAPES)] = None
+    """The shapes themselves, as "height,width;height,width" in pixels, multiples of 8; turns use_aspect_ratio_buckets
+    on. null: those of SDXL, in steps of 64 pixels (below resolution 512 of an eighth of it)."""
 
     center_crop: Annotated[bool, refused("start a new run for other crops")] = False
     """Cut the middle of each picture. Off: cut at random."""

@@ -31,6 +31,14 @@ def test_null_for_an_option_that_stands_for_another_is_no_change() -> None:
     assert compare(_recorded("--rank", "8"), given) == ()
 
 
+def test_a_run_from_before_there_were_buckets_has_squares() -> None:
+    recorded = {name: value for name, value in _recorded().items() if name != "use_aspect_ratio_buckets"}
+    assert compare(recorded, parse_train(["--no-use_aspect_ratio_buckets"])) == ()
+    (change,) = compare(recorded, parse_train(["--use_aspect_ratio_buckets"]))
+    assert (change.before, change.after, change.policy) == (False, True, ChangePolicy.REFUSED)
+    assert resolve(parse_train([]), recorded=recorded).data.use_aspect_ratio_buckets is None
+
+
 def test_same_samples_a_step_in_other_portions_are_applied() -> None:
     changes = compare(_recorded(), parse_train(["--train_batch_size", "2", "--gradient_accumulation_steps", "2"]))
     assert [(change.name, change.policy) for change in changes] == [

@@ -107,6 +107,8 @@ def _another_value(option: Option) -> object:
         return "resolution"
     if option.name == "storage_uri":
         return "s3://bucket/dog"
+    if option.name == "aspect_ratio_buckets":
+        return "1024,1024;1216,832"
     if option.name == "deadline":
         return "25m"
     if option.name in ("rank_pattern", "alpha_pattern"):

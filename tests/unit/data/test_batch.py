@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from dreambooth_resume.data.batch import Batch, BatchBuilder, MicroBatch
+from dreambooth_resume.data.batch import Batch, BatchBuilder, LatentSize, MicroBatch
 from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
 from dreambooth_resume.data.draws import Draws, Timesteps
 from dreambooth_resume.data.loader import Loader
-from dreambooth_resume.data.plan import Plan
+from dreambooth_resume.data.plan import Plan, Use
 from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.samples import LatentSource, PixelSource, latent_variants, prompt_entry
 from dreambooth_resume.data.transforms import CropOptions, FloatArray, load_pixels, variant_crop
@@ -26,6 +26,7 @@ from .conftest import DrawPicture
 
 CROPS = CropOptions(resolution=32, center_crop=False, random_flip=True)
 LATENT_SHAPE = (4, 4, 4)
+LATENTS = LatentSize(channels=4, pixels_per_latent=8, resolution=32)
 SEED = 11
 
 
@@ -51,7 +52,7 @@ def builder(plan: Plan, pictures: PictureSet, source: Any, *, micro_batch_size: 
         pictures,
         source,
         micro_batch_size=micro_batch_size,
-        latent_shape=LATENT_SHAPE,
+        latents=LATENTS,
         draws=Draws(timesteps=Timesteps(end=1000)),
     )
 
@@ -74,7 +75,7 @@ def latent_source(pictures: PictureSet, plan: Plan, storage: MemoryStorage, step
         encoder="vae-digest",
         encode=encode,
     )
-    source = LatentSource(pictures.pictures, variants, cache=cache, resolution=32)
+    source = LatentSource(pictures.pictures, variants, cache=cache)
     return source, cache
 
 
@@ -169,7 +170,7 @@ def test_cached_latents_are_those_of_the_slots_variant(plan: Plan, pictures: Pic
         for slot in plan.batch(step):
             picture = pictures.pictures[slot.picture]
             crop = variant_crop(picture, slot.variant, seed=SEED, options=CROPS)
-            mean, logvar = encode(load_pixels(picture, crop, resolution=32, interpolation="lanczos"))
+            mean, logvar = encode(load_pixels(picture, crop, interpolation="lanczos"))
             np.testing.assert_array_equal(micro_batch.mean[slot.slot].numpy(), mean)
             np.testing.assert_array_equal(micro_batch.logvar[slot.slot].numpy(), logvar)
             ids = [picture.height, picture.width, crop.top, crop.left, 32, 32]
@@ -190,7 +191,10 @@ def test_only_what_the_steps_need_is_encoded_and_equal_crops_once(plan: Plan, pi
         encoder="vae-digest",
         encode=encode,
     )
-    assert len(LatentSource(pictures.pictures, centred, cache=Cache(MemoryStorage()), resolution=32).entries) == 3
+    assert len(LatentSource(pictures.pictures, centred, cache=Cache(MemoryStorage())).entries) == 3
+
+
+FIRST = Use(picture=0, variant=0)
 
 
 def latent_key(pictures: PictureSet, **changed: Any) -> str:
@@ -201,7 +205,7 @@ def latent_key(pictures: PictureSet, **changed: Any) -> str:
         "encoder": "vae-digest",
         "encode": encode,
     }
-    return latent_variants(pictures.pictures, [(0, 0)], **{**options, **changed})[0, 0].entry.key
+    return latent_variants(pictures.pictures, [FIRST], **{**options, **changed})[FIRST].entry.key
 
 
 def test_a_latents_address_changes_with_everything_that_decides_it(pictures: PictureSet) -> None:

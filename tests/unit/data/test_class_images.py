@@ -188,7 +188,7 @@ def test_pictures_are_files_that_can_be_cropped(tmp_path: Path) -> None:
     pictures = as_pictures(storage, tmp_path / "new machine", stored, prompt="a dog")
     assert [(one.prompt, one.width, one.height) for one in pictures] == [("a dog", 8, 6)] * 5
     crop = variant_crop(pictures[0], 0, seed=0, options=CropOptions(resolution=6, center_crop=True, random_flip=False))
-    assert load_pixels(pictures[0], crop, resolution=6, interpolation="lanczos").shape == (3, 6, 6)
+    assert load_pixels(pictures[0], crop, interpolation="lanczos").shape == (3, 6, 6)
 
 
 def test_a_recipe_of_another_kind_has_notes_of_its_own() -> None:

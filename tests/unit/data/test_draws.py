@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreambooth_resume.config.options.loss import LossOptions
-from dreambooth_resume.data.batch import BatchBuilder
+from dreambooth_resume.data.batch import BatchBuilder, LatentSize
 from dreambooth_resume.data.dataset import Picture, PictureSet
 from dreambooth_resume.data.draws import Draws, Timesteps, draws_of
 from dreambooth_resume.data.plan import Plan, Slot
@@ -17,6 +17,7 @@ from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.samples import Sample
 
 SHAPE = (4, 2, 2)
+LATENTS = LatentSize(channels=4, pixels_per_latent=8, resolution=16)
 COUNT = 200_000
 
 
@@ -127,7 +128,7 @@ def batch_with(draws: Draws, *, class_count: int = 0) -> Any:
         )
 
     builder = BatchBuilder(
-        plan, PictureSet(pictures=(picture,) * 2), source, micro_batch_size=2, latent_shape=SHAPE, draws=draws
+        plan, PictureSet(pictures=(picture,) * 2), source, micro_batch_size=2, latents=LATENTS, draws=draws
     )
     return builder(5).micro_batches[0]
 

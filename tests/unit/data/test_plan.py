@@ -116,7 +116,7 @@ def test_epoch_of_a_step_is_that_of_its_first_sample() -> None:
 
 def test_variants_used_are_those_of_the_steps_asked_for() -> None:
     plan = Plan(seed=3, picture_count=4, batch_size=3)
-    expected = {(slot.picture, slot.variant) for step in range(5, 9) for slot in plan.batch(step)}
+    expected = {slot.use for step in range(5, 9) for slot in plan.batch(step)}
     assert plan.variants_used(range(5, 9)) == tuple(sorted(expected))
 
 

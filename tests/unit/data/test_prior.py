@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_resume.data.batch import BatchBuilder, MicroBatch
+from dreambooth_resume.data.batch import BatchBuilder, LatentSize, MicroBatch
 from dreambooth_resume.data.dataset import Picture, PictureSet
 from dreambooth_resume.data.draws import Draws, Timesteps
 from dreambooth_resume.data.plan import Plan, Slot
@@ -20,6 +20,7 @@ from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.samples import Sample
 
 LATENT_SHAPE = (4, 2, 2)
+LATENTS = LatentSize(channels=4, pixels_per_latent=8, resolution=16)
 PLANS = st.builds(
     Plan,
     seed=st.integers(0, 2**64 - 1),
@@ -61,7 +62,7 @@ def builder(plan: Plan, *, micro_batch_size: int, class_weight: float = 1.0) -> 
         pictures_of(plan),
         NumberSource(),
         micro_batch_size=micro_batch_size,
-        latent_shape=LATENT_SHAPE,
+        latents=LATENTS,
         draws=Draws(timesteps=Timesteps(end=1000)),
         class_weight=class_weight,
     )
@@ -129,7 +130,7 @@ def test_nothing_of_a_slots_picture_changes_when_class_pictures_are_added(size: 
     alone = PictureSet(pictures=tuple(replace(one, prompt="a photo of sks dog") for one in pictures.pictures[:3]))
     plain = BatchBuilder(
         replace(plan, class_count=0), alone, NumberSource(),
-        micro_batch_size=size, latent_shape=LATENT_SHAPE, draws=Draws(timesteps=Timesteps(end=1000)),
+        micro_batch_size=size, latents=LATENTS, draws=Draws(timesteps=Timesteps(end=1000)),
     )  # fmt: skip
     ridden = builder(plan, micro_batch_size=size)(7).micro_batches
     for with_class, without in zip(ridden, plain(7).micro_batches, strict=True):
@@ -155,7 +156,7 @@ def test_an_epoch_is_a_pass_over_the_larger_set_as_in_diffusers_script() -> None
 def test_variants_used_hold_the_class_pictures_too() -> None:
     plan = Plan(seed=3, picture_count=2, batch_size=3, class_count=4)
     slots = [slot for step in range(5, 9) for slot in (*plan.batch(step), *plan.class_batch(step))]
-    assert plan.variants_used(range(5, 9)) == tuple(sorted({(slot.picture, slot.variant) for slot in slots}))
+    assert plan.variants_used(range(5, 9)) == tuple(sorted({slot.use for slot in slots}))
     assert len(plan.variants_used(range(10**6))) == 6 * 8
 
 

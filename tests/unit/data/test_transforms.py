@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dreambooth_resume.data.buckets import Bucket
 from dreambooth_resume.data.dataset import Picture, scan_pictures
 from dreambooth_resume.data.plan import Slot
 from dreambooth_resume.data.transforms import (
@@ -29,6 +30,7 @@ from dreambooth_resume.errors import RefusedToGoOn
 from .conftest import DrawPicture
 
 FREE = CropOptions(resolution=32, center_crop=False, random_flip=True)
+SQUARE = Bucket(height=32, width=32)
 CENTRE = CropOptions(resolution=32, center_crop=True, random_flip=False)
 # torchvision.transforms.functional: pil_modes_mapping
 TORCHVISION_CODES = {
@@ -65,8 +67,8 @@ def script_pixels(path: Path, resolution: int, code: int, *, flip: bool, top: in
 @pytest.mark.parametrize("interpolation", list(INTERPOLATIONS))
 @pytest.mark.parametrize("flip", [False, True])
 def test_pixels_equal_the_scripts_bit_for_bit(picture: Picture, interpolation: str, flip: bool) -> None:
-    crop = Crop(resized_height=32, resized_width=50, top=0, left=7, flip=flip)
-    pixels = load_pixels(picture, crop, resolution=32, interpolation=interpolation)
+    crop = Crop(resized_height=32, resized_width=50, top=0, left=7, flip=flip, target=SQUARE)
+    pixels = load_pixels(picture, crop, interpolation=interpolation)
     expected = script_pixels(picture.path, 32, TORCHVISION_CODES[interpolation], flip=flip, top=0, left=7)
     assert pixels.dtype == np.float32
     assert pixels.shape == (3, 32, 32)
@@ -87,7 +89,7 @@ def test_all_256_values_map_to_minus_one_to_one_as_torch_does() -> None:
     [((100, 100), (32, 32)), ((45, 71), (32, 50)), ((71, 45), (50, 32)), ((3, 4), (32, 42)), ((32, 33), (32, 33))],
 )
 def test_shorter_side_meets_the_resolution(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert resized_size(*size, 32) == expected
+    assert resized_size(*size, SQUARE) == expected
 
 
 @pytest.mark.parametrize(("width", "left"), [(32, 0), (33, 0), (34, 1), (35, 2), (37, 2), (39, 4)])
@@ -155,7 +157,7 @@ def test_turning_flips_off_leaves_the_crops_as_they_were(picture: Picture) -> No
 
 
 def test_time_ids_are_original_size_crop_and_target(picture: Picture) -> None:
-    ids = time_ids(picture, Crop(resized_height=32, resized_width=50, top=0, left=7, flip=True), resolution=32)
+    ids = time_ids(picture, Crop(resized_height=32, resized_width=50, top=0, left=7, flip=True, target=SQUARE))
     assert ids.dtype == np.float32
     assert ids.tolist() == [45, 71, 0, 7, 32, 32]
 
@@ -164,7 +166,7 @@ def test_a_picture_that_changed_or_went_during_the_run_is_refused(picture: Pictu
     crop = variant_crop(picture, 0, seed=0, options=FREE)
     Image.new("RGB", (71, 45)).save(picture.path)
     with pytest.raises(RefusedToGoOn, match=r"dog\.png has changed since the run began"):
-        load_pixels(picture, crop, resolution=32, interpolation="lanczos")
+        load_pixels(picture, crop, interpolation="lanczos")
     picture.path.unlink()
     with pytest.raises(RefusedToGoOn, match=r"dog\.png can't be read any more: No such file"):
-        load_pixels(picture, crop, resolution=32, interpolation="lanczos")
+        load_pixels(picture, crop, interpolation="lanczos")

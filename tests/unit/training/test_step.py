@@ -18,6 +18,7 @@ from peft import LoraConfig
 
 from dreambooth_resume.config.options.optimization import OptimizationOptions
 from dreambooth_resume.data.batch import Batch, MicroBatch
+from dreambooth_resume.data.buckets import Bucket
 from dreambooth_resume.data.dataset import Picture
 from dreambooth_resume.data.transforms import Crop, time_ids
 from dreambooth_resume.errors import RefusedToGoOn
@@ -464,8 +465,8 @@ def test_time_ids_of_the_loader_are_those_of_diffusers_pipeline(tiny_source: Mod
     picture = Picture(
         name="a.png", path=Path("a.png"), sha256="0" * 64, size_bytes=1, width=192, height=160, prompt=PROMPTS[0]
     )
-    crop = Crop(resized_height=80, resized_width=96, top=3, left=5, flip=True)
-    assert np.array_equal(time_ids(picture, crop, resolution=64), theirs[0].numpy())
+    crop = Crop(resized_height=80, resized_width=96, top=3, left=5, flip=True, target=Bucket(height=64, width=64))
+    assert np.array_equal(time_ids(picture, crop), theirs[0].numpy())
 
 
 def test_pixels_without_an_encoder_are_an_error(tiny_source: ModelSource) -> None:
