@@ -39,6 +39,13 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
             fix="start one process; --gradient_accumulation_steps makes up for the batch",
         )
     refuse_optimizer_contradictions(options, sources)
+    if options.training.quantised_base is not None and options.lora.use_dora:
+        raise BadInput(
+            f"use_dora does not go with base_precision {options.training.quantised_base}: it needs the lengths of the "
+            "weights' rows as they are",
+            where=sources.get("base_precision") or sources.get("use_dora"),
+            fix="leave one of the two out",
+        )
     _refuse_polynomial_that_climbs(options, sources)
     refuse_loss_contradictions(options, sources)
     _refuse_buckets_beside_squares(options, sources)

@@ -9,24 +9,18 @@ from __future__ import annotations
 DIFFUSERS_SCRIPT: dict[str, str] = {}
 
 LATER: dict[str, str] = {
-    "base_precision": "a quantised base model",
-    "bnb_quantization_config_path": "a base model quantised by bitsandbytes",
     "caption_dropout": "dropping captions at random",
-    "clip_skip": "leaving out the text encoders' last layers",
-    "do_fp8_training": "training in 8-bit floats",
     "hub_strategy": "when results are uploaded to the Hub",
     "keep_best": "keeping the best checkpoint",
     "keep_tokens": "the tags that a caption keeps in front when it is shuffled",
     "network_weights": "starting from an existing LoRA",
     "notify": "messages to a web hook",
     "num_new_tokens_per_abstraction": "textual inversion beside the LoRA",
-    "offload": "keeping parts of the model in main memory",
     "token_abstraction": "textual inversion beside the LoRA",
     "train_text_encoder_frac": "training the text encoders for a part of the run",
     "train_text_encoder_ti": "textual inversion beside the LoRA",
     "train_text_encoder_ti_frac": "textual inversion for a part of the run",
     "unmasked_weight": "masked training",
-    "upcast_before_saving": "the result in float32",
     "use_ema": "an average of the weights over the steps (EMA)",
     "validation_data_dir": "a validation loss on held-out pictures",
 }

@@ -59,6 +59,7 @@ _THEIR_NAMES: dict[str, str] = {
     " train_steps training_steps",
     "seed": "manual_seed random_seed train_seed",
     "mixed_precision": "bf16 dtype precision train_dtype weight_dtype",
+    "base_precision": "base_model_precision do_fp8_training fp8_base fp8_base_unet qtype quantize quantization",
     "gradient_checkpointing": "activation_checkpointing disable_gradient_checkpointing grad_checkpointing"
     " use_gradient_checkpointing",
     "allow_tf32": "tf32",
@@ -86,7 +87,6 @@ _THEIR_NAMES: dict[str, str] = {
     "enable_xformers_memory_efficient_attention": "xformers",
     "hub_token": "hf_token huggingface_token",
     "network_weights": "pretrained_lora_path init_lora lora_weights",
-    "offload": "cpu_offload low_vram lowvram",
     "output_kohya_format": "lora_format save_model_as",
     "push_to_hub": "push_checkpoints_to_hub",
     "report_to": "log_with tensorboard tracker use_wandb wandb",
@@ -115,15 +115,20 @@ OTHER_TRAINERS: dict[str, str] = {theirs: ours for ours, names in _THEIR_NAMES.i
 
 # Names whose users need more than another name.
 NO_COUNTERPART: dict[str, str] = {
+    "attention_slicing": "torch's attention needs no slices; for less memory gradient_checkpointing or base_precision",
+    "bnb_quantization_config_path": "there is no file for it: base_precision nf4 or int8",
     "block_size": "pictures have no sequence length; their size is resolution",
     "bucket_no_upscale": "pictures are enlarged where they are smaller than their bucket; list smaller shapes in"
     " aspect_ratio_buckets",
     "bucket_reso_steps": "list the shapes themselves: aspect_ratio_buckets",
     "bucket_tolerance": "list the shapes themselves: aspect_ratio_buckets",
     "cutoff_len": "pictures have no sequence length; their size is resolution",
+    "cpu_offload": "what isn't needed is off the device always",
+    "enable_vae_slicing": "pictures are encoded and decoded one by one always",
+    "enable_vae_tiling": "the VAE decodes in tiles by itself where memory runs out",
     "fp16": "it is a value of mixed_precision: mixed_precision fp16",
-    "load_in_4bit": "not available yet: a quantised base model; for less memory use mixed_precision bf16",
-    "load_in_8bit": "not available yet: a quantised base model; for less memory use mixed_precision bf16",
+    "load_in_4bit": "it is a value of base_precision: base_precision nf4",
+    "load_in_8bit": "it is a value of base_precision: base_precision int8",
     "lora": "a LoRA is what is trained always; its size is rank",
     "max_bucket_reso": "list the shapes themselves: aspect_ratio_buckets",
     "max_length": "pictures have no sequence length; their size is resolution",
@@ -131,7 +136,12 @@ NO_COUNTERPART: dict[str, str] = {
     "max_seq_length": "pictures have no sequence length; their size is resolution",
     "max_token_length": "prompts have the 77 tokens of SDXL's text encoders; the size of pictures is resolution",
     "min_bucket_reso": "list the shapes themselves: aspect_ratio_buckets",
+    "low_vram": "what isn't needed is off the device always; for less memory base_precision nf4",
+    "lowvram": "what isn't needed is off the device always; for less memory base_precision nf4",
+    "offload": "text encoders and VAE are on the device only while they encode or decode, always; for less memory"
+    " base_precision nf4 and gradient_checkpointing",
     "overwrite_output_dir": "nothing is ever overwritten; for a new run give another output_dir",
     "save_state": "every checkpoint has the whole state; how often is checkpointing_steps",
     "skip_until_initial_step": "a resume goes on with the next step of the same order always",
+    "upcast_before_saving": "the LoRA is trained and saved in float32 always",
 }

@@ -130,15 +130,24 @@ def latent_variants(
     return {use: variant(pictures[use.picture], use.variant, use.bucket) for use in used}
 
 
-def prompt_entry(prompt: str, *, encoder: str, encode: Callable[[str], tuple[FloatArray, FloatArray]]) -> Entry:
+def prompt_entry(
+    prompt: str,
+    *,
+    encoder: str,
+    encode: Callable[[str], tuple[FloatArray, FloatArray]],
+    clip_skip: int | None = None,
+) -> Entry:
     """The cache entry of a prompt: arrays `prompt_embeds` [tokens, width] and `pooled` [width].
 
-    `encoder` is the digest of all text encoders and tokenizers; `encode` takes the prompt to (prompt_embeds, pooled).
+    `encoder` is the digest of all text encoders and tokenizers; `encode` takes the prompt to (prompt_embeds, pooled),
+    leaving out `clip_skip` more layers than usual.
     """
 
     def encode_prompt() -> Arrays:
         prompt_embeds, pooled = encode(prompt)
         return {"prompt_embeds": prompt_embeds, "pooled": pooled}
 
-    recipe = {"kind": "prompt", "encoder": encoder, "prompt": prompt}
+    # Left out where it isn't used, so that what is in the cache already keeps its key.
+    skipped = {"clip_skip": clip_skip} if clip_skip else {}
+    recipe = {"kind": "prompt", "encoder": encoder, "prompt": prompt, **skipped}
     return Entry(label=f'prompt "{prompt}"', recipe=recipe, encode=encode_prompt)

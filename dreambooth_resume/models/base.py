@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dreambooth_resume.models.source import Component, ModelSource
 
 PredictionType = Literal["epsilon", "v_prediction"]
+BasePrecision = Literal["nf4", "int8", "fp8"]
+"""What the linear layers of a frozen denoiser may be kept in, beside the precision of training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class ModelFacts:
     prediction_type: PredictionType
     picture_side: int = 1024
     """Height and width of the pictures that the model makes by itself, in pixels."""
+    text_layers: int = 0
+    """Layers of the text encoder that has fewer of them."""
     is_edm: bool = False
     """Was the model made in the EDM formulation? It can be trained in no other."""
 
@@ -132,8 +136,13 @@ class Denoiser(Protocol):
 class Encoders(Protocol):
     """Prompts and pictures to what the denoiser reads. Nothing is loaded until asked for; `free` drops what was."""
 
-    def encode_prompt(self, prompt: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """prompt_embeds [tokens, width] and pooled_prompt_embeds [width], always computed in float32."""
+    def encode_prompt(
+        self, prompt: str, *, clip_skip: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """prompt_embeds [tokens, width] and pooled_prompt_embeds [width], always computed in float32.
+
+        `clip_skip` leaves out so many more of the last layers than the model was made with.
+        """
         ...
 
     def encode_pixels(self, pixels_CHW: torch.Tensor | NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -259,11 +268,23 @@ class Family(Protocol):
     def sampler(self, source: ModelSource, *, device: torch.device) -> Sampler: ...
 
     def load_denoiser(
-        self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
+        self,
+        source: ModelSource,
+        *,
+        device: torch.device,
+        weight_dtype: torch.dtype,
+        gradient_checkpointing: bool,
+        base_precision: BasePrecision | None = None,
     ) -> Denoiser: ...
 
     def load_text_encoders(
-        self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
+        self,
+        source: ModelSource,
+        *,
+        device: torch.device,
+        weight_dtype: torch.dtype,
+        gradient_checkpointing: bool,
+        clip_skip: int | None = None,
     ) -> TextEncoders: ...
 
     def kohya_format(

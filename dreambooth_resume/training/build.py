@@ -204,7 +204,9 @@ def _encode(
     cache = Cache(storage)
     prompt_key = assignment.family.prompt_key(assignment.digests)
     fixed = [] if assignment.options.lora.train_text_encoder else _all_prompts(assignment)
-    entries = [prompt_entry(prompt, encoder=prompt_key, encode=encoders.encode_prompt) for prompt in fixed]
+    clip_skip = assignment.options.model.clip_skip
+    encode = partial(encoders.encode_prompt, clip_skip=clip_skip) if clip_skip else encoders.encode_prompt
+    entries = [prompt_entry(prompt, encoder=prompt_key, encode=encode, clip_skip=clip_skip) for prompt in fixed]
     filled = not entries or cache.fill(
         entries, should_stop=watcher.should_stop, on_progress=partial(reporter.phase, "encoding prompts")
     )

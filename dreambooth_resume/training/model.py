@@ -71,13 +71,23 @@ def load_model(
     """Read what trains from disk and put a fresh adapter on it, drawn from the seed alone."""
     dtype = weight_dtype(options.training.precision)
     checkpointing = options.training.gradient_checkpointing
-    denoiser = family.load_denoiser(source, device=device, weight_dtype=dtype, gradient_checkpointing=checkpointing)
+    denoiser = family.load_denoiser(
+        source,
+        device=device,
+        weight_dtype=dtype,
+        gradient_checkpointing=checkpointing,
+        base_precision=options.training.quantised_base,
+    )
     if options.training.enable_xformers_memory_efficient_attention:
         use_xformers(denoiser)
     text_encoders = None
     if options.lora.train_text_encoder:
         text_encoders = family.load_text_encoders(
-            source, device=device, weight_dtype=dtype, gradient_checkpointing=checkpointing
+            source,
+            device=device,
+            weight_dtype=dtype,
+            gradient_checkpointing=checkpointing,
+            clip_skip=options.model.clip_skip,
         )
     parameters = add_lora(denoiser, lora, normal_draw=partial(_init_draw, seed), text_encoders=text_encoders)
     return LoadedModel(lora=lora, denoiser=denoiser, text_encoders=text_encoders, parameters=parameters)

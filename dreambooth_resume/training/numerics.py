@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from dreambooth_resume.models.base import BasePrecision
+
 # pillow: it resizes the pictures, and its releases do not round alike.
 _PACKAGES = ("torch", "diffusers", "peft", "accelerate", "numpy", "pillow", "safetensors", "transformers")
 _CPU_FLAGS = (
@@ -48,7 +50,12 @@ def make_deterministic(*, allow_tf32: bool, torch_threads: int | None = None) ->
 
 
 def numerics_fingerprint(
-    *, device: torch.device, micro_batch_size: int, mixed_precision: str, allow_tf32: bool
+    *,
+    device: torch.device,
+    micro_batch_size: int,
+    mixed_precision: str,
+    allow_tf32: bool,
+    base_precision: BasePrecision | None = None,
 ) -> dict[str, str]:
     """All that two attempts must share for their results to be the same bit for bit, as name -> value.
 
@@ -61,6 +68,10 @@ def numerics_fingerprint(
         "mixed_precision": mixed_precision,
         **{package: version(package) for package in _PACKAGES},
     }
+    if base_precision is not None:
+        facts["base_precision"] = base_precision
+        if base_precision != "fp8":
+            facts["bitsandbytes"] = version("bitsandbytes")
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts["device_name"] = properties.name

@@ -68,6 +68,9 @@ def final_samples(storage: Storage, step: int) -> SampleSet | None:
     return next((made for made in reversed(read_samples(storage, step=step)) if made.is_final), None)
 
 
+_SHOWN_WHERE_GIVEN = ("lora_layers", "lora_unet_blocks", "use_blora", "conv_dim", "rank_pattern", "clip_skip")
+
+
 def model_card(name: str, ref: CheckpointRef, facts: TrainingFacts, samples: SampleSet | None) -> str:
     """The card in Markdown, with the Hub's front matter."""
     options = facts.options
@@ -101,7 +104,7 @@ Use `{prompt}` to trigger the image generation.
 {_pictures(samples)}
 ## Use it
 
-{_with_diffusers(name, hub_base, prompt)}
+{_with_diffusers(name, hub_base, prompt, options)}
 
 {_elsewhere(name, options, prompt)}
 
@@ -116,7 +119,8 @@ Trained with `dbr`. The license of the base model, {LICENSE}, holds for these we
     )
 
 
-def _with_diffusers(name: str, hub_base: str | None, prompt: str) -> str:
+def _with_diffusers(name: str, hub_base: str | None, prompt: str, options: Mapping[str, JsonValue]) -> str:
+    clip_skip = f", clip_skip={skipped}" if (skipped := options.get("clip_skip")) else ""
     return f"""\
 With [Diffusers](https://github.com/huggingface/diffusers):
 
@@ -127,7 +131,7 @@ from diffusers import AutoPipelineForText2Image
 base = "{hub_base or "PATH-TO-THE-BASE-MODEL"}"
 pipeline = AutoPipelineForText2Image.from_pretrained(base, torch_dtype=torch.float16).to("cuda")
 pipeline.load_lora_weights("{name}", weight_name="{WEIGHTS_NAME}")
-image = pipeline({json.dumps(prompt)}).images[0]
+image = pipeline({json.dumps(prompt)}{clip_skip}).images[0]
 ```"""
 
 
@@ -159,6 +163,7 @@ def _training(ref: CheckpointRef, facts: TrainingFacts) -> dict[str, JsonValue]:
         "LoRA for the text encoders": "yes" if options.get("train_text_encoder") else "no",
         "rank": options.get("rank"),
         "alpha": options.get("lora_alpha") or options.get("rank"),
+        **{name: options.get(name) or None for name in _SHOWN_WHERE_GIVEN},
         "steps": ref.step,
         "samples a step": batch,
         "learning rate": options.get("learning_rate"),

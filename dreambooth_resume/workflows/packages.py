@@ -47,6 +47,11 @@ PACKAGES = (
         is_needed=lambda options: options.optimization.optimizer_kind == "AdamW8bit",
     ),
     Package(
+        name="bitsandbytes",
+        option="base_precision",
+        is_needed=lambda options: options.training.quantised_base in ("nf4", "int8"),
+    ),
+    Package(
         name="xformers",
         extra=None,
         option="enable_xformers_memory_efficient_attention",

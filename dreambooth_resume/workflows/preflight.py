@@ -183,6 +183,7 @@ def check_start(home: Home, options: Options) -> Checked:
     if inputs.facts.is_edm:
         refuse_beside_edm(chosen, options.sources, because="the base model is made for that alone")
     refuse_timesteps_beyond(chosen, options.sources, train_timesteps=inputs.facts.num_train_timesteps)
+    _refuse_too_few_layers(chosen, options.sources, inputs)
     if home.record is None:
         chosen = _with_buckets_decided(chosen, inputs.pictures, as_before=begins_from is not None)
         options = replace(options, train=chosen)
@@ -283,6 +284,17 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
         lora=adapter_of(options, family, source),
         class_pictures=class_pictures,
     )
+
+
+def _refuse_too_few_layers(options: TrainOptions, sources: Mapping[str, str], inputs: Inputs) -> None:
+    """Raises BadInput if the text encoders have no layer that clip_skip would leave."""
+    most = inputs.facts.text_layers - 1
+    if (options.model.clip_skip or 0) > most:
+        raise BadInput(
+            f"the model's smaller text encoder has {inputs.facts.text_layers} layers, so at most {most} can be skipped",
+            where=sources.get("clip_skip", "clip_skip"),
+            fix=f"give at most {most}",
+        )
 
 
 def _check_length(home: Home, options: TrainOptions, *, max_train_steps: int) -> None:

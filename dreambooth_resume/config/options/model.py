@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from dreambooth_resume.config.options.declaration import NOT_BLANK, SECTION_CONFIG, TILDE_EXPANDED, free
+from dreambooth_resume.config.options.declaration import NOT_BLANK, SECTION_CONFIG, TILDE_EXPANDED, free, refused
 
 
 class ModelOptions(BaseModel):
     """The base model that the LoRA is trained on."""
 
-    # All free: what a run pins is the bytes of the model, not where this machine finds them.
+    # Nearly all free: what a run pins is the bytes of the model, not where this machine finds them.
     model_config = SECTION_CONFIG
 
     pretrained_model_name_or_path: Annotated[str, NOT_BLANK, TILDE_EXPANDED, free(common=True)]
@@ -30,3 +30,9 @@ class ModelOptions(BaseModel):
 
     cache_dir: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free(recorded=False)] = None
     """Where models and data sets from the Hub are kept on this machine. null: huggingface_hub's own folder."""
+
+    clip_skip: Annotated[
+        int | None, Field(ge=0), refused("every prompt would be read otherwise; start a new run for that")
+    ] = None
+    """Layers of the text encoders that are left out before the one that SDXL reads, as in Diffusers' advanced script.
+    Pictures are then made with the same clip_skip in the pipeline. null, or 0: none."""

@@ -70,6 +70,16 @@ class TrainingOptions(BaseModel):
     GPUs older than Ampere. The LoRA and its optimizer stay in float32 always. null: no. fp16 was run on CPUs; on a GPU
     it was *not run*."""
 
+    base_precision: Annotated[
+        Literal["no", "nf4", "int8", "fp8"],
+        BeforeValidator(_no_is_a_word),
+        any_case("no", "nf4", "int8", "fp8"),
+        refused("all steps of a run are computed on one base; start a new run"),
+    ] = "no"
+    """Keep the UNet's linear layers in fewer bits while the LoRA trains: nf4 in 4, int8 or fp8 in 8, in place of 16 or
+    32. nf4 and int8 need bitsandbytes (pip install bitsandbytes). The LoRA is meant for the whole model afterwards.
+    Resumes are exact, tested on a CPU; not run on a GPU so far."""
+
     gradient_checkpointing: Annotated[bool, applied("memory and speed change from the next step on")] = False
     """Compute activations again in the backward pass: less memory, about a third slower."""
 
@@ -86,3 +96,8 @@ class TrainingOptions(BaseModel):
     def precision(self) -> Literal["no", "fp16", "bf16"]:
         """`mixed_precision`, or what it stands for when it was left out."""
         return self.mixed_precision or "no"
+
+    @property
+    def quantised_base(self) -> Literal["nf4", "int8", "fp8"] | None:
+        """`base_precision`, and None for a base in the precision of training."""
+        return None if self.base_precision == "no" else self.base_precision

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from dreambooth_resume.models.base import EdmSchedule, LatentScale, ModelFacts, NoiseSchedule
+from dreambooth_resume.models.base import BasePrecision, EdmSchedule, LatentScale, ModelFacts, NoiseSchedule
+from dreambooth_resume.models.quantised import quantise
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.sdxl.family import LORA_TARGET_MODULES
 from dreambooth_resume.models.source import ModelSource
@@ -58,16 +59,14 @@ class SdxlDenoiser:
 def load_denoiser(
     source: ModelSource,
     *,
-    facts: ModelFacts,
-    scheduler_config: dict[str, Any],
+    noise_schedule: NoiseSchedule,
+    latent_scale: LatentScale,
     device: torch.device,
     weight_dtype: torch.dtype,
     gradient_checkpointing: bool,
+    base_precision: BasePrecision | None = None,
 ) -> SdxlDenoiser:
-    """Read the UNet from disk onto the device, without an adapter, ready to be trained around.
-
-    The noise schedule is that of Diffusers' schedulers for the model's own scheduler configuration, float32.
-    """
+    """Read the UNet from disk onto the device, without an adapter, ready to be trained around."""
     with quiet_loading():
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -79,20 +78,26 @@ def load_denoiser(
             local_files_only=True,
         )
     unet.requires_grad_(False)
+    if base_precision is not None:
+        for block in (unet.down_blocks, unet.mid_block, unet.up_blocks):
+            quantise(block, base_precision, device=device, dtype=weight_dtype)
     unet.to(device)
     if gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     unet.train()
     return SdxlDenoiser(
         unet,
-        noise_schedule=_noise_schedule(facts, scheduler_config, device=device),
-        latent_scale=facts.latent_scale,
+        noise_schedule=noise_schedule,
+        latent_scale=latent_scale,
         weight_dtype=weight_dtype,
     )
 
 
-def _noise_schedule(facts: ModelFacts, config: dict[str, Any], *, device: torch.device) -> NoiseSchedule:
-    """The levels of both formulations: which of them the model is trained in is the objective's choice."""
+def noise_schedule(facts: ModelFacts, config: dict[str, Any], *, device: torch.device) -> NoiseSchedule:
+    """That of Diffusers' schedulers for the model's own scheduler configuration, float32.
+
+    The levels of both formulations: which of them the model is trained in is the objective's choice.
+    """
     with quiet_loading():
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
         from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler

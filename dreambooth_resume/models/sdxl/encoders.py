@@ -36,7 +36,9 @@ class SdxlEncoders:
         self._text: tuple[TextEncoder, ...] | None = None
         self._vae: Any = None
 
-    def encode_prompt(self, prompt: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def encode_prompt(
+        self, prompt: str, *, clip_skip: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """prompt_embeds [77, 2048 in SDXL] and pooled_prompt_embeds [1280 in SDXL].
 
         The second-to-last hidden state of both encoders side by side, and the second one's projected output, as in
@@ -45,7 +47,7 @@ class SdxlEncoders:
         text = self._text_encoders()
         warn_of_what_is_cut(text, prompt)
         with torch.no_grad():
-            prompt_embeds, pooled = encode(text, tokenize(text, [prompt], device=self._device))
+            prompt_embeds, pooled = encode(text, tokenize(text, [prompt], device=self._device), clip_skip=clip_skip)
         return prompt_embeds[0].float().cpu().numpy(), pooled[0].float().cpu().numpy()
 
     def encode_pixels(self, pixels_CHW: torch.Tensor | NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_resume.errors import BadInput
-from dreambooth_resume.models.base import LatentScale, ModelFacts, PredictionType
+from dreambooth_resume.models.base import BasePrecision, LatentScale, ModelFacts, PredictionType
 from dreambooth_resume.models.lora_layers import LayerChoice, Layers, LayerSize, LoraSpec, layer_sizes, size_of
 from dreambooth_resume.models.source import MODEL_FLAG, VAE_FLAG, Component, ModelSource, read_json
 
@@ -74,6 +74,7 @@ class SdxlFamily:
             num_train_timesteps=int(_scheduler_config(source).get("num_train_timesteps", 1000)),
             prediction_type=_prediction_type(source),
             picture_side=int(unet.get("sample_size") or 128) * pixels_per_latent,
+            text_layers=min(_text_layers(source, name) for name in ("text_encoder", "text_encoder_2")),
             is_edm=is_edm(_scheduler_config(source)),
         )
 
@@ -126,26 +127,43 @@ class SdxlFamily:
         )
 
     def load_denoiser(
-        self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
+        self,
+        source: ModelSource,
+        *,
+        device: torch.device,
+        weight_dtype: torch.dtype,
+        gradient_checkpointing: bool,
+        base_precision: BasePrecision | None = None,
     ) -> SdxlDenoiser:
-        from dreambooth_resume.models.sdxl.denoiser import load_denoiser
+        from dreambooth_resume.models.sdxl.denoiser import load_denoiser, noise_schedule
 
         return load_denoiser(
             source,
-            facts=self.check(source),
-            scheduler_config=_scheduler_config(source),
+            noise_schedule=noise_schedule(self.check(source), _scheduler_config(source), device=device),
+            latent_scale=self.check(source).latent_scale,
             device=device,
             weight_dtype=weight_dtype,
             gradient_checkpointing=gradient_checkpointing,
+            base_precision=base_precision,
         )
 
     def load_text_encoders(
-        self, source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
+        self,
+        source: ModelSource,
+        *,
+        device: torch.device,
+        weight_dtype: torch.dtype,
+        gradient_checkpointing: bool,
+        clip_skip: int | None = None,
     ) -> SdxlTextEncoders:
         from dreambooth_resume.models.sdxl.text_encoders import load_text_encoders
 
         return load_text_encoders(
-            source, device=device, weight_dtype=weight_dtype, gradient_checkpointing=gradient_checkpointing
+            source,
+            device=device,
+            weight_dtype=weight_dtype,
+            gradient_checkpointing=gradient_checkpointing,
+            clip_skip=clip_skip,
         )
 
     def kohya_format(
@@ -189,6 +207,10 @@ def _latent_scale(vae: dict[str, Any]) -> LatentScale:
         mean=None if mean is None else tuple(float(number) for number in mean),
         std=None if std is None else tuple(float(number) for number in std),
     )
+
+
+def _text_layers(source: ModelSource, component: str) -> int:
+    return int(read_json(source.folder / component / "config.json").get("num_hidden_layers", 12))
 
 
 def _scheduler_config(source: ModelSource) -> dict[str, Any]:

@@ -30,8 +30,9 @@ class SdxlTextEncoders:
 
     lora_target_modules = TEXT_LORA_TARGET_MODULES
 
-    def __init__(self, encoders: Sequence[TextEncoder], *, device: torch.device) -> None:
+    def __init__(self, encoders: Sequence[TextEncoder], *, device: torch.device, clip_skip: int | None = None) -> None:
         self._encoders = tuple(encoders)
+        self._clip_skip = clip_skip
         self._device = device
 
     @property
@@ -53,11 +54,16 @@ class SdxlTextEncoders:
         return tokenize(self._encoders, prompts, device=self._device)
 
     def encode(self, tokens_BS: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        return encode(self._encoders, tokens_BS)
+        return encode(self._encoders, tokens_BS, clip_skip=self._clip_skip)
 
 
 def load_text_encoders(
-    source: ModelSource, *, device: torch.device, weight_dtype: torch.dtype, gradient_checkpointing: bool
+    source: ModelSource,
+    *,
+    device: torch.device,
+    weight_dtype: torch.dtype,
+    gradient_checkpointing: bool,
+    clip_skip: int | None = None,
 ) -> SdxlTextEncoders:
     """Read both from disk onto the device, without an adapter, ready to be trained around."""
     encoders = load_text_models(source, dtype=weight_dtype)
@@ -66,7 +72,7 @@ def load_text_encoders(
         if gradient_checkpointing:
             encoder.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         encoder.model.train()
-    return SdxlTextEncoders(encoders, device=device)
+    return SdxlTextEncoders(encoders, device=device, clip_skip=clip_skip)
 
 
 def load_text_models(source: ModelSource, *, dtype: torch.dtype) -> tuple[TextEncoder, ...]:
@@ -107,18 +113,20 @@ def tokenize(
     return tuple(tokens)
 
 
-def encode(encoders: Sequence[TextEncoder], tokens_BS: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(
+    encoders: Sequence[TextEncoder], tokens_BS: Sequence[torch.Tensor], *, clip_skip: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """prompt_embeds [batch, 77, 2048 in SDXL] and pooled_prompt_embeds [batch, 1280 in SDXL].
 
     The second-to-last hidden state of both encoders side by side, and the second one's projected output, as in
-    Diffusers' `encode_prompt`.
+    Diffusers' `encode_prompt`; with `clip_skip` so many hidden states before that one.
     """
     hidden_states = []
     pooled: torch.Tensor | None = None
     for encoder, tokens in zip(encoders, tokens_BS, strict=True):
         output = encoder.model(tokens, output_hidden_states=True, return_dict=False)
         pooled = output[0]
-        hidden_states.append(output[-1][-2])
+        hidden_states.append(output[-1][-2 - (clip_skip or 0)])
     assert pooled is not None
     return torch.cat(hidden_states, dim=-1), pooled
 

@@ -37,6 +37,7 @@ def test_facts_come_from_the_configuration_files(tiny_folder: Path) -> None:
         num_train_timesteps=1000,
         prediction_type="epsilon",
         picture_side=128,
+        text_layers=2,
     )
 
 
@@ -95,9 +96,12 @@ def test_prompt_embeddings_are_those_of_diffusers_pipeline(tiny_source: ModelSou
 
         pipe = StableDiffusionXLPipeline.from_pretrained(tiny_folder)
     encoders = family_named("sdxl").encoders(tiny_source, device=CPU)
-    for prompt in ("a photo of sks robot", "", "the dog " * 100):  # the last is longer than 77 tokens
-        embeds, pooled = encoders.encode_prompt(prompt)
-        theirs, _, their_pooled, _ = pipe.encode_prompt(prompt, do_classifier_free_guidance=False, device=CPU)
+    long = "the dog " * 100  # longer than 77 tokens
+    for prompt, clip_skip in (("a photo of sks robot", None), ("", None), (long, None), ("a dog", 0), ("a dog", 1)):
+        embeds, pooled = encoders.encode_prompt(prompt, clip_skip=clip_skip)
+        theirs, _, their_pooled, _ = pipe.encode_prompt(
+            prompt, do_classifier_free_guidance=False, device=CPU, clip_skip=clip_skip
+        )
         assert embeds.shape == (77, 64)
         assert pooled.shape == (32,)
         assert embeds.dtype == pooled.dtype == np.float32

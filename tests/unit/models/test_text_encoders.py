@@ -48,12 +48,17 @@ def encode(encoders: SdxlTextEncoders) -> tuple[torch.Tensor, torch.Tensor]:
     return encoders.encode(encoders.tokenize(PROMPTS))
 
 
-def test_encodes_as_the_frozen_encoders_do(tiny_source: ModelSource) -> None:
-    _, encoders = load(tiny_source)
-    frozen = family_named("sdxl").encoders(tiny_source, device=CPU)
+@pytest.mark.parametrize("clip_skip", [None, 1])
+def test_encodes_as_the_frozen_encoders_do(tiny_source: ModelSource, clip_skip: int | None) -> None:
+    family = family_named("sdxl")
+    encoders = family.load_text_encoders(
+        tiny_source, device=CPU, weight_dtype=torch.float32, gradient_checkpointing=False, clip_skip=clip_skip
+    )
+    assert isinstance(encoders, SdxlTextEncoders)
+    frozen = family.encoders(tiny_source, device=CPU)
     prompt_embeds, pooled = encode(encoders)
     for row, prompt in enumerate(PROMPTS):
-        expected, expected_pooled = map(torch.from_numpy, frozen.encode_prompt(prompt))
+        expected, expected_pooled = map(torch.from_numpy, frozen.encode_prompt(prompt, clip_skip=clip_skip))
         torch.testing.assert_close(prompt_embeds[row], expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(pooled[row], expected_pooled, rtol=1e-5, atol=1e-5)
 

@@ -137,3 +137,12 @@ def test_it_is_written_once_and_a_users_own_is_left_alone() -> None:
 @pytest.mark.parametrize("secret", ["hub_token", "wandb"])
 def test_only_known_facts_are_in_it(secret: str) -> None:
     assert "canary" not in model_card("dog", REF, facts(**{secret: "canary"}), None)
+
+
+def test_what_a_user_has_to_give_too_is_in_the_code_and_other_layers_are_told() -> None:
+    card = model_card("ada/dog", REF, facts(clip_skip=1, conv_dim=8, lora_layers=None, use_blora=False), None)
+    assert 'image = pipeline("a photo of \\"sks\\" dog", clip_skip=1).images[0]' in card
+    assert "| conv_dim | 8 |" in card
+    assert "lora_layers" not in card
+    assert "use_blora" not in card
+    assert "clip_skip" not in model_card("ada/dog", REF, facts(clip_skip=0), None)
