@@ -48,6 +48,7 @@ PACKAGES = (
     ),
     Package(
         name="bitsandbytes",
+        extra="8bit",
         option="base_precision",
         is_needed=lambda options: options.training.quantised_base in ("nf4", "int8"),
     ),
