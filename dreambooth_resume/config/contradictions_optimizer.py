@@ -41,6 +41,12 @@ def refuse_optimizer_contradictions(options: TrainOptions, sources: Mapping[str,
             where=sources.get("adam_beta1", "adam_beta1"),
             fix="leave it out: 0.9 is usual",
         )
+    if chosen.optimizer == _SCHEDULE_FREE and options.ema.use_ema:
+        raise BadInput(
+            f"use_ema does not go with {_SCHEDULE_FREE}, whose result is an average already",
+            where=sources.get("use_ema") or sources.get("optimizer"),
+            fix="leave out --use_ema, or take another --optimizer",
+        )
     if {"lr_warmup_steps", "lr_warmup_ratio"} <= sources.keys() and chosen.lr_warmup_ratio is not None:
         raise BadInput(
             f"lr_warmup_steps {chosen.lr_warmup_steps} and lr_warmup_ratio {chosen.lr_warmup_ratio:g} are two lengths "
@@ -71,6 +77,8 @@ def without_effect_on_the_optimizer(options: TrainOptions) -> dict[str, str]:
         idle |= dict.fromkeys(("adam_beta2", "adam_epsilon"), f"optimizer {chosen.optimizer} has none")
     if chosen.optimizer == "Adafactor":
         idle["adam_beta1"] = "optimizer Adafactor has none"
+    if not options.ema.use_ema:
+        idle["ema_decay"] = "use_ema is off"
     if chosen.lr_scheduler == "constant":
         warmups = ("lr_warmup_steps", "lr_warmup_ratio")
         idle |= dict.fromkeys(warmups, "lr_scheduler constant has no warm-up; constant_with_warmup has")

@@ -21,7 +21,6 @@ LATER: dict[str, str] = {
     "train_text_encoder_ti": "textual inversion beside the LoRA",
     "train_text_encoder_ti_frac": "textual inversion for a part of the run",
     "unmasked_weight": "masked training",
-    "use_ema": "an average of the weights over the steps (EMA)",
     "validation_data_dir": "a validation loss on held-out pictures",
 }
 

@@ -125,7 +125,7 @@ def _start_magnitudes(module: torch.nn.Module, parameters: Mapping[str, torch.nn
                 parameter.copy_(lengths.reshape(parameter.shape))
 
 
-def load_parameters(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
+def load_parameters(parameters: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
     """Overwrite the adapter's values in place. Raises ValueError unless names, shapes and dtypes are the same."""
     if parameters.keys() != values.keys():
         odd = sorted(parameters.keys() ^ values.keys())

@@ -31,6 +31,7 @@ from dreambooth_resume.runs.entries import SmallerMicroBatch
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.class_pictures import class_pictures
+from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.groups import parameter_groups
 from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
 from dreambooth_resume.training.model import LoadedModel, load_model
@@ -139,14 +140,7 @@ def build_parts(
     watcher.leave_if_asked("encoding")
     what = "the denoiser and the text encoders" if options.lora.train_text_encoder else "the denoiser"
     reporter.message(f"Loading {what}.")
-    loaded = load_model(
-        options,
-        lora=assignment.lora,
-        family=assignment.family,
-        source=assignment.source,
-        seed=assignment.seed,
-        device=device,
-    )
+    loaded = _load(assignment, device)
     optimizer = Optimizer(
         parameter_groups(options, loaded.parameters_by_part(), max_train_steps=assignment.max_train_steps),
         options.optimization,
@@ -163,7 +157,8 @@ def build_parts(
         objective=objective_of(options.loss, is_edm=assignment.facts.is_edm),
     )
     portions = _portions(assignment, samples, device)
-    state = TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=scaler)
+    ema = Ema(loaded.parameters, decay=options.ema.ema_decay) if options.ema.use_ema else None
+    state = TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=scaler, ema=ema)
     return Parts(
         state=state,
         easel=_easel(assignment, model, loaded, encoders, pairs, state=state) if _preview_prompts(assignment) else None,
@@ -174,9 +169,21 @@ def build_parts(
             model,
             optimizer=optimizer,
             max_grad_norm=options.optimization.max_grad_norm,
+            ema=ema,
         ),
         modules=(loaded.denoiser.module,),
         export_weights=lambda tensors: loaded.export_weights(state.result(tensors)),
+    )
+
+
+def _load(assignment: Assignment, device: torch.device) -> LoadedModel:
+    return load_model(
+        assignment.options,
+        lora=assignment.lora,
+        family=assignment.family,
+        source=assignment.source,
+        seed=assignment.seed,
+        device=device,
     )
 
 

@@ -13,11 +13,13 @@ from torch.amp.grad_scaler import GradScaler
 from dreambooth_resume.checkpoint.format import SavedState, Scalars
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.lora import load_parameters
+from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.step import StepMetrics
 
 LORA_PREFIX = "lora."
 OPTIMIZER_PREFIX = "optimizer."
+EMA_PREFIX = "ema."
 
 _Value = TypeVar("_Value")
 
@@ -25,21 +27,26 @@ _Value = TypeVar("_Value")
 class TrainingState:
     """The float32 parameters, the optimizer's state, the step, and what the last step measured.
 
-    Tensors and scalars go by flat names: `lora.<parameter>`, and `optimizer.` before the optimizer's own names.
+    Tensors and scalars go by flat names: `lora.<parameter>`, and `optimizer.` before the optimizer's own names. With an
+    average of the parameters `ema.<parameter>`.
     """
 
-    def __init__(self, optimizer: Optimizer, *, lr_scheduler: str, scaler: GradScaler | None = None) -> None:
+    def __init__(
+        self, optimizer: Optimizer, *, lr_scheduler: str, scaler: GradScaler | None = None, ema: Ema | None = None
+    ) -> None:
         self.optimizer = optimizer
         self.parameters = optimizer.parameters
         self.global_step = 0
         self.last: StepMetrics | None = None
         self._lr_scheduler = lr_scheduler
         self._scaler = scaler
+        self._ema = ema
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
         return {
             **{f"{LORA_PREFIX}{name}": parameter.detach() for name, parameter in self.parameters.items()},
             **{f"{OPTIMIZER_PREFIX}{name}": tensor for name, tensor in self.optimizer.tensors().items()},
+            **{f"{EMA_PREFIX}{name}": tensor for name, tensor in (self._ema.averages if self._ema else {}).items()},
         }
 
     def scalars(self) -> Scalars:
@@ -60,6 +67,8 @@ class TrainingState:
 
         That is the parameters themselves, unless an average of theirs is trained.
         """
+        if self._ema is not None and (averages := _without_prefix(tensors, EMA_PREFIX)):
+            return averages
         return self.optimizer.averages(lora_tensors(tensors), _without_prefix(tensors, OPTIMIZER_PREFIX))
 
     @contextmanager
@@ -85,6 +94,8 @@ class TrainingState:
             self.optimizer.load(
                 _without_prefix(saved.tensors, OPTIMIZER_PREFIX), _without_prefix(saved.scalars, OPTIMIZER_PREFIX)
             )
+            if self._ema is not None:
+                self._ema.load(_without_prefix(saved.tensors, EMA_PREFIX))
         except ValueError as error:
             raise RefusedToGoOn(
                 f"The checkpoint of step {saved.step} does not fit this run's adapter: {error}. Use the base model and "

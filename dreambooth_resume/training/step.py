@@ -21,6 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.base import Denoiser, TextEncoders
+from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.memory import is_out_of_memory
 from dreambooth_resume.training.objective import Objective, Scored, denoising_loss, question, sample_latents, scored
 from dreambooth_resume.training.optimizer import Optimizer
@@ -136,9 +137,10 @@ def train_step(
     *,
     optimizer: Optimizer,
     max_grad_norm: float,
+    ema: Ema | None = None,
     before_update: Callable[[], None] = lambda: None,
 ) -> StepMetrics:
-    """Update the adapter once with this batch, at the learning rates of its step.
+    """Update the adapter once with this batch, at the learning rates of its step, and its average, if there is one.
 
     `before_update` returns when the state may change: until then a save may still be copying it. Every sample weighs
     the same, however the batch is cut into micro-batches. In float16 a gradient that overflows makes a step without an
@@ -158,6 +160,8 @@ def train_step(
         grad_norm = _clip(model, optimizer, max_grad_norm)
         before_update()
         _update(optimizer, scaler, batch.step)
+        if ema is not None:
+            ema.update(batch.step)
     # One transfer for both numbers: each .item() would make the CPU wait for the GPU.
     loss_value, norm_value = torch.stack([torch.stack(losses).sum(), grad_norm.detach()]).tolist()
     scale = {LOSS_SCALE: loss_scale} if loss_scale else {}

@@ -172,6 +172,7 @@ def _training(ref: CheckpointRef, facts: TrainingFacts) -> dict[str, JsonValue]:
         else None,
         "schedule": options.get("lr_scheduler"),
         "optimizer": options.get("optimizer"),
+        "weights": f"an average over the steps (EMA {options.get('ema_decay')})" if options.get("use_ema") else None,
         "precision": options.get("mixed_precision"),
         "resolution": options.get("resolution"),
         "seed": options.get("seed"),

@@ -53,6 +53,7 @@ _CHECKPOINT_BYTES_PER_PARAMETER = {
     "Adafactor": 10,
     "AdamWScheduleFree": 16,
 }
+_EMA_BYTES_PER_PARAMETER = 4
 _SPARE_BYTES = 64 * 2**20
 _FOLDERS = (
     "pretrained_model_name_or_path",
@@ -317,7 +318,8 @@ def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_
     parameters = inputs.family.adapter_parameters(
         inputs.source, inputs.lora, text_encoders=options.lora.train_text_encoder
     )
-    checkpoint = parameters * _CHECKPOINT_BYTES_PER_PARAMETER[options.optimization.optimizer_kind]
+    each = _CHECKPOINT_BYTES_PER_PARAMETER[options.optimization.optimizer_kind]
+    checkpoint = parameters * (each + (_EMA_BYTES_PER_PARAMETER if options.ema.use_ema else 0))
     steps, _ = save_interval(options)
     # By seconds alone: at most one a step, which nobody can foretell, so no more than a limit's worth is asked for.
     kept = -(-max_train_steps // steps) if steps else 1

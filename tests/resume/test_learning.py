@@ -6,9 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
+from dreambooth_resume.runs.adoption import ref_of
+from dreambooth_resume.runs.home import STATE_TENSORS_NAME, WEIGHTS_NAME
 from tests.resume.conftest import Undisturbed
-from tests.resume.harness import KILLED, Bench, committed_steps, log_of, result_digests
+from tests.resume.faults import fault
+from tests.resume.harness import KILLED, Bench, CrashPoint, committed_steps, log_of, result_digests
 
 TEXT: dict[str, object] = {"train_text_encoder": True, "text_encoder_lr": 1e-3, "text_encoder_2_lr": 5e-4}
 VARIANTS: dict[str, dict[str, object]] = {
@@ -55,6 +59,38 @@ def test_killed_once_ends_in_the_same_bytes(name: str, bench: Bench, undisturbed
     assert log_of(home).highest_attempt == 2
     assert "Resuming" in resumed.output()
     assert result_digests(home) == undisturbed(**changed)
+
+
+def test_an_average_survives_a_kill_too_little_memory_and_a_return(
+    bench: Bench, undisturbed: Undisturbed, home: Path
+) -> None:
+    # Steps 3 and 5: two samples at once are too many in the first, the loss is NaN in the second.
+    options: dict[str, object] = {
+        "use_ema": True,
+        "ema_decay": 0.6,
+        "validation_prompt": "a red toy",
+        "num_validation_images": 1,
+        "validation_steps": 2,
+        "faults": [fault("memory", step=2), fault("nan", step=4, slots=[0])],
+    }
+    # Log entries: 1 adopt, 2 and 3 the checkpoints of steps 2 and 3 (where memory ran out), 4 that of step 4.
+    crash = CrashPoint(call="link", path="log/00000004.json")
+    assert bench.start(home, crash=crash, **options).wait() == KILLED  # type: ignore[arg-type]
+    resumed = bench.run(home, **options)
+    assert len(log_of(home).entries[-1].state.skipped) == 1
+    assert "left out" not in resumed.output()
+    assert result_digests(home) == undisturbed(**options)
+
+    log = log_of(home)
+    assert log.finished is not None
+    folder = home / ref_of(log, log.finished.checkpoint).folder
+    result, state = load_file(folder / WEIGHTS_NAME), load_file(folder / STATE_TENSORS_NAME)
+    raw = {name.removeprefix("lora.") for name in state if name.startswith("lora.")}
+    assert len(raw) == len(result), "the weights that train are kept beside the average"
+    assert not any(name.startswith("ema.") for name in state), "the average is the LoRA's file, and stored once"
+    first = min(raw)
+    exported = "unet." + first.replace(".lora_A.weight", ".lora.down.weight")
+    assert not (state[f"lora.{first}"] == result[exported]).all()
 
 
 def test_epochs_that_end_are_saved_beside_the_others(bench: Bench, home: Path) -> None:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from dreambooth_resume.config.options.budget import BudgetOptions
 from dreambooth_resume.config.options.checkpoints import CheckpointOptions
 from dreambooth_resume.config.options.data import DataOptions
+from dreambooth_resume.config.options.ema import EmaOptions
 from dreambooth_resume.config.options.lora import LoraOptions
 from dreambooth_resume.config.options.loss import LossOptions
 from dreambooth_resume.config.options.machine import MachineOptions
@@ -32,6 +33,7 @@ class TrainOptions(BaseModel):
     optimization: OptimizationOptions
     training: TrainingOptions
     loss: LossOptions
+    ema: EmaOptions
     validation: ValidationOptions
     reporting: ReportingOptions
     checkpoints: CheckpointOptions
@@ -50,6 +52,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "optimization": OptimizationOptions,
     "training": TrainingOptions,
     "loss": LossOptions,
+    "ema": EmaOptions,
     "validation": ValidationOptions,
     "reporting": ReportingOptions,
     "checkpoints": CheckpointOptions,
