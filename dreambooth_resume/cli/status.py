@@ -60,6 +60,7 @@ def _job_rows(launched: LaunchedJob | None) -> list[Sequence[str]]:
     return [
         ("launched", f"{launched.launch.launcher}: {launched.launch.job.name}"),
         ("", f"{launched.status.state}: {launched.status.because}"),
+        *([("", f"{launched.last_exit} (all of it: dbr logs HOME)")] if launched.last_exit else []),
     ]
 
 
@@ -68,7 +69,7 @@ def _job_facts(launched: LaunchedJob | None) -> dict[str, object] | None:
         return None
     return {
         "id": launched.launch.id, "launcher": launched.launch.launcher, "job": launched.launch.job,
-        "status": launched.status,
+        "status": launched.status, "last_exit": launched.last_exit,
     }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import deque
 from pathlib import Path
@@ -11,6 +10,8 @@ from dreambooth_resume.cli.help import WIDTH
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.workflows.supervise import Order, supervise
 
+_TAIL_BYTES = 8192
+_OWN = "dbr supervise: "
 _HELP = f"""\
 usage: dbr supervise [HOME] [--launch ID] [--queue] [--OPTION VALUE ...]
 
@@ -49,25 +50,43 @@ def run(words: list[str]) -> int:
             queue = True
         else:
             left.append(word)
+    output = _output_file()
     order = Order(
-        home=home, launch_id=launch_id, queue=queue, words=tuple(left), tell=_tell, last_output=_last_line_of_output
+        home=home,
+        launch_id=launch_id,
+        queue=queue,
+        words=tuple(left),
+        tell=_tell,
+        last_output=lambda: _last_line(output),
+        output=output,
     )
     return supervise(order)
 
 
 def _tell(text: str) -> None:
-    print(f"dbr supervise: {text}", flush=True)
+    print(f"{_OWN}{text}", flush=True)
 
 
-def _last_line_of_output() -> str:
-    """The last line in the file that our output goes to, and with it the training's; nothing where it is no file."""
+def _output_file() -> Path | None:
+    """The file that our output goes to, and with it the training's; None where it is no file."""
     try:
         path = Path(f"/proc/self/fd/{sys.stderr.fileno()}").resolve()
-        if not path.is_file():
-            return ""
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-            lines = file.read().decode(errors="replace").splitlines()
     except (OSError, ValueError):
+        return None
+    return path if path.is_file() else None
+
+
+def _last_line(file: Path | None) -> str:
+    """The last error in the output, or its last line; nothing where that isn't in a file."""
+    if file is None:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    try:
+        with file.open("rb") as output:
+            output.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+            lines = output.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    told = [line.strip() for line in lines if line.strip() and not line.startswith(_OWN)]
+    # An error's first line says what was wrong; below it stand where, and the fix.
+    errors = [line for line in told if line.startswith("dbr: ")]
+    return (errors or told or [""])[-1]

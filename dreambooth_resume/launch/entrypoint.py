@@ -19,7 +19,14 @@ from pydantic import JsonValue
 
 from dreambooth_resume.config.load import GivenOptions, parse_train
 from dreambooth_resume.config.options.preemption import duration_seconds
-from dreambooth_resume.errors import AccessDenied, ComeBack, DbrError, RefusedToGoOn, StorageUnavailable
+from dreambooth_resume.errors import (
+    AccessDenied,
+    ComeBack,
+    DbrError,
+    RefusedToGoOn,
+    StoppedOnPurpose,
+    StorageUnavailable,
+)
 from dreambooth_resume.launch.restart_rule import Ending, Verdict, decide, how_it_ended
 from dreambooth_resume.preemption.metadata import MetadataTrouble
 from dreambooth_resume.preemption.poller import PolledSource
@@ -121,11 +128,15 @@ class Supervisor:
     def _after(self, verdict: Verdict, code: int) -> int | None:
         """Say what happens next; the exit code if nothing does. Waits before another start."""
         if verdict.action == "end":
-            if verdict.exit_code == RefusedToGoOn.exit_code and code != verdict.exit_code:
+            if verdict.exit_code != code:
                 self.run.tell(
                     f"Not started again: {verdict.because}. Go on by hand from an earlier step, or report it."
                 )
                 self._post(f"not started again: {verdict.because}", exit_code=verdict.exit_code)
+            elif code not in (0, StoppedOnPurpose.exit_code):
+                # Of bad input or missing access the log knows nothing: that ends a start before the run is held.
+                last = self.run.last_output()[:_ENDING_TAIL_CHARACTERS]
+                self._post(f"{verdict.because}, not started again: {last}".rstrip(": "), exit_code=code)
             return verdict.exit_code
         back = f" one commit back, from step {verdict.step}" if verdict.action == "go back" else ""
         self.run.tell(f"{verdict.because}: starting again{back} in {verdict.wait_seconds:.0f} s.")

@@ -245,7 +245,7 @@ def _ending(
         damaged = ", ".join(aside.folder for aside in following[0].body.set_aside) or "the checkpoint"
         return "retried", f"{damaged} is damaged: adopted again, one back", None
     if status is not None and status.phase == "ended":
-        return "stopped", "ended without being able to write so to the log", status.exit_code
+        return "stopped", status.why or "ended without being able to write so to the log", status.exit_code
     if following:
         return "lost", "the next attempt found it gone", None
     life_now = look_for_life(adopt.body.process, last_sign=_last_sign(last, status), now=now)

@@ -40,6 +40,8 @@ class Status(Record):
     """Since this attempt's start."""
     process: Process
     exit_code: int | None = None
+    why: str | None = None
+    """Why it ended, in a line, where it ended with an error."""
     answered: tuple[str, ...] = ()
     """Nonces of the control requests that this attempt has carried out."""
 

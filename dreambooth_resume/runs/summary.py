@@ -145,7 +145,7 @@ def _judge(storage: Storage, newest: Entry, status: Status | None, *, now: datet
     if isinstance(body, Stopped):
         return _Verdict(attempt=attempt, state=_after_exit(body.exit_code), because=body.reason)
     if status is not None and status.phase == "ended" and status.exit_code is not None:
-        because = f"ended with exit code {status.exit_code}, and could not write that to the log"
+        because = status.why or f"ended with exit code {status.exit_code}, and could not write that to the log"
         return _Verdict(attempt=attempt, state=_after_exit(status.exit_code), because=because)
     process = body.process if isinstance(body, Adopt) else status.process if status else _holder(storage)
     life = look_for_life(process, last_sign=max(newest.written_at, status.updated_at if status else ""), now=now)

@@ -27,6 +27,7 @@ class Situation:
     durable_step: int | None = None
     alarm: str | None = None
     exit_code: int | None = None
+    why: str | None = None
 
 
 class Pulse:
@@ -60,10 +61,10 @@ class Pulse:
         """Begin a phase, and say so at the next beat."""
         self.situation.phase = phase
 
-    def close(self, *, exit_code: int) -> None:
-        """The last words: what the attempt ended with."""
+    def close(self, *, exit_code: int, why: str | None = None) -> None:
+        """The last words: what the attempt ended with, and why, in a line."""
         self._heartbeat.close()
-        self.situation.phase, self.situation.exit_code = "ended", exit_code
+        self.situation.phase, self.situation.exit_code, self.situation.why = "ended", exit_code, why
         self._heartbeat.beat_now()
 
     def _beat(self, counter: int) -> None:
@@ -89,6 +90,7 @@ class Pulse:
             machine_seconds=round(self._meter.seconds, 3) if self._meter else None,
             process=self._process,
             exit_code=now.exit_code,
+            why=now.why,
             answered=self._requests.answered,
         )
         return status.model_dump_json(indent=1).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,8 +119,16 @@ def run_attempt(attempt: Attempt) -> Log:
         exit_code = error.exit_code
         raise
     finally:
-        life.pulse.close(exit_code=exit_code)
+        life.pulse.close(exit_code=exit_code, why=_in_a_line(sys.exception()))
     return log
+
+
+def _in_a_line(error: BaseException | None) -> str | None:
+    """What ended an attempt, for its last words: a bug by its kind, too, since its message alone may say nothing."""
+    if error is None:
+        return None
+    told = str(error).partition("\n")[0]
+    return told if isinstance(error, DbrError) else f"{type(error).__name__}: {told}"[:300]
 
 
 def _begin_life(attempt: Attempt) -> _Life:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dreambooth_resume.errors import BadInput, DbrError
 from dreambooth_resume.launch.base import JobStatus, Launcher
 from dreambooth_resume.launch.launchers import launcher_named
 from dreambooth_resume.launch.ledger import read_ledger
+from dreambooth_resume.launch.output import copied_lines
 from dreambooth_resume.launch.record import Launch, read_launches
 from dreambooth_resume.runs.control import Request, post_request
+from dreambooth_resume.runs.notes import read_notes
 from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.s3_address import S3Settings
@@ -28,6 +30,8 @@ class LaunchedJob:
     launch: Launch
     launcher: Launcher
     status: JobStatus
+    last_exit: str | None = None
+    """What its supervisor noted last, where that was a crash or an end that nobody wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,8 @@ def newest_job(storage: Storage) -> LaunchedJob | None:
     """The last launch that was started, as its platform has it; None if there is none."""
     for launch in reversed(read_launches(storage)):
         if launch.job is not None:
-            return _looked_at(launch)
+            exits = [note for note in read_notes(storage, "exit") if note.values.get("launch") == launch.id]
+            return replace(_looked_at(launch), last_exit=exits[-1].text if exits else None)
     return None
 
 
@@ -104,7 +109,10 @@ def output_of(storage: Storage, *, follow: bool) -> Iterator[str]:
             where=storage.describe(),
             fix=f"look where you started it; how the run stands: dbr status {home}",
         )
-    lines = found.launcher.logs(found.launch.job, follow=follow)
+    job, launcher = found.launch.job, found.launcher
+    lines = launcher.logs(job, follow=follow)
+    if lines is None:
+        lines = copied_lines(storage, is_over=lambda: not follow or launcher.look(job).state in ("ended", "unknown"))
     if lines is None:
         raise BadInput(
             f"the output of {found.launch.job.name} is not kept here",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 from dreambooth_resume.config.load import GivenOptions, parse_train
@@ -14,12 +16,14 @@ from dreambooth_resume.launch.base import JobStatus, MachineEnd
 from dreambooth_resume.launch.entrypoint import Signals, Supervised, Supervisor
 from dreambooth_resume.launch.launchers import launcher_named
 from dreambooth_resume.launch.local import say_state
+from dreambooth_resume.launch.output import OutputCopy
 from dreambooth_resume.launch.queue import gpus_here, only_one, waiting_turn
 from dreambooth_resume.launch.record import Launch, read_launch
 from dreambooth_resume.launch.state_folder import state_folder
 from dreambooth_resume.preemption.sources import polled_sources
 from dreambooth_resume.runs.holder import this_process
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.workflows.home import find_place
 
@@ -39,6 +43,8 @@ class Order:
     """Options of `dbr train`; with a launch they come on top of what its note has."""
     tell: Callable[[str], None]
     last_output: Callable[[], str] = lambda: ""
+    output: Path | None = None
+    """The file that our output goes to, and with it the training's; None: it is no file."""
 
 
 def supervise(order: Order) -> int:
@@ -55,7 +61,8 @@ def supervise(order: Order) -> int:
             if not is_only:
                 order.tell(f"Another dbr supervise on this machine looks after {storage.describe()} already.")
                 return code
-            code = _in_turn(order, _supervised(order, storage, words), signals)
+            with _copied_output(order, storage):
+                code = _in_turn(order, _supervised(order, storage, words), signals)
         if launch is not None:
             _end_machine(order, launch, parse_train(words), code)
         return code
@@ -71,6 +78,20 @@ def supervise(order: Order) -> int:
 def home_words(home: str) -> tuple[str, ...]:
     """The option of `dbr train` that names this home."""
     return ("--storage_uri" if "://" in home else "--output_dir", home)
+
+
+@contextlib.contextmanager
+def _copied_output(order: Order, storage: Storage) -> Iterator[None]:
+    """A copy of the output in the home, where that isn't on this machine: its disk may go with it."""
+    if order.output is None or isinstance(storage, LocalStorage):
+        yield
+        return
+    copy = OutputCopy(storage, order.output)
+    copy.start()
+    try:
+        yield
+    finally:
+        copy.close()
 
 
 def _launch(order: Order, storage: Storage, signals: Signals) -> Launch | None:

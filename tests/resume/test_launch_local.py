@@ -1,0 +1,124 @@
+"""`dbr launch local` through real processes: whatever is killed, the run ends in the bytes of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dreambooth_resume.cli.main import main
+from dreambooth_resume.launch.base import Job
+from dreambooth_resume.launch.local import LocalLauncher, LocalSettings
+from dreambooth_resume.launch.queue import waiting_turn
+from dreambooth_resume.launch.record import read_launches
+from dreambooth_resume.launch.state_folder import state_folder
+from dreambooth_resume.runs.entries import Adopt, Process
+from dreambooth_resume.runs.history import read_history
+from dreambooth_resume.runs.holder import is_known_gone
+from dreambooth_resume.runs.log import read_log
+from dreambooth_resume.runs.notes import read_notes
+from dreambooth_resume.storage.local import LocalStorage
+from tests.resume.conftest import Undisturbed
+from tests.resume.harness import TIMEOUT_SECONDS, Bench, result_digests, shown_step
+
+LENGTH = {"max_train_steps": 24, "checkpointing_steps": 4}
+LAUNCHER = LocalLauncher(LocalSettings())
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def wait_for(reached: Callable[[], bool], what: str, output: Callable[[], str] = lambda: "") -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not reached():
+        assert time.monotonic() < deadline, f"never came to {what}:\n{output()[-3000:]}"
+        time.sleep(0.02)
+
+
+def job_of(home: Path) -> Job:
+    job = read_launches(LocalStorage(home))[-1].job
+    assert job is not None
+    return job
+
+
+def trainer_of(home: Path, attempt: int) -> Process | None:
+    """The process that began this attempt, once it has."""
+    for entry in read_log(LocalStorage(home)).entries:
+        if isinstance(entry.body, Adopt) and entry.attempt == attempt:
+            return entry.body.process
+    return None
+
+
+def output(home: Path) -> str:
+    lines = LAUNCHER.logs(job_of(home), follow=False)
+    return "\n".join(lines or ())
+
+
+def kill(process: Process | None) -> None:
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_trainer_and_killed_supervisor_end_in_the_same_bytes(
+    bench: Bench, undisturbed: Undisturbed, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = bench.words(home, **LENGTH)
+    assert main(["launch", "local", *words]) == 0
+    assert "dbr logs" in capsys.readouterr().out
+    wait_for(lambda: shown_step(output(home)) >= 5, "step 5", lambda: output(home))
+    kill(trainer_of(home, 1))
+    wait_for(lambda: trainer_of(home, 2) is not None, "the next attempt", lambda: output(home))
+    (note,) = read_notes(LocalStorage(home), "exit")
+    assert note.text.startswith("killed by signal 9 after step ")
+    # The supervisor: the training goes on alone, and everybody says so.
+    kill(Process.model_validate_json(job_of(home).values["process"]))
+    wait_for(lambda: LAUNCHER.look(job_of(home)).state == "ended", "the supervisor's end")
+    assert main(["launch", "local", *words]) == 75, "it is trained, though not supervised"
+    capsys.readouterr()
+    assert main(["status", str(home), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["launched"]["status"]["state"] == "ended"
+    assert status["summary"]["state"] in ("starting", "running")
+    orphan = trainer_of(home, 2)
+    kill(orphan)
+    wait_for(lambda: orphan is not None and is_known_gone(orphan), "the training's end")
+    assert main(["status", str(home)]) == 0
+    page = capsys.readouterr().out
+    assert "vanished" in page
+    assert f"next: dbr resume {home}" in page
+    assert main(["resume", str(home)]) == 0
+    wait_for(lambda: LAUNCHER.look(job_of(home)).state == "ended", "the end", lambda: output(home))
+    assert LAUNCHER.look(job_of(home)).exit_code == 0, output(home)
+    assert result_digests(home) == undisturbed(**LENGTH)
+    assert [attempt.ending for attempt in read_history(LocalStorage(home))] == ["lost", "lost", "finished"]
+
+
+def test_a_run_that_waits_for_its_turn_is_seen_and_stopped(
+    bench: Bench, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = bench.words(home, **LENGTH)
+    with waiting_turn(state_folder(), (), told_to_leave=lambda: False, tell=print):
+        assert main(["launch", "local", *words]) == 0
+        wait_for(lambda: LAUNCHER.look(job_of(home)).state == "waiting", "the queue", lambda: output(home))
+        assert main(["launch", "local", *words]) == 75
+        capsys.readouterr()
+        assert main(["status", str(home)]) == 0
+        assert "waits for its turn on this machine" in capsys.readouterr().out
+        assert main(["launch", "list"]) == 0
+        assert "waiting" in capsys.readouterr().out
+        assert main(["stop", str(home)]) == 0
+        assert "Told pid" in capsys.readouterr().out
+        wait_for(lambda: LAUNCHER.look(job_of(home)).state == "ended", "the end", lambda: output(home))
+    assert LAUNCHER.look(job_of(home)).exit_code == 76, output(home)
+    assert not (home / "run.json").exists(), "nothing was trained"
+    assert main(["logs", str(home)]) == 0
+    assert "Waiting for its turn" in capsys.readouterr().out

@@ -1,0 +1,51 @@
+"""What a launch leaves in the home: enough to start it again anywhere, and nothing that nobody started."""
+
+from __future__ import annotations
+
+import pytest
+
+from dreambooth_resume.errors import BadInput
+from dreambooth_resume.launch.base import Job
+from dreambooth_resume.launch.record import forget_launch, read_launch, read_launches, write_launch, write_started
+from dreambooth_resume.runs.notes import post_note
+from tests.fakes.memory_storage import MemoryStorage
+
+ID = "0123456789abcdef0123456789abcdef"
+
+
+def written(storage: MemoryStorage, launch_id: str = ID) -> None:
+    write_launch(
+        storage, launch_id, launcher="aws", settings={"region": "eu-west-1", "on_demand": False}, words=("--rank", "8"),
+        version="0.1.0",
+    )  # fmt: skip
+
+
+def test_a_launch_comes_back_as_it_was_with_its_job() -> None:
+    storage = MemoryStorage()
+    written(storage)
+    assert read_launch(storage, ID).job is None
+    job = Job(name="dbr-dog-01234567", values={"group": "dbr-dog-01234567"})
+    write_started(storage, ID, launcher="aws", job=job)
+    (launch,) = read_launches(storage)
+    assert (launch.id, launch.launcher, launch.words, launch.version) == (ID, "aws", ("--rank", "8"), "0.1.0")
+    assert launch.settings == {"region": "eu-west-1", "on_demand": False}
+    assert launch.job == job
+
+
+def test_a_launch_that_was_taken_back_is_gone() -> None:
+    storage = MemoryStorage()
+    written(storage)
+    forget_launch(storage, ID)
+    assert read_launches(storage) == ()
+    with pytest.raises(BadInput, match="no such launch"):
+        read_launch(storage, ID)
+
+
+def test_what_other_programs_left_among_the_notes_is_passed_over() -> None:
+    storage = MemoryStorage()
+    written(storage)
+    post_note(storage, "launch", "of a later release", values={"launcher": 7})
+    post_note(storage, "launched", "of a later release", values={})
+    post_note(storage, "score", "CLIP-I", values={"launcher": "aws"})
+    storage.write("notes/launch-x.json", [b"{"])
+    assert [launch.id for launch in read_launches(storage)] == [ID]
