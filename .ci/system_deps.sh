@@ -11,6 +11,9 @@ packages=()
 # A test trains with the clock set a day off.
 command -v faketime > /dev/null || packages+=(faketime)
 
+# A test reads the start-up script with it.
+command -v shellcheck > /dev/null || packages+=(shellcheck)
+
 [ "${#packages[@]}" -eq 0 ] && exit 0
 command -v apt-get > /dev/null || { echo "Please install what your system calls: ${packages[*]}" >&2; exit 1; }
 echo "Installing Debian packages: ${packages[*]}"

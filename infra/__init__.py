@@ -1,1 +1,1 @@
-"""Files that start runs on other machines. Empty until the release that brings launchers (CHANGELOG.md says which)."""
+"""Files that start runs on other machines: the start-up script, its service, an image, and policies for AWS."""

@@ -1,0 +1,229 @@
+#!/usr/bin/env bash
+# Makes a machine train one run, and go on with it whenever it starts anew. User data of the aws launcher, which puts its
+# settings behind the first line; or by hand:
+#
+#     DBR_HOME=s3://bucket/dog DBR_SERVICE=foreground ./startup.sh
+#
+#   startup.sh            prepare, then train: as a systemd service where systemd and root are there, else right here
+#   startup.sh prepare    the stage, the Python environment and the package; what is done already is passed over
+#   startup.sh train      wait while a notice holds, then `dbr supervise` in place of this shell; its exit code is ours
+#
+# Killed anywhere and run again it ends the same: each step looks first, and leaves its mark last.
+#
+# DBR_HOME                       home of the run: s3://BUCKET/NAME, or a folder
+# DBR_WORDS                      words behind `dbr`, quoted for a shell; without: supervise DBR_HOME
+# DBR_WHEEL, DBR_WHEEL_SHA256    the package, by its key in the home; without: what the environment has already
+# DBR_CONSTRAINTS, …_SHA256      the versions that it was tested with, likewise
+# DBR_EXTRAS                     extras of the package, such as prodigy
+# DBR_HF_TOKEN_PARAMETER         name in AWS Systems Manager's Parameter Store of the Hugging Face token, if one is needed
+# DBR_GROUP                      Auto Scaling group to set to 0 if this machine can't be prepared
+# DBR_ROOT, DBR_STAGE            where all this lies (/opt/dbr); the fast disk (found and mounted by itself)
+# DBR_SERVICE                    auto, systemd or foreground
+set -euo pipefail
+
+root=${DBR_ROOT:-/opt/dbr}
+# What a service was set up with; what is set now wins.
+# shellcheck source=/dev/null
+[[ ! -f $root/settings ]] || . "$root/settings"
+: "${DBR_HOME:?names the home of the run, such as s3://bucket/dog}"
+venv=$root/venv
+user=dbr
+come_back=75
+
+say() { echo "startup.sh: $*" >&2; }
+
+retry() { # WHAT COMMAND…: again after growing waits, some ten minutes in all
+    local what=$1 wait
+    shift
+    # shellcheck disable=SC2086  # a list of words
+    for wait in ${DBR_WAITS:-2 4 8 15 30 60 120 180 180}; do
+        "$@" && return
+        say "$what failed. Trying again in $wait s."
+        sleep "$wait"
+    done
+    "$@" || { say "$what failed for good."; return 1; }
+}
+
+stage_folder() { # the fastest disk that there is: prints its folder, and mounts it first if need be
+    local disk mount=${DBR_MOUNT:-/mnt/dbr}
+    if [[ -n ${DBR_STAGE:-} ]]; then
+        echo "$DBR_STAGE"
+        return
+    fi
+    # Where AWS's Deep Learning AMIs mount it by themselves.
+    if mountpoint -q /opt/dlami/nvme; then
+        echo /opt/dlami/nvme/dbr
+        return
+    fi
+    for disk in ${DBR_DISKS:-/dev/disk/by-id/nvme-Amazon_EC2_NVMe_Instance_Storage_*}; do
+        [[ -e $disk && $disk != *-part* ]] || continue
+        if ! mountpoint -q "$mount"; then
+            # Only a disk on which nothing at all is found is made anew: blkid says so with 2.
+            local found=0
+            blkid -p "$disk" > /dev/null || found=$?
+            if [[ $found -eq 2 ]]; then mkfs.ext4 -q "$disk" >&2 || continue; fi
+            mkdir -p "$mount"
+            mount -o noatime "$disk" "$mount" || continue
+        fi
+        echo "$mount/stage"
+        return
+    done
+    echo "$root/stage"
+}
+
+make_environment() {
+    [[ ! -f $venv/.made ]] || return 0
+    local python=${DBR_PYTHON:-python3}
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "Python 3.11 or newer is needed."; return 1; }
+    # Debian and Ubuntu ship python3 without ensurepip.
+    "$python" -c 'import ensurepip' 2> /dev/null || { apt-get -qq update && apt-get -qq install -y python3-venv; } || return 1
+    rm -rf "$venv"
+    "$python" -m venv "$venv" && touch "$venv/.made"
+}
+
+fetch() { # KEY SHA256 FILE: complete and of that digest, or absent
+    local part=$3.part
+    is_of_digest "$2" "$3" && return
+    if [[ $DBR_HOME == s3://* ]]; then
+        "$venv/bin/python" - "$DBR_HOME/$1" "$part" << 'PYTHON' || return 1
+import sys
+import boto3
+bucket, _, key = sys.argv[1].removeprefix("s3://").partition("/")
+boto3.client("s3").download_file(bucket, key, sys.argv[2])
+PYTHON
+    else
+        cp "$DBR_HOME/$1" "$part" || return 1
+    fi
+    is_of_digest "$2" "$part" || { say "$1 is not what was launched (SHA-256 differs)."; return 1; }
+    mv "$part" "$3"
+}
+
+is_of_digest() { echo "$1  $2" | sha256sum --check --status 2> /dev/null; }
+
+pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check --no-input "$@"; }
+
+install_package() {
+    [[ -n ${DBR_WHEEL:-} ]] || return 0
+    local wheel=$root/${DBR_WHEEL##*/} constraints=$root/constraints.txt
+    local mark=$venv/.installed-$DBR_WHEEL_SHA256-$DBR_CONSTRAINTS_SHA256
+    [[ ! -f $mark ]] || return 0
+    retry "Installing boto3" pip install boto3 || return 1
+    retry "Reading $DBR_HOME/$DBR_WHEEL" fetch "$DBR_WHEEL" "$DBR_WHEEL_SHA256" "$wheel" || return 1
+    retry "Reading $DBR_HOME/$DBR_CONSTRAINTS" fetch "$DBR_CONSTRAINTS" "$DBR_CONSTRAINTS_SHA256" "$constraints" || return 1
+    # torch first and alone, so that nothing else can choose another build of it.
+    retry "Installing torch" pip install -c "$constraints" torch || return 1
+    retry "Installing dbr" pip install -c "$constraints" "$wheel${DBR_EXTRAS:+[$DBR_EXTRAS]}" || return 1
+    # pip takes an equal version for the same package; the digest is what counts.
+    retry "Installing dbr" pip install --no-index --no-deps --force-reinstall "$wheel" || return 1
+    touch "$mark"
+}
+
+prepare() {
+    mkdir -p "$root"
+    local stage
+    stage=$(stage_folder)
+    mkdir -p "$stage"
+    if [[ $EUID -eq 0 ]] && id "$user" > /dev/null 2>&1; then chown "$user" "$stage"; fi
+    echo "$stage" > "$root/stage-folder"
+    if retry "Making the Python environment" make_environment && install_package; then return; fi
+    give_up
+}
+
+give_up() { # nobody watches, and the machine costs money: let the launcher's group make no other like it
+    say "This machine can't be prepared. The lines above say why."
+    [[ -n ${DBR_GROUP:-} ]] || exit "$come_back"
+    tail -n 50 "$root/startup.log" > "$root/why.txt" 2> /dev/null || true
+    "$venv/bin/python" - "$DBR_HOME" "$DBR_GROUP" "$root/why.txt" << 'PYTHON' \
+        || aws autoscaling update-auto-scaling-group --auto-scaling-group-name "$DBR_GROUP" --min-size 0 --max-size 0 --desired-capacity 0 \
+        || say "The group $DBR_GROUP could not be set to 0: dbr stop $DBR_HOME"
+import sys
+import uuid
+import boto3
+home, group, why = sys.argv[1:]
+bucket, _, prefix = home.removeprefix("s3://").partition("/")
+try:
+    # Where `dbr logs` looks.
+    boto3.client("s3").upload_file(why, bucket, f"{prefix}/output/{uuid.uuid4().hex}/00001.txt")
+finally:
+    boto3.client("autoscaling").update_auto_scaling_group(AutoScalingGroupName=group, MinSize=0, MaxSize=0, DesiredCapacity=0)
+PYTHON
+    exit "$come_back"
+}
+
+hold() { # nothing is started on a machine that is about to go: until that is withdrawn, or the machine is gone
+    local base=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254} token told=
+    token=$(curl -fs -m 1 --noproxy '*' -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 21600' "$base/latest/api/token") || return 0
+    while is_told_to_go "$base/latest/meta-data" "$token"; do
+        [[ -n $told ]] || say "AWS takes this machine away: nothing is started until that is withdrawn."
+        told=yes
+        sleep "${DBR_HOLD_SECONDS:-5}"
+    done
+    [[ -z $told ]] || say "That was withdrawn."
+}
+
+is_told_to_go() {
+    local ask=(curl -fs -m 1 --noproxy '*' -H "X-aws-ec2-metadata-token: $2")
+    "${ask[@]}" -o /dev/null "$1/spot/instance-action" && return
+    [[ $("${ask[@]}" "$1/autoscaling/target-lifecycle-state") == Terminated ]]
+}
+
+read_parameter() {
+    "$venv/bin/python" -c 'import sys, boto3
+print(boto3.client("ssm").get_parameter(Name=sys.argv[1], WithDecryption=True)["Parameter"]["Value"])' "$1"
+}
+
+train() {
+    hold
+    local stage
+    stage=$(< "$root/stage-folder")
+    if [[ -n ${DBR_HF_TOKEN_PARAMETER:-} ]]; then
+        # Into this process's environment and nowhere else.
+        HF_TOKEN=$(retry "Reading the parameter $DBR_HF_TOKEN_PARAMETER" read_parameter "$DBR_HF_TOKEN_PARAMETER")
+        export HF_TOKEN
+    fi
+    # Models, caches and notes of this machine go to the fast disk; none of it is needed elsewhere.
+    export HF_HOME=${HF_HOME:-$stage/huggingface} XDG_CACHE_HOME=$stage/cache XDG_STATE_HOME=$stage/state
+    cd "$stage"
+    eval "set -- ${DBR_WORDS:-supervise \"\$DBR_HOME\"}"
+    [[ $DBR_HOME != s3://* ]] || set -- "$@" --stage_dir "$stage/run"
+    exec "$venv/bin/python" -m dreambooth_resume "$@"
+}
+
+hand_over() { # to systemd, which keeps it running, over a restart of the machine too
+    local name
+    id "$user" > /dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin "$user"
+    chown "$user" "$(< "$root/stage-folder")"
+    [[ $0 -ef $root/startup.sh ]] || install -m 755 "$0" "$root/startup.sh"
+    for name in ${!DBR_@} AWS_DEFAULT_REGION AWS_REGION "${!AWS_ENDPOINT_URL@}" AWS_CA_BUNDLE "${!PIP_@}" HTTPS_PROXY NO_PROXY; do
+        [[ -z ${!name:-} ]] || printf '[[ -v %s ]] || export %s=%q\n' "$name" "$name" "${!name}"
+    done > "$root/settings.new"
+    mv "$root/settings.new" "$root/settings"
+    "$venv/bin/python" -c 'import sys; from importlib.resources import files
+sys.stdout.write((files("dreambooth_resume.infra") / "dbr.service").read_text())' \
+        | sed "s#/opt/dbr#$root#g" > "${DBR_UNITS:-/etc/systemd/system}/dbr.service"
+    systemctl daemon-reload
+    systemctl enable dbr.service
+    systemctl start --no-block dbr.service
+    say "Training as the service dbr. Its output: journalctl -u dbr -f"
+}
+
+is_for_systemd() {
+    case ${DBR_SERVICE:-auto} in
+        auto) [[ -d /run/systemd/system && $EUID -eq 0 ]] ;;
+        systemd) true ;;
+        *) false ;;
+    esac
+}
+
+case ${1:-} in
+    prepare)
+        mkdir -p "$root"
+        prepare 2> >(tee -a "$root/startup.log" >&2)
+        ;;
+    train) train ;;
+    "")
+        bash "$0" prepare || exit $?
+        if is_for_systemd; then hand_over; else train; fi
+        ;;
+    *) say "takes prepare, train, or nothing, and not $1"; exit 2 ;;
+esac

@@ -1,0 +1,224 @@
+"""The steps of infra/startup.sh one by one, with programs of our own in place of those that need root or a network."""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dreambooth_resume.errors import BadInput, ComeBack
+from dreambooth_resume.runs.home import OUTPUT_PREFIX, output_key
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.storage.s3 import S3Storage
+from dreambooth_resume.storage.s3_address import S3Settings
+from tests.fakes.s3_server import ENVIRONMENT, S3Server, shared_server
+
+ROOT = Path(__file__).parents[3]
+CANARY = "hf_canary-that-nobody-may-see"
+
+
+@dataclass(slots=True)
+class Sandbox:
+    """A machine's folders, and the programs that the script finds there: each notes how it was called."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "opt"
+
+    def program(self, name: str, body: str = "exit 0", *, where: Path | None = None) -> None:
+        path = (where or self.folder / "bin") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >> "{self.folder}/calls"\n{body}\n')
+        path.chmod(0o755)
+
+    def environment_is_there(self, pip: str = "exit 0") -> None:
+        """A Python environment that was made before, with a pip that does as told and a dbr that shows itself."""
+        (self.root / "venv").mkdir(parents=True, exist_ok=True)
+        (self.root / "venv" / ".made").touch()
+        body = f'case "$1 $2" in "-m pip") {pip};; "-m dreambooth_resume") exec env;; esac\nexec {sys.executable} "$@"'
+        self.program("python", body, where=self.root / "venv" / "bin")
+
+    def run(self, *words: str, **told: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("DBR_", "HF_TOKEN"))},
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "DBR_ROOT": str(self.root),
+            "DBR_HOME": "s3://bucket/dog",
+            "DBR_WAITS": "0",
+            "DBR_DISKS": "/nowhere/no-disk-*",
+            "DBR_SERVICE": "foreground",
+            **told,
+        }
+        script = ["bash", str(ROOT / "infra" / "startup.sh"), *words]
+        return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    def calls(self, program: str) -> list[str]:
+        text = (self.folder / "calls").read_text() if (self.folder / "calls").exists() else ""
+        return [line for line in text.splitlines() if line.split()[0] == program]
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    made = Sandbox(tmp_path)
+    made.environment_is_there()
+    return made
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", shared_server().url)
+    return shared_server()
+
+
+@pytest.mark.parametrize(("found", "formats"), [(2, 1), (0, 0)], ids=["empty", "holds something"])
+def test_only_an_empty_disk_is_made_anew(sandbox: Sandbox, found: int, formats: int) -> None:
+    disk = sandbox.folder / "nvme0"
+    disk.touch()
+    sandbox.program("mountpoint", "exit 1")
+    sandbox.program("blkid", f"exit {found}")
+    sandbox.program("mkfs.ext4")
+    sandbox.program("mount")
+    done = sandbox.run("prepare", DBR_DISKS=str(disk), DBR_MOUNT=str(sandbox.folder / "mnt"))
+    assert done.returncode == 0, done.stderr
+    assert len(sandbox.calls("mkfs.ext4")) == formats
+    assert sandbox.calls("mount") == [f"mount -o noatime {disk} {sandbox.folder}/mnt"]
+    assert (sandbox.root / "stage-folder").read_text().strip() == f"{sandbox.folder}/mnt/stage"
+
+
+def test_a_disk_that_is_mounted_is_left_alone(sandbox: Sandbox) -> None:
+    disk = sandbox.folder / "nvme0"
+    disk.touch()
+    sandbox.program("mountpoint", '[ "$2" != /opt/dlami/nvme ]')
+    sandbox.program("mkfs.ext4")
+    sandbox.program("mount")
+    done = sandbox.run("prepare", DBR_DISKS=str(disk), DBR_MOUNT=str(sandbox.folder / "mnt"))
+    assert done.returncode == 0, done.stderr
+    assert not sandbox.calls("mkfs.ext4")
+    assert not sandbox.calls("mount")
+
+
+def test_without_a_fast_disk_the_stage_is_beside_the_rest(sandbox: Sandbox) -> None:
+    assert sandbox.run("prepare").returncode == 0
+    assert (sandbox.root / "stage-folder").read_text().strip() == str(sandbox.root / "stage")
+    assert (sandbox.root / "stage").is_dir()
+
+
+def _wheel(storage: Storage, told: dict[str, str]) -> Mapping[str, str]:
+    """A wheel and constraints in the home, and what a launch says of them; `told` holds where it says otherwise."""
+    for name in ("dbr.whl", "constraints.txt"):
+        storage.write(f"packages/{name}", [name.encode()])
+    return {
+        "DBR_HOME": storage.describe(),
+        "DBR_WHEEL": "packages/dbr.whl",
+        "DBR_WHEEL_SHA256": hashlib.sha256(b"dbr.whl").hexdigest(),
+        "DBR_CONSTRAINTS": "packages/constraints.txt",
+        "DBR_CONSTRAINTS_SHA256": hashlib.sha256(b"constraints.txt").hexdigest(),
+        **told,
+    }
+
+
+def test_a_package_that_was_swapped_is_not_installed_and_the_group_goes_to_0(
+    sandbox: Sandbox, server: S3Server
+) -> None:
+    import boto3
+
+    storage, group = S3Storage(server.new_home(), S3Settings()), f"dbr-{uuid.uuid4().hex[:8]}"
+    scaling = boto3.client("autoscaling")
+    boto3.client("ec2").create_launch_template(LaunchTemplateName=group, LaunchTemplateData={"ImageId": "ami-1"})
+    scaling.create_auto_scaling_group(
+        AutoScalingGroupName=group,
+        LaunchTemplate={"LaunchTemplateName": group},
+        MinSize=0,
+        MaxSize=1,
+        DesiredCapacity=1,
+        AvailabilityZones=["us-east-1a"],
+    )
+    done = sandbox.run(**_wheel(storage, {"DBR_GROUP": group, "DBR_WHEEL_SHA256": "0" * 64}))
+    assert done.returncode == ComeBack.exit_code
+    assert "is not what was launched (SHA-256 differs)" in done.stderr
+    assert [call for call in sandbox.calls("python") if "pip" in call and "dbr.whl" in call] == []
+    [there] = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"]
+    assert (there["DesiredCapacity"], there["MaxSize"]) == (0, 0)
+    # The reason is where `dbr logs` looks.
+    [output] = storage.list(OUTPUT_PREFIX)
+    assert output.key == output_key(output.key.split("/")[1], 1)
+    assert b"SHA-256 differs" in storage.read(output.key)
+
+
+def test_pip_is_asked_again_and_a_second_run_asks_nobody(sandbox: Sandbox, tmp_path: Path) -> None:
+    tries = tmp_path / "tries"
+    sandbox.environment_is_there(pip=f'echo x >> "{tries}"; [ "$(wc -l < "{tries}")" -gt 2 ]; exit $?')
+    storage = LocalStorage(tmp_path / "home")
+    told = _wheel(storage, {})
+    done = sandbox.run("prepare", **told, DBR_WAITS="0 0 0")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Installing boto3 failed. Trying again in 0 s.") == 2
+    asked = len(sandbox.calls("python"))
+    assert sandbox.run("prepare", **told).returncode == 0
+    assert len(sandbox.calls("python")) == asked
+
+
+def test_the_token_comes_from_the_parameter_store_and_stays_in_memory(sandbox: Sandbox, server: S3Server) -> None:
+    import boto3
+
+    boto3.client("ssm").put_parameter(Name="/dbr/hf-token", Value=CANARY, Type="SecureString", Overwrite=True)
+    done = sandbox.run(DBR_HF_TOKEN_PARAMETER="/dbr/hf-token")
+    assert done.returncode == 0, done.stderr
+    assert f"HF_TOKEN={CANARY}" in done.stdout.splitlines()
+    assert not [path for path in sandbox.root.rglob("*") if path.is_file() and CANARY in path.read_text()]
+
+
+def test_systemd_is_handed_the_unit_and_settings_without_a_secret(sandbox: Sandbox) -> None:
+    for name in ("systemctl", "useradd", "chown"):
+        sandbox.program(name)
+    sandbox.program("id", "exit 1")
+    words = "supervise 's3://bucket/dog'\\''s }' --launch 1f"
+    told = {
+        "DBR_SERVICE": "systemd",
+        "DBR_UNITS": str(sandbox.folder),
+        "DBR_WORDS": words,
+        "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_SECRET_ACCESS_KEY": CANARY,
+    }
+    for _ in range(2):
+        done = sandbox.run(**told)
+        assert done.returncode == 0, done.stderr
+    verbs = [call.removeprefix("systemctl ") for call in sandbox.calls("systemctl")]
+    assert verbs == ["daemon-reload", "enable dbr.service", "start --no-block dbr.service"] * 2
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.read(sandbox.folder / "dbr.service")
+    assert unit["Service"]["ExecStart"] == f"{sandbox.root}/startup.sh train"
+    assert os.access(sandbox.root / "startup.sh", os.X_OK)
+    assert CANARY not in (sandbox.root / "settings").read_text()
+    # The service knows nothing but what lies there.
+    script = f'. "{sandbox.root}/settings"; printf %s "$DBR_WORDS $AWS_DEFAULT_REGION"'
+    read = subprocess.run(["bash", "-c", script], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert read.stdout == f"{words} eu-central-1"
+
+
+def test_words_reach_the_program_as_they_were_quoted(sandbox: Sandbox) -> None:
+    sandbox.run("prepare")
+    done = sandbox.run("train", DBR_WORDS="supervise 's3://bucket/a dog' --launch 1f")
+    assert done.returncode == 0, done.stderr
+    [call] = [call for call in sandbox.calls("python") if "supervise" in call]
+    assert call.endswith(
+        f"-m dreambooth_resume supervise s3://bucket/a dog --launch 1f --stage_dir {sandbox.root}/stage/run"
+    )
+
+
+def test_a_word_that_is_no_step_is_refused(sandbox: Sandbox) -> None:
+    assert sandbox.run("trian").returncode == BadInput.exit_code
