@@ -1,4 +1,4 @@
-"""`dbr config new`: a commented YAML file, of all options or for a GPU; `dbr config import FILE`: one from another's."""
+"""`dbr config new`: a commented YAML file, whole or for a GPU; `dbr config import FILE`: one from another trainer's."""
 
 from __future__ import annotations
 
