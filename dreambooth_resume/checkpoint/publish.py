@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dreambooth_resume.errors import KeyNotFound
@@ -15,11 +16,19 @@ from dreambooth_resume.storage.base import Storage
 if TYPE_CHECKING:
     from dreambooth_resume.checkpoint.tensors import Blob
 
-Convert = Callable[[bytes], "Blob"]
-"""From the LoRA file that Diffusers loads to another program's: a pure function, so that every copier gets one file."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """A file of the result that is made from the checkpoint's file `source`.
+
+    `convert` is a pure function, so that every copier gets one file.
+    """
+
+    source: str
+    convert: Callable[[bytes], Blob]
 
 
-def publish(storage: Storage, log: Log, *, conversions: Mapping[str, Convert] | None = None) -> CheckpointRef:
+def publish(storage: Storage, log: Log, *, conversions: Mapping[str, Conversion] | None = None) -> CheckpointRef:
     """See to it that the finished run's result lies in its home; returns the checkpoint that it was copied from.
 
     `conversions` are further files of the result, by name. Everybody who does this copies the same bytes, so any order
@@ -31,8 +40,8 @@ def publish(storage: Storage, log: Log, *, conversions: Mapping[str, Convert] | 
     weights = ref.file_named(WEIGHTS_NAME)
     if not _is_there(storage, WEIGHTS_NAME, size_bytes=weights.size_bytes, sha256=weights.sha256):
         storage.write(WEIGHTS_NAME, [_read(storage, weights)])
-    for name, convert in (conversions or {}).items():
-        blob = convert(_read(storage, weights))
+    for name, conversion in (conversions or {}).items():
+        blob = conversion.convert(_read(storage, ref.file_named(conversion.source)))
         if not _is_there(storage, name, size_bytes=blob.size_bytes, sha256=blob.sha256):
             storage.write(name, blob.parts)
     return ref

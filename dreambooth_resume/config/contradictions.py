@@ -15,6 +15,7 @@ from dreambooth_resume.errors import BadInput
 
 _DATA_SET = ("dataset_config_name", "image_column", "caption_column")
 _BUCKET = ("s3_endpoint_url", "s3_region", "s3_addressing_style", "s3_sse", "s3_kms_key_id")
+_NEW_TOKENS = ("token_abstraction", "num_new_tokens_per_abstraction", "train_text_encoder_ti_frac")
 _PRIOR = (
     "class_data_dir",
     "class_prompt",
@@ -49,6 +50,7 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
     _refuse_polynomial_that_climbs(options, sources)
     refuse_loss_contradictions(options, sources)
     _refuse_buckets_beside_squares(options, sources)
+    _refuse_beside_new_tokens(options, sources)
     _refuse_to_give_the_token_away(options, sources)
     if options.checkpoints.resume_request_id is not None and options.checkpoints.resume_from_checkpoint is None:
         raise BadInput(
@@ -67,6 +69,24 @@ def refuse_two_sources(options: TrainOptions, sources: Mapping[str, str]) -> Non
             f"{data.dataset_name}",
             where=sources.get("dataset_name") or sources.get("instance_data_dir"),
             fix="give one of the two; for captions beside the pictures of a folder give it as dataset_name alone",
+        )
+
+
+def _refuse_beside_new_tokens(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    if not options.tokens.train_text_encoder_ti:
+        return
+    where = sources.get("train_text_encoder_ti")
+    if options.lora.train_text_encoder:
+        raise BadInput(
+            "the text encoders get a LoRA (train_text_encoder) or new tokens (train_text_encoder_ti), not both",
+            where=where or sources.get("train_text_encoder"),
+            fix="leave out one of the two",
+        )
+    if options.optimization.optimizer == "AdamWScheduleFree":
+        raise BadInput(
+            "optimizer AdamWScheduleFree does not go with new tokens: what it averages is the LoRA alone",
+            where=where or sources.get("optimizer"),
+            fix="take another --optimizer, or leave out --train_text_encoder_ti",
         )
 
 
@@ -137,7 +157,7 @@ def _refuse_polynomial_that_climbs(options: TrainOptions, sources: Mapping[str, 
     if optimization.lr_scheduler != "polynomial":
         return
     rates = {"learning_rate": optimization.learning_rate}
-    if options.lora.train_text_encoder and optimization.optimizer != "prodigy":
+    if options.text_part is not None and optimization.optimizer != "prodigy":
         rates["text_encoder_lr"] = optimization.text_encoder_lr
         if optimization.text_encoder_2_lr is not None:
             rates["text_encoder_2_lr"] = optimization.text_encoder_2_lr
@@ -157,6 +177,10 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
     if training.max_train_steps is not None:
         idle["num_train_epochs"] = f"max_train_steps {training.max_train_steps} wins"
     idle |= _without_effect_on_the_lora(options)
+    if not options.lora.train_text_encoder:
+        idle["train_text_encoder_frac"] = "the text encoders get a LoRA only with train_text_encoder"
+    if not options.tokens.train_text_encoder_ti:
+        idle |= dict.fromkeys(_NEW_TOKENS, "new tokens come with train_text_encoder_ti")
     if options.machine.dataloader_num_workers == 0:
         idle["prefetch_factor"] = "nothing is prepared ahead with dataloader_num_workers 0"
     if options.data.dataset_name is None:

@@ -58,7 +58,7 @@ def refuse_optimizer_contradictions(options: TrainOptions, sources: Mapping[str,
 
 def without_effect_on_the_optimizer(options: TrainOptions) -> dict[str, str]:
     """Option to the reason why it has no effect."""
-    chosen, trains_text = options.optimization, options.lora.train_text_encoder
+    chosen, trains_text = options.optimization, options.text_part is not None
     idle: dict[str, str] = {}
     if chosen.optimizer == "prodigy":
         idle |= dict.fromkeys(
@@ -68,7 +68,9 @@ def without_effect_on_the_optimizer(options: TrainOptions) -> dict[str, str]:
         idle |= {name: "only optimizer prodigy has it" for name in OPTIONS if name.startswith("prodigy_")}
     if not trains_text:
         text = ("text_encoder_lr", "text_encoder_2_lr", "adam_weight_decay_text_encoder")
-        idle |= dict.fromkeys(text, "the text encoders are trained only with train_text_encoder")
+        idle |= dict.fromkeys(
+            text, "the text encoders are trained only with train_text_encoder or train_text_encoder_ti"
+        )
     if chosen.optimizer != "AdamW":
         idle["use_8bit_adam"] = "only optimizer AdamW has an 8-bit form"
     if chosen.optimizer != "Lion":

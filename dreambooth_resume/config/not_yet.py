@@ -15,11 +15,6 @@ LATER: dict[str, str] = {
     "keep_tokens": "the tags that a caption keeps in front when it is shuffled",
     "network_weights": "starting from an existing LoRA",
     "notify": "messages to a web hook",
-    "num_new_tokens_per_abstraction": "textual inversion beside the LoRA",
-    "token_abstraction": "textual inversion beside the LoRA",
-    "train_text_encoder_frac": "training the text encoders for a part of the run",
-    "train_text_encoder_ti": "textual inversion beside the LoRA",
-    "train_text_encoder_ti_frac": "textual inversion for a part of the run",
     "unmasked_weight": "masked training",
     "validation_data_dir": "a validation loss on held-out pictures",
 }

@@ -102,6 +102,8 @@ _THEIR_NAMES: dict[str, str] = {
     "weighting_scheme": "timestep_distribution timestep_sampling timestep_type",
     "logit_mean": "noising_bias",
     "logit_std": "noising_weight",
+    "train_text_encoder_frac": "stop_text_encoder_training text_encoder_stop_training_after",
+    "train_text_encoder_ti": "pivotal_tuning textual_inversion train_embeddings",
     "storage_uri": "bucket s3_bucket s3_uri",
     "text_encoder_lr": "learning_rate_te1 te_lr text_encoder_learning_rate",
     "use_8bit_adam": "adam8bit",

@@ -24,6 +24,7 @@ class Stream(IntEnum):
     3 and 4 are the variant and the free crop of the class picture in that slot.
     TIMESTEP, NOISE, VAE: 0 the picture in the slot, 1 the class picture.
     NOISE: 2 and 3 are their noise offsets, a number a channel; 4 and 5 what perturbs their inputs.
+    INIT: 0 a LoRA's matrix A (step is its number), 1 the embeddings of new tokens (step is the text encoder's number).
     SAMPLE (step 0): 1 the latents that the class picture of the number `slot` is made from, 3 those of the validation
     picture of that number.
     """

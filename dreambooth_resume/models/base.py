@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from dreambooth_resume.models.digests import SourceDigests
     from dreambooth_resume.models.lora_layers import LayerChoice, LayerSize, LoraSpec
+    from dreambooth_resume.models.new_tokens import NewTokens
+    from dreambooth_resume.models.new_words import NewWords
     from dreambooth_resume.models.source import Component, ModelSource
 
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -189,7 +191,7 @@ class Sampler(Protocol):
 
 
 class TextEncoders(Protocol):
-    """Frozen text encoders on their device, for a LoRA on them: gradients flow through what they encode."""
+    """Frozen text encoders on their device, for a LoRA or new tokens in them: gradients flow through what they do."""
 
     @property
     def lora_parts(self) -> Mapping[str, torch.nn.Module]:
@@ -208,6 +210,17 @@ class TextEncoders(Protocol):
     @property
     def models(self) -> Mapping[str, torch.nn.Module]:
         """Each whole encoder, by what a pipeline calls it ("text_encoder")."""
+        ...
+
+    def add_words(
+        self, words: NewWords, *, normal_draw: Callable[[int, tuple[int, int]], NDArray[np.float32]]
+    ) -> NewTokens:
+        """Put the words' tokens into the tokenizers, and trained rows for them behind the encoders' embeddings.
+
+        The rows are `normal_draw(number of the encoder, shape)`, standard normal, times the standard deviation of the
+        encoder's own embeddings. From now on `tokenize` reads the words as their tokens. Raises BadInput if the model
+        has such tokens already.
+        """
         ...
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, ...]:

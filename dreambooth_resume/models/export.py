@@ -27,6 +27,7 @@ _TEXT_NAMES = (
     # Diffusers' script leaves `.weight` out, and transformers 5 then loads the DoRA without its magnitudes.
     (".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
 )
+_EMBEDDING_NAMES = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 _HEADER_KEY = "lora_adapter_metadata"
 
 
@@ -42,6 +43,16 @@ def diffusers_tensors(parameters: Mapping[str, torch.Tensor], *, prefix: str) ->
 def parameter_values(tensors: Mapping[str, torch.Tensor], *, prefix: str) -> dict[str, torch.Tensor]:
     """The inverse of `diffusers_tensors`, sorted. Raises ValueError for a name that it never gives."""
     return dict(sorted((_imported(name, prefix=prefix), tensor) for name, tensor in tensors.items()))
+
+
+def embedding_tensors(rows: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """New tokens' embeddings [new tokens, width] of each text encoder, as clip_l and clip_g, which everybody reads.
+
+    `rows` are by what Diffusers calls the encoder. Raises ValueError for others, and for none.
+    """
+    if rows.keys() != _EMBEDDING_NAMES.keys():
+        raise ValueError(f"embeddings of {', '.join(_EMBEDDING_NAMES)} are wanted, not of {sorted(rows)}")
+    return {_EMBEDDING_NAMES[encoder]: one.detach() for encoder, one in sorted(rows.items())}
 
 
 def diffusers_metadata(spec: LoraSpec, *, target_modules: Mapping[str, tuple[str, ...]]) -> dict[str, str]:

@@ -19,7 +19,8 @@ TRACKERS_PREFIX = "trackers/"
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 KOHYA_NAME = "pytorch_lora_weights_kohya.safetensors"
-RESULT_FILES = (WEIGHTS_NAME, KOHYA_NAME)
+EMBEDDINGS_NAME = "pytorch_lora_emb.safetensors"
+RESULT_FILES = (WEIGHTS_NAME, KOHYA_NAME, EMBEDDINGS_NAME)
 CARD_NAME = "README.md"
 STATE_TENSORS_NAME = "trainer_state.safetensors"
 STATE_NAME = "trainer_state.json"

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 
+from dreambooth_resume.config.options.tokens import pivot_step
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.batch import BatchBuilder, LatentSize
 from dreambooth_resume.data.cache import Cache
@@ -25,6 +26,7 @@ from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.base import Encoders, Family, ModelFacts
 from dreambooth_resume.models.digests import SourceDigests
 from dreambooth_resume.models.lora_layers import LoraSpec
+from dreambooth_resume.models.new_words import new_words
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.entries import SmallerMicroBatch
@@ -138,9 +140,10 @@ def build_parts(
     )
     encoders.free()
     watcher.leave_if_asked("encoding")
-    what = "the denoiser and the text encoders" if options.lora.train_text_encoder else "the denoiser"
+    what = "the denoiser and the text encoders" if options.text_part is not None else "the denoiser"
     reporter.message(f"Loading {what}.")
     loaded = _load(assignment, device)
+    _say_what_is_trained_until_when(assignment, reporter)
     optimizer = Optimizer(
         parameter_groups(options, loaded.parameters_by_part(), max_train_steps=assignment.max_train_steps),
         options.optimization,
@@ -154,6 +157,7 @@ def build_parts(
         accelerator=accelerator,
         encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
         scaler=scaler,
+        new_tokens=loaded.new_tokens,
         objective=objective_of(options.loss, is_edm=assignment.facts.is_edm),
     )
     portions = _portions(assignment, samples, device)
@@ -187,6 +191,20 @@ def _load(assignment: Assignment, device: torch.device) -> LoadedModel:
     )
 
 
+def _say_what_is_trained_until_when(assignment: Assignment, reporter: Reporter) -> None:
+    """In pivotal tuning: what stands for which tokens; and the step in which something stops being trained."""
+    options = assignment.options
+    if (words := new_words(options.tokens)) is not None:
+        pairs = ", ".join(f"{word} is {''.join(tokens)}" for word, tokens in words.tokens_of.items())
+        reporter.message(f"In prompts and captions {pairs}.")
+    pivot = pivot_step(options.text_part or 1.0, max_train_steps=assignment.max_train_steps)
+    if pivot is not None:
+        what = "the new tokens" if words else "the text encoders"
+        reporter.message(
+            f"Up to step {pivot} of {assignment.max_train_steps} {what} are trained beside the UNet's LoRA."
+        )
+
+
 def _prompts(
     assignment: Assignment, loaded: LoadedModel, pairs: Mapping[str, _Pair], *, device: torch.device
 ) -> Prompts:
@@ -210,7 +228,7 @@ def _encode(
     """
     cache = Cache(storage)
     prompt_key = assignment.family.prompt_key(assignment.digests)
-    fixed = [] if assignment.options.lora.train_text_encoder else _all_prompts(assignment)
+    fixed = [] if assignment.options.text_part is not None else _all_prompts(assignment)
     clip_skip = assignment.options.model.clip_skip
     encode = partial(encoders.encode_prompt, clip_skip=clip_skip) if clip_skip else encoders.encode_prompt
     entries = [prompt_entry(prompt, encoder=prompt_key, encode=encode, clip_skip=clip_skip) for prompt in fixed]

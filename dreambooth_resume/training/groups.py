@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from dreambooth_resume.config.options.tokens import pivot_step
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.training.optimizers.base import ParameterGroup
 from dreambooth_resume.training.schedule import LearningRateSchedule, scaled_learning_rate
@@ -19,10 +20,11 @@ def parameter_groups(
     """The denoiser's first, whose rate is the one that is shown, then each text encoder's, as in Diffusers' script.
 
     `parts` are what Diffusers calls them, the denoiser's first. scale_lr leaves the text encoders' rates as they are,
-    and prodigy has one rate for all, as there. With loraplus_lr_ratio each part's matrices B have a group of their own.
+    and prodigy has one rate for all, as there. The text encoders' have their pivot. With loraplus_lr_ratio each part's matrices B have a group of their own.
     """
     chosen = options.optimization
     denoiser, *text_encoders = parts
+    pivot = pivot_step(options.text_part or 1.0, max_train_steps=max_train_steps)
     rates = {denoiser: denoiser_rate(options)} | dict.fromkeys(text_encoders, chosen.text_encoder_lr)
     if "text_encoder_2" in rates and chosen.text_encoder_2_lr is not None:
         rates["text_encoder_2"] = chosen.text_encoder_2_lr
@@ -33,7 +35,15 @@ def parameter_groups(
         decay = chosen.adam_weight_decay if part == denoiser else chosen.adam_weight_decay_text_encoder
         for name, (members, rate) in _split(part, parameters, rates[part], chosen.loraplus_lr_ratio).items():
             schedule = schedule_of(options, rate, total_steps=max_train_steps)
-            groups.append(ParameterGroup(name=name, parameters=members, schedule=schedule, weight_decay=decay))
+            groups.append(
+                ParameterGroup(
+                    name=name,
+                    parameters=members,
+                    schedule=schedule,
+                    weight_decay=decay,
+                    pivot_step=None if part == denoiser else pivot,
+                )
+            )
     return tuple(groups)
 
 
@@ -66,8 +76,8 @@ def _split(part: str, parameters: Parameters, rate: float, ratio: float | None) 
 
     Source: Hayou et al. 2024, arXiv:2402.12354 (LoRA+).
     """
-    if ratio is None:
-        return {part: (parameters, rate)}
     faster = {name: parameter for name, parameter in parameters.items() if name.endswith(".lora_B.weight")}
+    if ratio is None or not faster:
+        return {part: (parameters, rate)}
     rest = {name: parameter for name, parameter in parameters.items() if name not in faster}
     return {part: (rest, rate), f"{part}_lora_B": (faster, rate * ratio)}

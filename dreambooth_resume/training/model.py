@@ -18,6 +18,8 @@ from dreambooth_resume.models.base import Denoiser, Family, TextEncoders
 from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors
 from dreambooth_resume.models.lora import add_lora, part_of
 from dreambooth_resume.models.lora_layers import LoraSpec
+from dreambooth_resume.models.new_tokens import NewTokens
+from dreambooth_resume.models.new_words import new_words
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.training.precision import weight_dtype
 from dreambooth_resume.training.preview import Embeddings, undisturbed
@@ -25,12 +27,16 @@ from dreambooth_resume.training.preview import Embeddings, undisturbed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """The frozen parts on their device, and the adapter's parameters by name. `text_encoders` only if they train."""
+    """The frozen parts on their device, and what trains of them, by name. `text_encoders` only if something there does.
+
+    They have either a LoRA or `new_tokens`.
+    """
 
     lora: LoraSpec
     denoiser: Denoiser
     text_encoders: TextEncoders | None
     parameters: Mapping[str, torch.nn.Parameter]
+    new_tokens: NewTokens | None = None
 
     def parameters_by_part(self) -> dict[str, dict[str, torch.nn.Parameter]]:
         """The parameters of each part, the denoiser's first, by what Diffusers calls the part."""
@@ -53,7 +59,7 @@ class LoadedModel:
     ) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str]]:
         """An adapter's values, by the parameters' names, as the LoRA file that Diffusers loads, with its header."""
         targets = {self.denoiser.export_prefix: self.denoiser.lora_target_modules}
-        if self.text_encoders is not None:
+        if self.text_encoders is not None and self.new_tokens is None:
             targets |= dict.fromkeys(self.text_encoders.models, self.text_encoders.lora_target_modules)
         weights = diffusers_tensors(parameters, prefix=self.denoiser.export_prefix)
         return weights, diffusers_metadata(self.lora, target_modules=targets)
@@ -81,7 +87,7 @@ def load_model(
     if options.training.enable_xformers_memory_efficient_attention:
         use_xformers(denoiser)
     text_encoders = None
-    if options.lora.train_text_encoder:
+    if options.text_part is not None:
         text_encoders = family.load_text_encoders(
             source,
             device=device,
@@ -89,8 +95,19 @@ def load_model(
             gradient_checkpointing=checkpointing,
             clip_skip=options.model.clip_skip,
         )
-    parameters = add_lora(denoiser, lora, normal_draw=partial(_init_draw, seed), text_encoders=text_encoders)
-    return LoadedModel(lora=lora, denoiser=denoiser, text_encoders=text_encoders, parameters=parameters)
+    with_a_lora = text_encoders if options.lora.train_text_encoder else None
+    parameters = add_lora(denoiser, lora, normal_draw=partial(_init_draw, seed), text_encoders=with_a_lora)
+    new_tokens = None
+    if text_encoders is not None and (words := new_words(options.tokens)) is not None:
+        new_tokens = text_encoders.add_words(words, normal_draw=partial(_token_draw, seed))
+        parameters = {**parameters, **new_tokens.rows}
+    return LoadedModel(
+        lora=lora, denoiser=denoiser, text_encoders=text_encoders, parameters=parameters, new_tokens=new_tokens
+    )
+
+
+def _token_draw(seed: int, encoder: int, shape: tuple[int, int]) -> FloatArray:
+    return generator(seed, Stream.INIT, step=encoder, draw=1).standard_normal(shape, dtype=np.float32)
 
 
 def _init_draw(seed: int, number: int, shape: tuple[int, ...]) -> FloatArray:

@@ -46,8 +46,17 @@ class Optimizer:
         self.torch_optimizer = self._built.torch_optimizer
 
     def rates(self, step: int) -> dict[str, float]:
-        """Each group's learning rate in the update that turns `step` into `step` + 1."""
-        return {group.name: group.schedule.at(step) for group in self.groups}
+        """Each group's learning rate in the update that turns `step` into `step` + 1; 0 for one that is at rest."""
+        return {group.name: group.schedule.at(step) if group.trains_in(step) else 0.0 for group in self.groups}
+
+    def choose_what_trains(self, step: int) -> None:
+        """To be called before the passes of `step`: parameters that are at rest get no gradient, so no update either.
+
+        Neither they nor their moments change from then on, and nothing is computed for their sake.
+        """
+        for group in self.groups:
+            for parameter in group.parameters.values():
+                parameter.requires_grad_(group.trains_in(step))
 
     def set_rates(self, step: int) -> None:
         """To be called before each update: there is no scheduler that would keep count."""

@@ -85,6 +85,7 @@ def refuse_misfit(script: ScriptState, options: TrainOptions, *, adapter_paramet
         )
     for name, is_given in {
         "train_text_encoder": options.lora.train_text_encoder,
+        "train_text_encoder_ti": options.tokens.train_text_encoder_ti,
         "use_dora": options.lora.use_dora,
     }.items():
         if is_given:

@@ -13,11 +13,13 @@ from torch.amp.grad_scaler import GradScaler
 from dreambooth_resume.checkpoint.format import SavedState, Scalars
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.lora import load_parameters
+from dreambooth_resume.models.new_tokens import ROWS_NAME, is_new_tokens
 from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.step import StepMetrics
 
 LORA_PREFIX = "lora."
+TOKENS_PREFIX = "tokens."
 OPTIMIZER_PREFIX = "optimizer."
 EMA_PREFIX = "ema."
 
@@ -27,8 +29,9 @@ _Value = TypeVar("_Value")
 class TrainingState:
     """The float32 parameters, the optimizer's state, the step, and what the last step measured.
 
-    Tensors and scalars go by flat names: `lora.<parameter>`, and `optimizer.` before the optimizer's own names. With an
-    average of the parameters `ema.<parameter>`.
+    Tensors and scalars go by flat names: `lora.<parameter>`, `tokens.<text encoder>` for new tokens' embeddings, and
+    `optimizer.` before the optimizer's own names. With an average of the
+    parameters `ema.<parameter>`.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class TrainingState:
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
         return {
-            **{f"{LORA_PREFIX}{name}": parameter.detach() for name, parameter in self.parameters.items()},
+            **{_saved_name(name): parameter.detach() for name, parameter in self.parameters.items()},
             **{f"{OPTIMIZER_PREFIX}{name}": tensor for name, tensor in self.optimizer.tensors().items()},
             **{f"{EMA_PREFIX}{name}": tensor for name, tensor in (self._ema.averages if self._ema else {}).items()},
         }
@@ -63,13 +66,13 @@ class TrainingState:
         }
 
     def result(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """The adapter that such tensors, live or saved, stand for, by the parameters' names.
+        """The adapter and the new tokens that such tensors, live or saved, stand for, by the parameters' names.
 
         That is the parameters themselves, unless an average of theirs is trained.
         """
         if self._ema is not None and (averages := _without_prefix(tensors, EMA_PREFIX)):
             return averages
-        return self.optimizer.averages(lora_tensors(tensors), _without_prefix(tensors, OPTIMIZER_PREFIX))
+        return self.optimizer.averages(_parameters(tensors), _without_prefix(tensors, OPTIMIZER_PREFIX))
 
     @contextmanager
     def result_in_place(self) -> Iterator[None]:
@@ -90,7 +93,7 @@ class TrainingState:
     def load(self, saved: SavedState) -> None:
         """Become the saved state. Raises RefusedToGoOn if it is of another adapter."""
         try:
-            load_parameters(self.parameters, lora_tensors(saved.tensors))
+            load_parameters(self.parameters, _parameters(saved.tensors))
             self.optimizer.load(
                 _without_prefix(saved.tensors, OPTIMIZER_PREFIX), _without_prefix(saved.scalars, OPTIMIZER_PREFIX)
             )
@@ -109,6 +112,28 @@ class TrainingState:
 def lora_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The adapter's part of a saved state, under the parameters' own names."""
     return _without_prefix(tensors, LORA_PREFIX)
+
+
+def result_tokens(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The embeddings of new tokens that a saved state stands for, by what Diffusers calls the text encoder.
+
+    Their average where one is kept. Empty if the state has none.
+    """
+    trained = _without_prefix(tensors, TOKENS_PREFIX)
+    return {encoder: tensors.get(f"{EMA_PREFIX}{encoder}.{ROWS_NAME}", rows) for encoder, rows in trained.items()}
+
+
+def _parameters(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All that trains, under the parameters' own names."""
+    trained = _without_prefix(tensors, TOKENS_PREFIX)
+    new_tokens = {f"{encoder}.{ROWS_NAME}": rows for encoder, rows in trained.items()}
+    return {**lora_tensors(tensors), **new_tokens}
+
+
+def _saved_name(parameter: str) -> str:
+    if is_new_tokens(parameter):
+        return f"{TOKENS_PREFIX}{parameter.removesuffix(f'.{ROWS_NAME}')}"
+    return f"{LORA_PREFIX}{parameter}"
 
 
 def _without_prefix(values: Mapping[str, _Value], prefix: str) -> dict[str, _Value]:

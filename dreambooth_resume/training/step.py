@@ -21,6 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.base import Denoiser, TextEncoders
+from dreambooth_resume.models.new_tokens import NewTokens
 from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.memory import is_out_of_memory
 from dreambooth_resume.training.objective import Objective, Scored, denoising_loss, question, sample_latents, scored
@@ -99,7 +100,7 @@ class TrainableModel:
     """A frozen denoiser with its adapter, and what it reads beside the batch.
 
     `parameters` are the adapter's, in the order of their names. `encode_pixels` is needed only for batches of pixels,
-    `scaler` with float16, which would round small gradients to zero without it.
+    `scaler` with float16, which would round small gradients to zero without it. `new_tokens` are among `parameters`.
     """
 
     denoiser: Denoiser
@@ -108,6 +109,7 @@ class TrainableModel:
     accelerator: Accelerator
     encode_pixels: PixelEncoder | None = None
     scaler: GradScaler | None = None
+    new_tokens: NewTokens | None = None
     objective: Objective = field(default_factory=Objective)
 
 
@@ -149,6 +151,7 @@ def train_step(
     """
     total = sum(len(micro_batch.timesteps) for micro_batch in batch.micro_batches)
     scaler = model.scaler
+    optimizer.choose_what_trains(batch.step)
     loss_scale = scaler.get_scale() if scaler else None
     losses = []
     for micro_batch in batch.micro_batches:
@@ -160,6 +163,8 @@ def train_step(
         grad_norm = _clip(model, optimizer, max_grad_norm)
         before_update()
         _update(optimizer, scaler, batch.step)
+        if model.new_tokens is not None:
+            model.new_tokens.hold_spread(grad_norm)
         if ema is not None:
             ema.update(batch.step)
     # One transfer for both numbers: each .item() would make the CPU wait for the GPU.

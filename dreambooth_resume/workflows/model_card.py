@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from dreambooth_resume.data.inputs import INPUTS_LIST, read_list
 from dreambooth_resume.errors import KeyNotFound
+from dreambooth_resume.models.new_words import NewWords
 from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.history import HistoryTotals, read_history, totals_of
 from dreambooth_resume.runs.home import CARD_NAME, KOHYA_NAME, WEIGHTS_NAME
@@ -20,6 +21,11 @@ from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.runs.samples import SampleSet, read_samples
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.workflows.export_header import LICENSE, hub_id
+from dreambooth_resume.workflows.new_tokens_card import (
+    how_words_are_written,
+    loading_of_embeddings,
+    new_words_of,
+)
 
 MARK = "<!-- made by dbr; written again when it is missing -->"
 _PICTURES, _PICTURES_A_ROW = 8, 4
@@ -75,14 +81,15 @@ def model_card(name: str, ref: CheckpointRef, facts: TrainingFacts, samples: Sam
     """The card in Markdown, with the Hub's front matter."""
     options = facts.options
     base = options.get("pretrained_model_name_or_path")
-    prompt = str(options.get("instance_prompt") or "")
+    words = new_words_of(options)
+    prompt = words.in_place(str(options.get("instance_prompt") or ""))
     hub_base = hub_id(base)
     front = [
         f"license: {LICENSE}",
         "library_name: diffusers",
         *([f"base_model: {hub_base}", "base_model_relation: adapter"] if hub_base else []),
         f"instance_prompt: {json.dumps(prompt)}",
-        *_widget(samples),
+        *_widget(samples, words),
         "tags:",
         *(f"- {tag}" for tag in _tags(options)),
     ]
@@ -101,7 +108,7 @@ def model_card(name: str, ref: CheckpointRef, facts: TrainingFacts, samples: Sam
 ## Trigger words
 
 Use `{prompt}` to trigger the image generation.
-{_pictures(samples)}
+{how_words_are_written(words)}{_pictures(samples)}
 ## Use it
 
 {_with_diffusers(name, hub_base, prompt, options)}
@@ -131,7 +138,7 @@ from diffusers import AutoPipelineForText2Image
 base = "{hub_base or "PATH-TO-THE-BASE-MODEL"}"
 pipeline = AutoPipelineForText2Image.from_pretrained(base, torch_dtype=torch.float16).to("cuda")
 pipeline.load_lora_weights("{name}", weight_name="{WEIGHTS_NAME}")
-image = pipeline({json.dumps(prompt)}{clip_skip}).images[0]
+{loading_of_embeddings(new_words_of(options), name)}image = pipeline({json.dumps(prompt)}{clip_skip}).images[0]
 ```"""
 
 
@@ -161,6 +168,9 @@ def _training(ref: CheckpointRef, facts: TrainingFacts) -> dict[str, JsonValue]:
         "pictures": facts.pictures,
         "prior preservation": _prior(options),
         "LoRA for the text encoders": "yes" if options.get("train_text_encoder") else "no",
+        "new tokens (pivotal tuning)": f"`{''.join(new_words_of(options).tokens)}`"
+        if options.get("train_text_encoder_ti")
+        else None,
         "rank": options.get("rank"),
         "alpha": options.get("lora_alpha") or options.get("rank"),
         **{name: options.get(name) or None for name in _SHOWN_WHERE_GIVEN},
@@ -168,7 +178,7 @@ def _training(ref: CheckpointRef, facts: TrainingFacts) -> dict[str, JsonValue]:
         "samples a step": batch,
         "learning rate": options.get("learning_rate"),
         "learning rate of the text encoders": options.get("text_encoder_lr")
-        if options.get("train_text_encoder")
+        if options.get("train_text_encoder") or options.get("train_text_encoder_ti")
         else None,
         "schedule": options.get("lr_scheduler"),
         "optimizer": options.get("optimizer"),
@@ -239,12 +249,12 @@ def _plain(text: str) -> str:
     return re.sub(r"[\[\]|<>`\\\n]", " ", text)
 
 
-def _widget(samples: SampleSet | None) -> list[str]:
+def _widget(samples: SampleSet | None, words: NewWords) -> list[str]:
     if samples is None:
         return []
     lines = ["widget:"]
     for key, prompt in zip(samples.pictures, samples.prompts, strict=True):
-        lines += [f"- text: {json.dumps(prompt)}", "  output:", f"    url: {key}"]
+        lines += [f"- text: {json.dumps(words.in_place(prompt))}", "  output:", f"    url: {key}"]
     return lines
 
 

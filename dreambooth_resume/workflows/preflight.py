@@ -31,6 +31,7 @@ from dreambooth_resume.models.digests import SourceDigests, default_cache_file, 
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
 from dreambooth_resume.models.lora_layers import LoraSpec
+from dreambooth_resume.models.new_words import new_words
 from dreambooth_resume.models.source import ModelSource, resolve_source
 from dreambooth_resume.runs.adoption import LATEST
 from dreambooth_resume.runs.entries import ChangedOption
@@ -183,6 +184,7 @@ def check_start(home: Home, options: Options) -> Checked:
     inputs = _gather_inputs(home, chosen)
     if inputs.facts.is_edm:
         refuse_beside_edm(chosen, options.sources, because="the base model is made for that alone")
+    refuse_words_in_no_prompt(chosen, options.sources, inputs.pictures.prompts)
     refuse_timesteps_beyond(chosen, options.sources, train_timesteps=inputs.facts.num_train_timesteps)
     _refuse_too_few_layers(chosen, options.sources, inputs)
     if home.record is None:
@@ -222,6 +224,20 @@ def _with_buckets_decided(options: TrainOptions, pictures: PictureSet, *, as_bef
     are_several = len(set(buckets_for(pictures, wished_buckets(data)))) > 1 and not as_before
     is_wished = data.aspect_ratio_buckets is not None or are_several
     return with_values(options, {"use_aspect_ratio_buckets": is_wished})
+
+
+def refuse_words_in_no_prompt(options: TrainOptions, sources: Mapping[str, str], prompts: Sequence[str]) -> None:
+    """Raises BadInput for a word of token_abstraction that no prompt or caption has: its tokens would learn nothing."""
+    words = new_words(options.tokens)
+    missing = words.missing_in(prompts) if words else ()
+    if missing:
+        prompt = options.data.instance_prompt
+        raise BadInput(
+            f"{', '.join(missing)} is in no prompt and no caption, so its new tokens would learn nothing",
+            where=sources.get("token_abstraction") or sources.get("train_text_encoder_ti"),
+            fix=f'write it where the subject is meant, such as --instance_prompt "a photo of {missing[0]} dog" (now: '
+            f'"{prompt}"), or name another word: --token_abstraction WORD',
+        )
 
 
 def save_interval(options: TrainOptions) -> tuple[int | None, float | None]:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth_resume.checkpoint.publish import publish
+from dreambooth_resume.checkpoint.publish import Conversion, publish
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.runs.entries import CheckpointRef
-from dreambooth_resume.runs.home import KOHYA_NAME, WEIGHTS_NAME
+from dreambooth_resume.runs.home import EMBEDDINGS_NAME, KOHYA_NAME, STATE_TENSORS_NAME, WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.workflows.home import Place
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def result_names(options: TrainOptions) -> tuple[str, ...]:
     """The files that these options ask for, the one that Diffusers loads first."""
-    return (WEIGHTS_NAME, KOHYA_NAME) if options.lora.output_kohya_format else (WEIGHTS_NAME,)
+    kohya = (KOHYA_NAME,) if options.lora.output_kohya_format else ()
+    embeddings = (EMBEDDINGS_NAME,) if options.tokens.train_text_encoder_ti else ()
+    return (WEIGHTS_NAME, *kohya, *embeddings)
 
 
 def publish_results(place: Place, options: TrainOptions, log: Log) -> CheckpointRef:
@@ -42,6 +44,15 @@ def to_kohya(weights: bytes) -> Blob:
     return serialise(converted, header)
 
 
+def to_embeddings(state: bytes) -> Blob:
+    """The new tokens' embeddings, for `load_textual_inversion` and for A1111 and ComfyUI, from a saved state."""
+    from dreambooth_resume.checkpoint.tensors import deserialise, serialise
+    from dreambooth_resume.models.export import embedding_tensors
+    from dreambooth_resume.training.state import result_tokens
+
+    return serialise(embedding_tensors(result_tokens(deserialise(state))), {"format": "pt"})
+
+
 def result_folder(place: Place, names: Sequence[str]) -> Path:
     """The folder of this machine with these files of the result: the home, or copies where people look for them."""
     if not place.is_remote:
@@ -58,4 +69,7 @@ def result_folder(place: Place, names: Sequence[str]) -> Path:
     return place.stage
 
 
-_CONVERSIONS = {KOHYA_NAME: to_kohya}
+_CONVERSIONS = {
+    KOHYA_NAME: Conversion(source=WEIGHTS_NAME, convert=to_kohya),
+    EMBEDDINGS_NAME: Conversion(source=STATE_TENSORS_NAME, convert=to_embeddings),
+}

@@ -145,6 +145,12 @@ class LoraOptions(BaseModel):
     """Train a LoRA on both text encoders too: the prompts are encoded at every step, which needs more memory and time.
     """
 
+    train_text_encoder_frac: Annotated[
+        float, FINITE, Field(gt=0, le=1), applied("the text encoders' LoRA is trained up to this part of the run")
+    ] = 1.0
+    """Part of the run's steps in which the text encoders' LoRA is trained, with train_text_encoder. After it that LoRA
+    stays as it is, and the UNet's goes on."""
+
     output_kohya_format: Annotated[bool, free()] = False
     """Leave the result in kohya's format too, for AUTOMATIC1111, ComfyUI and InvokeAI:
     pytorch_lora_weights_kohya.safetensors. Given on a finished run, it is made then."""

@@ -50,7 +50,7 @@ class OptimizationOptions(BaseModel):
         Field(gt=0, le=1),
         applied("the text encoders' schedule is computed from the new rate from the next step on"),
     ] = 5e-6
-    """Learning rate of the text encoders' LoRA after the warm-up, with train_text_encoder. scale_lr leaves it as it is;
+    """Learning rate of the text encoders' LoRA, or of their new tokens, after the warm-up. scale_lr leaves it as it is;
     prodigy takes learning_rate for all."""
 
     text_encoder_2_lr: Annotated[
@@ -109,7 +109,7 @@ class OptimizationOptions(BaseModel):
     adam_weight_decay_text_encoder: Annotated[
         float, FINITE, Field(ge=0), applied("the text encoders' weights decay at the new rate from the next step on")
     ] = 1e-3
-    """Weight decay of the text encoders' LoRA, with train_text_encoder."""
+    """Weight decay of the text encoders' LoRA, or of their new tokens."""
 
     adam_epsilon: Annotated[
         float, FINITE, Field(gt=0), applied("updates are divided with the new value from the next step on")

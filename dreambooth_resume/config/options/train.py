@@ -17,6 +17,7 @@ from dreambooth_resume.config.options.preemption import PreemptionOptions
 from dreambooth_resume.config.options.prior import PriorOptions
 from dreambooth_resume.config.options.reporting import ReportingOptions
 from dreambooth_resume.config.options.storage import StorageOptions
+from dreambooth_resume.config.options.tokens import TokenOptions
 from dreambooth_resume.config.options.training import TrainingOptions
 from dreambooth_resume.config.options.validation import ValidationOptions
 
@@ -30,6 +31,7 @@ class TrainOptions(BaseModel):
     data: DataOptions
     prior: PriorOptions
     lora: LoraOptions
+    tokens: TokenOptions
     optimization: OptimizationOptions
     training: TrainingOptions
     loss: LossOptions
@@ -42,6 +44,13 @@ class TrainOptions(BaseModel):
     budget: BudgetOptions
     machine: MachineOptions
 
+    @property
+    def text_part(self) -> float | None:
+        """Part of the run's steps in which something of the text encoders is trained; None if nothing ever is."""
+        if self.tokens.train_text_encoder_ti:
+            return self.tokens.train_text_encoder_ti_frac
+        return self.lora.train_text_encoder_frac if self.lora.train_text_encoder else None
+
 
 # In the order in which help, the YAML template and the documentation show them.
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -49,6 +58,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataOptions,
     "prior": PriorOptions,
     "lora": LoraOptions,
+    "tokens": TokenOptions,
     "optimization": OptimizationOptions,
     "training": TrainingOptions,
     "loss": LossOptions,

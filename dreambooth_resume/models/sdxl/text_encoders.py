@@ -1,14 +1,19 @@
-"""SDXL's two text encoders: as the frozen encoders use them, and as a LoRA on them is trained."""
+"""SDXL's two text encoders: as the frozen encoders use them, and as a LoRA or new tokens in them are trained."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from dreambooth_resume.errors import BadInput
+from dreambooth_resume.models.new_tokens import ROWS_NAME, NewTokens, extend, spread_of
+from dreambooth_resume.models.new_words import NewWords
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.sdxl.family import TEXT_LORA_TARGET_MODULES
 from dreambooth_resume.models.source import ModelSource
@@ -26,7 +31,7 @@ class TextEncoder:
 
 
 class SdxlTextEncoders:
-    """Both text encoders in the precision of training, encoding at every step what the LoRA on them changes."""
+    """Both text encoders in the precision of training, encoding at every step what is trained in them."""
 
     lora_target_modules = TEXT_LORA_TARGET_MODULES
 
@@ -34,6 +39,7 @@ class SdxlTextEncoders:
         self._encoders = tuple(encoders)
         self._clip_skip = clip_skip
         self._device = device
+        self._words = NewWords(tokens_of={})
 
     @property
     def lora_parts(self) -> dict[str, torch.nn.Module]:
@@ -48,7 +54,23 @@ class SdxlTextEncoders:
     def models(self) -> dict[str, torch.nn.Module]:
         return {encoder.part: encoder.model for encoder in self._encoders}
 
+    def add_words(
+        self, words: NewWords, *, normal_draw: Callable[[int, tuple[int, int]], NDArray[np.float32]]
+    ) -> NewTokens:
+        rows: dict[str, torch.nn.Parameter] = {}
+        spreads: dict[str, float] = {}
+        for number, encoder in enumerate(self._encoders):
+            name, spread = f"{encoder.part}.{ROWS_NAME}", spread_of(encoder.model)
+            width = encoder.model.get_input_embeddings().embedding_dim
+            _add_tokens(encoder, words.tokens)
+            drawn = normal_draw(number, (len(words.tokens), width))
+            rows[name] = extend(encoder.model, torch.from_numpy(drawn * np.float32(spread)))
+            spreads[name] = spread
+        self._words = words
+        return NewTokens(rows=rows, spreads=spreads)
+
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, ...]:
+        prompts = [self._words.in_place(prompt) for prompt in prompts]
         for prompt in prompts:
             warn_of_what_is_cut(self._encoders, prompt)
         return tokenize(self._encoders, prompts, device=self._device)
@@ -93,6 +115,20 @@ def load_text_models(source: ModelSource, *, dtype: torch.dtype) -> tuple[TextEn
                 ),
             )
             for end, model_class in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection))
+        )
+
+
+def _add_tokens(encoder: TextEncoder, tokens: Sequence[str]) -> None:
+    """Give the tokenizer these tokens, with the ids behind the encoder's table. Raises BadInput if that can't be."""
+    known = encoder.model.get_input_embeddings().num_embeddings
+    encoder.tokenizer.add_tokens(list(tokens))
+    ids = encoder.tokenizer.convert_tokens_to_ids(list(tokens))
+    if ids != list(range(known, known + len(tokens))):
+        raise BadInput(
+            f"the base model's {encoder.part} has {known} tokens, and its tokenizer puts {tokens[0]} at {ids[0]}: it "
+            "has new tokens already, or tokens without an embedding",
+            where="--train_text_encoder_ti",
+            fix="take a base model without new tokens, or leave it out",
         )
 
 

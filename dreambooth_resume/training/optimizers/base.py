@@ -20,13 +20,19 @@ from dreambooth_resume.training.schedule import LearningRateSchedule
 class ParameterGroup:
     """Parameters that share a learning rate and a weight decay, such as the LoRA of one model.
 
-    `name` is what metrics and messages call it ("unet"); `parameters` go by names that no other group has.
+    `name` is what metrics and messages call it ("unet"); `parameters` go by names that no other group has. From the
+    step `pivot_step` on they stay as they are; None: they are trained to the end.
     """
 
     name: str
     parameters: Mapping[str, torch.nn.Parameter]
     schedule: LearningRateSchedule
     weight_decay: float
+    pivot_step: int | None = None
+
+    def trains_in(self, step: int) -> bool:
+        """Does the update that turns `step` into `step` + 1 change these parameters?"""
+        return self.pivot_step is None or step < self.pivot_step
 
 
 Averages = Callable[[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
