@@ -69,7 +69,7 @@ def without_effect_on_the_optimizer(options: TrainOptions) -> dict[str, str]:
     if not trains_text:
         text = ("text_encoder_lr", "text_encoder_2_lr", "adam_weight_decay_text_encoder")
         idle |= dict.fromkeys(
-            text, "the text encoders are trained only with train_text_encoder or train_text_encoder_ti"
+            text, "the text encoders are trained with train_text_encoder or train_text_encoder_ti alone"
         )
     if chosen.optimizer != "AdamW":
         idle["use_8bit_adam"] = "only optimizer AdamW has an 8-bit form"

@@ -32,11 +32,9 @@ class NewWords:
 
     def in_place(self, prompt: str) -> str:
         """The prompt with every word's tokens in its place. Only whole words count: TOK is not meant in TOKYO."""
-        return (
-            prompt
-            if not self.tokens_of
-            else self._pattern().sub(lambda match: "".join(self.tokens_of[match[0]]), prompt)
-        )
+        if not self.tokens_of:
+            return prompt
+        return self._pattern().sub(lambda match: "".join(self.tokens_of[match[0]]), prompt)
 
     def missing_in(self, prompts: Sequence[str]) -> tuple[str, ...]:
         """The words that none of the prompts has: nothing would be learned about them."""

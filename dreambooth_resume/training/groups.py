@@ -20,7 +20,8 @@ def parameter_groups(
     """The denoiser's first, whose rate is the one that is shown, then each text encoder's, as in Diffusers' script.
 
     `parts` are what Diffusers calls them, the denoiser's first. scale_lr leaves the text encoders' rates as they are,
-    and prodigy has one rate for all, as there. The text encoders' have their pivot. With loraplus_lr_ratio each part's matrices B have a group of their own.
+    and prodigy has one rate for all, as there. The text encoders' groups have their pivot. With loraplus_lr_ratio each
+    part's matrices B have a group of their own.
     """
     chosen = options.optimization
     denoiser, *text_encoders = parts

@@ -18,7 +18,7 @@ from dreambooth_resume.models.base import Denoiser, Family, TextEncoders
 from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors
 from dreambooth_resume.models.lora import add_lora, part_of
 from dreambooth_resume.models.lora_layers import LoraSpec
-from dreambooth_resume.models.new_tokens import NewTokens
+from dreambooth_resume.models.new_tokens import NewTokens, is_new_tokens
 from dreambooth_resume.models.new_words import new_words
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.training.precision import weight_dtype
@@ -57,11 +57,15 @@ class LoadedModel:
     def export_weights(
         self, parameters: Mapping[str, torch.Tensor]
     ) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str]]:
-        """An adapter's values, by the parameters' names, as the LoRA file that Diffusers loads, with its header."""
+        """An adapter's values, by the parameters' names, as the LoRA file that Diffusers loads, with its header.
+
+        New tokens have a file of their own.
+        """
         targets = {self.denoiser.export_prefix: self.denoiser.lora_target_modules}
         if self.text_encoders is not None and self.new_tokens is None:
             targets |= dict.fromkeys(self.text_encoders.models, self.text_encoders.lora_target_modules)
-        weights = diffusers_tensors(parameters, prefix=self.denoiser.export_prefix)
+        adapter = {name: values for name, values in parameters.items() if not is_new_tokens(name)}
+        weights = diffusers_tensors(adapter, prefix=self.denoiser.export_prefix)
         return weights, diffusers_metadata(self.lora, target_modules=targets)
 
 

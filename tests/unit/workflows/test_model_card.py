@@ -146,3 +146,21 @@ def test_what_a_user_has_to_give_too_is_in_the_code_and_other_layers_are_told() 
     assert "lora_layers" not in card
     assert "use_blora" not in card
     assert "clip_skip" not in model_card("ada/dog", REF, facts(clip_skip=0), None)
+
+
+def test_new_tokens_are_in_the_trigger_words_and_their_file_is_loaded() -> None:
+    of_tokens = facts(
+        train_text_encoder=False,
+        train_text_encoder_ti=True,
+        token_abstraction="TOK,IT",
+        num_new_tokens_per_abstraction=2,
+        instance_prompt="a photo of TOK",
+    )
+    card = model_card("ada/dog", REF, of_tokens, None)
+    assert front_of(card)["instance_prompt"] == "a photo of <s0><s1>"
+    assert "Use `a photo of <s0><s1>` to trigger" in card
+    assert "- `IT` of the training prompts is `<s2><s3>`" in card
+    assert 'token=["<s0>", "<s1>", "<s2>", "<s3>"]' in card
+    assert "| new tokens (pivotal tuning) | `<s0><s1><s2><s3>` |" in card
+    compile(card.split("```python\n")[1].split("```")[0], "card", "exec")
+    assert "load_textual_inversion" not in model_card("ada/dog", REF, facts(), None)
