@@ -25,7 +25,7 @@ TOKENS: dict[str, object] = {
 }
 VARIANTS: dict[str, dict[str, object]] = {
     "tokens": TOKENS,
-    "prodigy": {**TOKENS, "optimizer": "prodigy", "learning_rate": 1.0, "lr_scheduler": "constant"},
+    "prodigy": {**TOKENS, "optimizer": "prodigy", "learning_rate": 1.0, "lr_scheduler": "constant", "use_ema": True},
     "text_lora": {
         "train_text_encoder": True,
         "train_text_encoder_frac": 0.5,
