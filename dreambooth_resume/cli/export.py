@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from dreambooth_resume.cli.arguments import CommandParser
-from dreambooth_resume.cli.homes import add_home, add_step, chosen_checkpoint, home_name, open_run
+from dreambooth_resume.cli.homes import add_home, add_step, checkpoint_meant, home_name, open_run
 from dreambooth_resume.cli.output import print_json
 from dreambooth_resume.cli.wording import size
 from dreambooth_resume.runs.log import read_log
@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
     arguments = parser.parse_words(words)
     storage, _ = open_run(arguments)
     log = read_log(storage)
-    ref = chosen_checkpoint(log, arguments, where=storage.describe())
+    ref = checkpoint_meant(log, arguments.step, where=storage.describe())
     name = home_name(storage)
     export = Export(layout=arguments.format, dtype=arguments.dtype, title=arguments.title or name)
     blob = export_weights(storage, log, ref, export)

@@ -41,9 +41,8 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_checkpoint(log: Log, arguments: argparse.Namespace, *, where: str) -> CheckpointRef:
+def checkpoint_meant(log: Log, step: str | None, *, where: str) -> CheckpointRef:
     """The checkpoint that `--step` means. Raises BadInput for one that isn't there, RefusedToGoOn for a damaged one."""
-    step: str | None = arguments.step
     if step == "final" and log.finished is None:
         raise BadInput("the run is not finished", where="--step final", fix="--step latest, or leave it out")
     ref = (

@@ -229,13 +229,14 @@ def _without_effect_on_what_comes_out(options: TrainOptions) -> dict[str, str]:
     idle: dict[str, str] = {}
     validation = options.validation
     if validation.validation_prompt is None:
-        idle |= dict.fromkeys(("validation_epochs", "validation_steps"), "there is no validation_prompt")
+        if validation.validation_prompts_file is None:
+            idle |= dict.fromkeys(("validation_epochs", "validation_steps"), "there is no validation_prompt")
         if validation.final_validation_prompt is None:
             idle["num_validation_images"] = "there is no validation_prompt"
     else:
         idle["final_validation_prompt"] = "validation_prompt wins"
-        if validation.validation_steps is not None:
-            idle["validation_epochs"] = f"validation_steps {validation.validation_steps} wins"
+    if validation.validation_steps is not None and "validation_epochs" not in idle:
+        idle["validation_epochs"] = f"validation_steps {validation.validation_steps} wins"
     if not options.reporting.push_to_hub:
         idle |= dict.fromkeys(("hub_model_id", "hub_token"), "push_to_hub is off")
     return idle

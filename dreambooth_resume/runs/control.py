@@ -18,22 +18,29 @@ from dreambooth_resume.storage.base import Storage
 
 POLL_SECONDS = 10.0
 
-RequestKind = Literal["stop", "save", "retire"]
+RequestKind = Literal["stop", "save", "sample", "retire"]
+"""A later release may add one: an attempt that doesn't know it passes it over, and whoever asks hears no answer."""
 
 
 class Request(Record):
-    """One wish. `checkpoint` is the number of the checkpoint entry to retire, for kind `retire` alone."""
+    """One wish. `checkpoint` is the number of the checkpoint entry to retire, for kind `retire` alone; `prompt` is for
+    `sample` alone, None: the run's own.
+    """
 
     kind: RequestKind
     nonce: str
     asked_by: str
     checkpoint: int | None = None
+    prompt: str | None = None
 
 
-def post_request(storage: Storage, kind: RequestKind, *, checkpoint: int | None = None) -> Request:
+def post_request(
+    storage: Storage, kind: RequestKind, *, checkpoint: int | None = None, prompt: str | None = None
+) -> Request:
     """Leave a request for whoever holds the run; the status of that attempt lists its nonce once it is done."""
     nonce = uuid.uuid4().hex
-    request = Request(kind=kind, nonce=nonce, asked_by=f"{_user()}@{socket.gethostname()}", checkpoint=checkpoint)
+    asked_by = f"{_user()}@{socket.gethostname()}"
+    request = Request(kind=kind, nonce=nonce, asked_by=asked_by, checkpoint=checkpoint, prompt=prompt)
     # The time only sorts the keys for people; nothing is decided by it.
     storage.put_if_absent(control_key(time.time_ns() // 1_000_000, nonce), request.model_dump_json().encode())
     return request

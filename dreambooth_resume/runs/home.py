@@ -14,6 +14,8 @@ OUTPUT_PREFIX = "output/"
 PACKAGES_PREFIX = "packages/"
 SAMPLES_PREFIX = "samples/"
 DELETING_PREFIX = "notes/deleting-"
+SAMPLE_PROMPTS = "samples/prompts.json"
+"""The prompts of validation_prompts_file, for machines that lack the file."""
 STATUS_PREFIX = "status/"
 TRACKERS_PREFIX = "trackers/"
 
@@ -30,7 +32,7 @@ METRICS_SEGMENT_STEPS = 1000
 
 _LOG = re.compile(r"log/(\d{8})\.json")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-a(\d+))?")
-_SAMPLE = re.compile(r"samples/\d+-a\d+/(?:\d+\.png|samples\.json)")
+_SAMPLE = re.compile(r"samples/(?:\d+-a\d+(?:-[0-9a-f]{8})?/(?:\d+\.png|samples\.json)|prompts\.json)")
 _PACKAGE = re.compile(r"packages/[0-9a-f]{64}/[\w.-]+\.(?:whl|txt)")
 _NOTE = re.compile(r"notes/([a-z]+)-[0-9a-f]{32}\.json")
 _HINT = re.compile(
@@ -97,13 +99,16 @@ def note_kind(key: str) -> str | None:
     return match[1] if match else None
 
 
-def sample_key(step: int, attempt: int, number: int) -> str:
-    """Picture 0 that attempt 3 made with the LoRA of step 500: `samples/500-a3/0.png`."""
-    return f"{SAMPLES_PREFIX}{step}-a{attempt}/{number}.png"
+def sample_key(step: int, attempt: int, number: int, asked: str | None = None) -> str:
+    """Picture 0 that attempt 3 made with the LoRA of step 500: `samples/500-a3/0.png`.
+
+    `asked` are the eight letters of a request for pictures: `samples/500-a3-1b2c3d4e/0.png`.
+    """
+    return f"{_samples_folder(step, attempt, asked)}/{number}.png"
 
 
-def samples_list_key(step: int, attempt: int) -> str:
-    return f"{SAMPLES_PREFIX}{step}-a{attempt}/samples.json"
+def samples_list_key(step: int, attempt: int, asked: str | None = None) -> str:
+    return f"{_samples_folder(step, attempt, asked)}/samples.json"
 
 
 def is_sample(key: str) -> bool:
@@ -112,7 +117,7 @@ def is_sample(key: str) -> bool:
 
 
 def is_samples_list(key: str) -> bool:
-    return is_sample(key) and key.endswith(".json")
+    return is_sample(key) and key.endswith("/samples.json")
 
 
 def output_key(supervisor: str, number: int) -> str:
@@ -123,6 +128,10 @@ def output_key(supervisor: str, number: int) -> str:
 def is_package(key: str) -> bool:
     """Whether `key` is of dbr's own wheel, or of the versions to install beside it."""
     return _PACKAGE.fullmatch(key) is not None
+
+
+def _samples_folder(step: int, attempt: int, asked: str | None) -> str:
+    return f"{SAMPLES_PREFIX}{step}-a{attempt}" + (f"-{asked}" if asked else "")
 
 
 def is_hint(key: str) -> bool:

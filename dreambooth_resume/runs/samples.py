@@ -5,7 +5,7 @@ The list goes last: without it the pictures beside it are a set that a kill cut 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from pydantic import JsonValue, ValidationError
@@ -15,44 +15,65 @@ from dreambooth_resume.runs.entries import Record
 from dreambooth_resume.runs.home import SAMPLES_PREFIX, is_samples_list, sample_key, samples_list_key
 from dreambooth_resume.storage.base import Storage
 
+SampleKind = str
+"""`validation`, `final`, or eight letters of the request that asked for the pictures."""
+
 
 class SampleSet(Record):
-    """Pictures of one prompt. `recipe` holds everything that decides them, the digest of the LoRA included."""
+    """Pictures that were made together. `recipe` holds everything that decides them, the digest of the LoRA included."""
 
     step: int
     attempt: int
     made_at: str
     """ISO 8601, UTC. For people."""
     prompt: str
+    """Of the first picture."""
     seed: int
     is_final: bool
     pictures: tuple[str, ...]
     """Keys of the PNGs, in the order of their noise."""
     recipe: dict[str, JsonValue]
+    facts: tuple[dict[str, JsonValue], ...] = ()
+    """Of each picture: prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, seed. Empty in sets
+    of earlier releases."""
+    asked: str | None = None
+    """Eight letters of the request that it was made for; None: it was due."""
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """Of each picture."""
-        return (self.prompt,) * len(self.pictures)
+        if len(self.facts) != len(self.pictures):
+            return (self.prompt,) * len(self.pictures)
+        return tuple(str(one.get("prompt", self.prompt)) for one in self.facts)
 
 
 def write_samples(
-    storage: Storage, pngs: tuple[bytes, ...], *, step: int, attempt: int, is_final: bool, recipe: Mapping[str, JsonValue]
+    storage: Storage,
+    pngs: tuple[bytes, ...],
+    *,
+    step: int,
+    attempt: int,
+    recipe: Mapping[str, JsonValue],
+    facts: Sequence[Mapping[str, JsonValue]] = (),
+    kind: SampleKind = "validation",
 ) -> SampleSet:
-    """Store one set. Raises what the storage raises; the set then isn't there."""
+    """Store one set; `kind` is `final`, or the letters of a request. Raises what the storage raises."""
+    asked = None if kind in ("validation", "final") else kind
     made = SampleSet(
         step=step,
         attempt=attempt,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         prompt=str(recipe["prompt"]),
         seed=int(str(recipe["seed"])),
-        is_final=is_final,
-        pictures=tuple(sample_key(step, attempt, number) for number in range(len(pngs))),
+        is_final=kind == "final",
+        pictures=tuple(sample_key(step, attempt, number, asked) for number in range(len(pngs))),
         recipe=dict(recipe),
+        facts=tuple(dict(one) for one in facts),
+        asked=asked,
     )
     for key, png in zip(made.pictures, pngs, strict=True):
         storage.write(key, [png], durable=False)
-    storage.write(samples_list_key(step, attempt), [made.model_dump_json(indent=1).encode()], durable=False)
+    storage.write(samples_list_key(step, attempt, asked), [made.model_dump_json(indent=1).encode()], durable=False)
     return made
 
 
@@ -66,4 +87,4 @@ def read_samples(storage: Storage, *, step: int | None = None) -> tuple[SampleSe
                 found.append(SampleSet.model_validate_json(storage.read(listed.key)))
             except (KeyNotFound, ValidationError):
                 continue
-    return tuple(sorted(found, key=lambda one: (one.step, one.attempt)))
+    return tuple(sorted(found, key=lambda one: (one.step, one.attempt, one.asked or "")))

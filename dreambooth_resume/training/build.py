@@ -13,6 +13,7 @@ from accelerate.utils import GradientAccumulationPlugin
 
 from dreambooth_resume.config.options.tokens import pivot_step
 from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.config.shots import Shot
 from dreambooth_resume.data.batch import BatchBuilder, LatentSize
 from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.class_images import ClassPictures
@@ -74,6 +75,8 @@ class Assignment:
     """What the run's log says of a device that ran out of memory."""
     class_pictures: ClassPictures | None = None
     """What prior preservation trains beside `pictures`."""
+    shots: tuple[Shot, ...] = ()
+    """The prompts of validation_prompts_file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +87,8 @@ class Parts:
     loader: Loader
     portions: Portions
     train_step: Callable[..., StepMetrics]
-    easel: Easel | None
-    """To make pictures with what trains; None if none are asked for."""
+    easel: Easel
+    """To make pictures with what trains."""
     modules: tuple[torch.nn.Module, ...]
     """What the denoiser's parameters are of, in the order in which Diffusers' script has them."""
     export_weights: Callable[[Mapping[str, torch.Tensor]], tuple[Mapping[str, torch.Tensor], Mapping[str, str]]]
@@ -165,7 +168,7 @@ def build_parts(
     state = TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=scaler, ema=ema)
     return Parts(
         state=state,
-        easel=_easel(assignment, model, loaded, encoders, pairs, state=state) if _preview_prompts(assignment) else None,
+        easel=_easel(assignment, model, loaded, encoders, pairs, state=state),
         loader=_loader(assignment, portions),
         portions=portions,
         train_step=partial(
@@ -255,6 +258,7 @@ def _preview_prompts(assignment: Assignment) -> tuple[str, ...]:
     chosen = assignment.options.validation
     asked = [chosen.validation_prompt or chosen.final_validation_prompt]
     wanted = [prompt for prompt in asked if prompt is not None and chosen.num_validation_images > 0]
+    wanted += [prompt for shot in assignment.shots for prompt in (shot.prompt, shot.negative_prompt) if prompt]
     return (*wanted, "") if wanted else ()
 
 
@@ -271,7 +275,9 @@ def _easel(
     device, facts, side = model.accelerator.device, assignment.facts, assignment.options.data.resolution
 
     def embed(prompt: str) -> Embeddings:
-        embeds, pooled = (torch.from_numpy(np.array(one)).to(device) for one in pairs[prompt])
+        # Somebody may ask for pictures of any prompt in the middle of a training.
+        pair = pairs[prompt] if prompt in pairs else encoders.encode_prompt(prompt)
+        embeds, pooled = (torch.from_numpy(np.array(one)).to(device) for one in pair)
         return embeds, pooled
 
     return Easel(

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -20,19 +21,20 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from dreambooth_resume.config.options.validation import ValidationOptions
+from dreambooth_resume.config.shots import Shot
 from dreambooth_resume.data.plan import Plan
-from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.models.base import Denoiser, Encoders, Sampler, SamplingSettings
-from dreambooth_resume.runs.samples import read_samples, write_samples
+from dreambooth_resume.runs.samples import SampleKind, read_samples, write_samples
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.training.picture_spec import PictureSpec, spec_of
 from dreambooth_resume.training.progress import Reporter
 
 logger = logging.getLogger(__name__)
 
-# SAMPLE's draw for these; 1 and 2 are the class pictures'.
-_NOISE_DRAW = 3
 # As Diffusers' script has it: the pipeline's own number while training, and this one with the result.
 INFERENCE_STEPS, FINAL_INFERENCE_STEPS = 50, 25
+
+_DUE: dict[SampleKind, str] = {"validation": "validation", "final": "final"}
 
 Picture = NDArray[np.uint8]
 """[height, width, 3]."""
@@ -49,11 +51,13 @@ class Timetable:
     options: ValidationOptions
     plan: Plan
     max_train_steps: int
+    shots: tuple[Shot, ...] = ()
+    """Those of validation_prompts_file: a picture each, behind those of validation_prompt."""
 
     def due(self, step: int) -> bool:
         """After optimizer update `step`? Not at the last one: the result's pictures are made there."""
         chosen = self.options
-        if chosen.validation_prompt is None or chosen.num_validation_images == 0:
+        if not self.shots and (chosen.validation_prompt is None or chosen.num_validation_images == 0):
             return False
         if not 0 < step < self.max_train_steps:
             return False
@@ -68,6 +72,10 @@ class Timetable:
         if chosen.skip_final_inference or chosen.num_validation_images == 0:
             return None
         return chosen.validation_prompt or chosen.final_validation_prompt
+
+    @property
+    def due_at_the_end(self) -> bool:
+        return self.final_prompt is not None or (bool(self.shots) and not self.options.skip_final_inference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +101,23 @@ class Easel:
     frees_encoders: bool = True
     edm_style: bool = False
 
-    def paint(
-        self, prompt: str, noise_CHW: torch.Tensor, *, steps: int, should_stop: Callable[[], bool]
-    ) -> Picture | None:
+    def paint(self, spec: PictureSpec, *, should_stop: Callable[[], bool]) -> Picture | None:
         """One picture; None if told to stop on the way."""
-        zeros = self.sampler.negative_prompt_is_zeros
+        channels, latents_high, _ = self.noise_shape
+        noise_CHW = torch.from_numpy(spec.noise(channels=channels, pixels_per_latent=self.height // latents_high))
+        zeros = self.sampler.negative_prompt_is_zeros and not spec.negative_prompt
         with undisturbed(self.denoiser.module), self.autocast():
             latents_BCHW = self.sampler.sample(
                 self.denoiser,
                 noise_BCHW=noise_CHW.unsqueeze(0),
-                prompt_BSD_BP=_batch_of_one(self.embed(prompt)),
-                negative_BSD_BP=None if zeros else _batch_of_one(self.embed("")),
+                prompt_BSD_BP=_batch_of_one(self.embed(spec.prompt)),
+                negative_BSD_BP=None if zeros else _batch_of_one(self.embed(spec.negative_prompt)),
                 settings=SamplingSettings(
-                    height=self.height, width=self.width, num_inference_steps=steps, edm_style=self.edm_style
+                    height=spec.height,
+                    width=spec.width,
+                    num_inference_steps=spec.num_inference_steps,
+                    guidance_scale=spec.guidance_scale,
+                    edm_style=self.edm_style,
                 ),
                 should_stop=should_stop,
             )
@@ -131,8 +143,11 @@ class Preview:
         attempt: int,
         should_stop: Callable[[], bool],
         reporter: Reporter,
+        default_prompt: str = "",
     ) -> None:
+        """`default_prompt`: of pictures that somebody asks for without one, in a run that makes none by itself."""
         self._easel = easel
+        self._default_prompt = default_prompt
         self._timetable = timetable
         self._seed = seed
         self._storage = storage
@@ -147,62 +162,112 @@ class Preview:
 
     @property
     def due_at_the_end(self) -> bool:
-        return self._timetable.final_prompt is not None
+        return self._timetable.due_at_the_end
 
     def make(self, step: int) -> None:
         """The pictures of this step, unless the home has them. Never raises."""
-        self._make(step, self._timetable.options.validation_prompt, is_final=False)
+        self._make(step, self._specs(self._timetable.options.validation_prompt, INFERENCE_STEPS), kind="validation")
 
     def make_final(self, step: int) -> None:
         """The pictures of the result, unless the home has them. Never raises."""
-        self._make(step, self._timetable.final_prompt, is_final=True)
+        self._make(step, self._specs(self._timetable.final_prompt, FINAL_INFERENCE_STEPS), kind="final")
 
-    def _make(self, step: int, prompt: str | None, *, is_final: bool) -> None:
+    def make_asked(self, step: int, *, prompt: str | None, request: str) -> None:
+        """Pictures that somebody asked for just now: of `prompt`, else as at a step where some are due. Never raises.
+
+        `request` are eight letters of the request, by which who asked finds them.
+        """
         if prompt is None:
+            specs = self._specs(self._timetable.options.validation_prompt, INFERENCE_STEPS)
+            prompt = self._default_prompt
+        else:
+            specs = ()
+        self._make(step, specs or self._plain(prompt, INFERENCE_STEPS, count=1), kind=request)
+
+    def _specs(self, prompt: str | None, steps: int) -> tuple[PictureSpec, ...]:
+        """Those of the one prompt, then those of the file."""
+        plain = self._plain(prompt, steps, count=self._timetable.options.num_validation_images) if prompt else ()
+        shots = (
+            spec_of(shot, number=number, seed=self._seed, side=self._easel.height, num_inference_steps=steps)
+            for number, shot in enumerate(self._timetable.shots)
+        )
+        return (*plain, *shots)
+
+    def _plain(self, prompt: str, steps: int, *, count: int) -> tuple[PictureSpec, ...]:
+        return tuple(
+            PictureSpec(
+                prompt=prompt,
+                height=self._easel.height,
+                width=self._easel.width,
+                num_inference_steps=steps,
+                seed=self._seed,
+                number=number,
+            )
+            for number in range(count)
+        )
+
+    def _make(self, step: int, specs: Sequence[PictureSpec], *, kind: SampleKind) -> None:
+        if not specs:
             return
         try:
             with self._easel.result_in_place():
-                self._paint_and_store(step, prompt, is_final=is_final)
+                self._paint_and_store(step, specs, kind=kind)
         except Exception as error:  # noqa: BLE001
             # Not one of the errors that can happen here is worth a training: out of memory, a full disk, a library.
             self._say_skipped(step, error)
         finally:
             self._clear_up()
 
-    def _paint_and_store(self, step: int, prompt: str, *, is_final: bool) -> None:
-        recipe = self._recipe(prompt, is_final=is_final)
-        if any(made.recipe == recipe for made in read_samples(self._storage, step=step)):
+    def _paint_and_store(self, step: int, specs: Sequence[PictureSpec], *, kind: SampleKind) -> None:
+        recipe = self._recipe(specs)
+        made_before = any(made.recipe == recipe for made in read_samples(self._storage, step=step))
+        if made_before and kind in _DUE:
             return
-        what, steps = ("final pictures" if is_final else "validation pictures"), int(str(recipe["num_inference_steps"]))
-        count = self._timetable.options.num_validation_images
+        what, count = f"{_DUE.get(kind, 'asked-for')} pictures", len(specs)
         pictures: list[Picture] = []
-        for number in range(count):
+        for number, spec in enumerate(specs):
             self._reporter.phase(what, number, count)
-            noise = torch.from_numpy(self._noise(number))
-            picture = self._easel.paint(prompt, noise, steps=steps, should_stop=self._should_stop)
+            picture = self._easel.paint(spec, should_stop=self._should_stop)
             if picture is None:
                 self._reporter.message(f"The {what} of step {step} are left out: somebody asks for the machine.")
                 return
             pictures.append(picture)
         self._reporter.phase(what, count, count)
-        pngs = tuple(_png(picture) for picture in pictures)
-        write_samples(self._storage, pngs, step=step, attempt=self._attempt, is_final=is_final, recipe=recipe)
-        self.show(step, "test" if is_final else "validation", prompt, pictures)
+        write_samples(
+            self._storage,
+            tuple(as_png(picture) for picture in pictures),
+            step=step,
+            attempt=self._attempt,
+            recipe=recipe,
+            facts=[spec.facts() for spec in specs],
+            kind=kind,
+        )
+        self._show(step, "test" if kind == "final" else "validation", specs, pictures)
 
-    def _recipe(self, prompt: str, *, is_final: bool) -> dict[str, JsonValue]:
-        return {
-            "prompt": prompt,
+    def _show(self, step: int, phase: str, specs: Sequence[PictureSpec], pictures: Sequence[Picture]) -> None:
+        """Those of each prompt and size together, since trackers join them: the first as `validation`."""
+        groups = groupby(zip(specs, pictures, strict=True), key=lambda one: (one[0].prompt, one[1].shape))
+        for number, ((prompt, _), group) in enumerate(groups):
+            name = phase if number == 0 else f"{phase}_{number + 1}"
+            self.show(step, name, prompt, [picture for _, picture in group])
+
+    def _recipe(self, specs: Sequence[PictureSpec]) -> dict[str, JsonValue]:
+        """What decides the pictures. Of one prompt as it was before there were files of prompts: those are not made
+        again.
+        """
+        first = specs[0]
+        recipe: dict[str, JsonValue] = {
+            "prompt": first.prompt,
             "seed": self._seed,
-            "pictures": self._timetable.options.num_validation_images,
-            "height": self._easel.height,
-            "width": self._easel.width,
-            "num_inference_steps": FINAL_INFERENCE_STEPS if is_final else INFERENCE_STEPS,
+            "pictures": len(specs),
+            "height": first.height,
+            "width": first.width,
+            "num_inference_steps": first.num_inference_steps,
             "lora_sha256": _digest(self._easel.adapter()),
         }
-
-    def _noise(self, number: int) -> NDArray[np.float32]:
-        draw = generator(self._seed, Stream.SAMPLE, slot=number, draw=_NOISE_DRAW)
-        return draw.standard_normal(self._easel.noise_shape, dtype=np.float32)
+        if list(specs) != list(self._plain(first.prompt, first.num_inference_steps, count=len(specs))):
+            recipe["each"] = [spec.facts() for spec in specs]
+        return recipe
 
     def _say_skipped(self, step: int, error: Exception) -> None:
         kind = type(error).__name__
@@ -242,6 +307,15 @@ def undisturbed(module: torch.nn.Module) -> Iterator[None]:
                 one.training = mode
 
 
+def as_png(picture: Picture) -> bytes:
+    """The picture as a file."""
+    from PIL import Image
+
+    body = io.BytesIO()
+    Image.fromarray(picture).save(body, format="PNG")
+    return body.getvalue()
+
+
 def _batch_of_one(embeddings: Embeddings) -> Embeddings:
     return embeddings[0].unsqueeze(0), embeddings[1].unsqueeze(0)
 
@@ -253,11 +327,3 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(name.encode() + b"\0")
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _png(picture: Picture) -> bytes:
-    from PIL import Image
-
-    body = io.BytesIO()
-    Image.fromarray(picture).save(body, format="PNG")
-    return body.getvalue()

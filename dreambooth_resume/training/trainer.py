@@ -156,11 +156,19 @@ class Trainer:
         )
 
     def _make_pictures(self) -> None:
-        """Those that are due at this step. They change no bit of the training, and end early for a notice."""
-        if self.preview is None or not self.preview.due(self.state.global_step):
+        """Those that are due or asked for. They change no bit of the training, and end early for a notice."""
+        step, asked = self.state.global_step, self.requests.open("sample")
+        if self.preview is None or not (asked or self.preview.due(step)):
             return
         self.pulse.enter("validating")
-        self.preview.make(self.state.global_step)
+        if self.preview.due(step):
+            self.preview.make(step)
+        for request in asked:
+            if self.watcher.notice() is None:
+                self.preview.make_asked(step, prompt=request.prompt, request=request.nonce[:8])
+        if self.watcher.notice() is None:
+            # Else there may be no pictures, and who asked sees this attempt end.
+            self.requests.done(asked)
         self.pulse.enter("training")
         self._heed()
 

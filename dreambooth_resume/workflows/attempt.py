@@ -54,6 +54,7 @@ from dreambooth_resume.training.trainer import Trainer
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.changes import rate_of, what_changes
 from dreambooth_resume.workflows.preflight import save_interval
+from dreambooth_resume.workflows.shots import store_shots
 from dreambooth_resume.workflows.trackers import Shown, open_trackers, shown_values
 
 TRACKERS_SECONDS, TRACKERS_HURRIED_SECONDS = 30.0, 3.0
@@ -243,6 +244,7 @@ def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
         attempt, life, lambda: _store_inputs(attempt, life.watcher.should_stop)
     ):
         life.watcher.leave_if_asked("copying the pictures")
+    _asked_patiently(attempt, life, lambda: store_shots(attempt.storage, attempt.assignment.shots))
     staged = _asked_patiently(attempt, life, lambda: _staged(attempt))
     parts = build_parts(
         attempt.assignment,
@@ -329,20 +331,22 @@ def _ends_epochs(assignment: Assignment, step: int) -> bool:
     return every is not None and any((epoch + 1) % every == 0 for epoch in assignment.plan.epochs_ended(step))
 
 
-def _preview(attempt: Attempt, life: _Life, parts: Parts) -> Preview | None:
-    if parts.easel is None:
-        return None
+def _preview(attempt: Attempt, life: _Life, parts: Parts) -> Preview:
     assignment = attempt.assignment
     preview = Preview(
         parts.easel,
         Timetable(
-            options=assignment.options.validation, plan=assignment.plan, max_train_steps=assignment.max_train_steps
+            options=assignment.options.validation,
+            plan=assignment.plan,
+            max_train_steps=assignment.max_train_steps,
+            shots=assignment.shots,
         ),
         seed=assignment.seed,
         storage=attempt.storage,
         attempt=attempt.number,
         should_stop=life.watcher.should_stop,
         reporter=attempt.reporter,
+        default_prompt=assignment.options.data.instance_prompt or "",
     )
     preview.show = life.trackers.show
     return preview

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from dreambooth_resume.errors import ComeBack, HolderAlive
 from dreambooth_resume.runs.adoption import Wish, take_over
-from dreambooth_resume.runs.control import RequestKind, open_requests, post_request
+from dreambooth_resume.runs.control import Request, RequestKind, open_requests, post_request
 from dreambooth_resume.runs.entries import Entry, EntryBody, Process, RunState, Stopped
 from dreambooth_resume.runs.history import COMMAND_EXIT_CODE
 from dreambooth_resume.runs.holder import SILENCE_SECONDS, Patience, this_process
@@ -56,14 +56,20 @@ def holder_of(storage: Storage, summary: RunSummary, waiting: Waiting) -> int | 
 
 
 def ask_holder(
-    storage: Storage, kind: RequestKind, attempt: int, waiting: Waiting, *, checkpoint: int | None = None
-) -> bool:
-    """Ask `attempt` and wait until its status says that it is done; False if it ended without saying so.
+    storage: Storage,
+    kind: RequestKind,
+    attempt: int,
+    waiting: Waiting,
+    *,
+    checkpoint: int | None = None,
+    prompt: str | None = None,
+) -> Request | None:
+    """Ask `attempt` and wait until its status says that it is done; None if it ended without saying so.
 
     Raises ComeBack if it neither answers nor ends. In every case the request is gone afterwards: what nobody waits for
     any more must not surprise a later attempt.
     """
-    request = post_request(storage, kind, checkpoint=checkpoint)
+    request = post_request(storage, kind, checkpoint=checkpoint, prompt=prompt)
     deadline = waiting.monotonic() + waiting.answer_seconds
     look_seconds = max(_LOOK_SECONDS, storage.hint_interval_seconds / 5)
     try:
@@ -72,9 +78,9 @@ def ask_holder(
             is_over = summary is None or not summary.is_live or summary.attempt != attempt
             status = read_status(storage, attempt)
             if status is not None and request.nonce in status.answered:
-                return True
+                return request
             if is_over:
-                return False
+                return None
             waiting.sleep(look_seconds)
     finally:
         for key, found in open_requests(storage):

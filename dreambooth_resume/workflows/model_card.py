@@ -172,7 +172,7 @@ def _training(ref: CheckpointRef, facts: TrainingFacts) -> dict[str, JsonValue]:
         if options.get("train_text_encoder_ti")
         else None,
         "rank": options.get("rank"),
-        "alpha": options.get("lora_alpha") or options.get("rank"),
+        "alpha": _number(options.get("lora_alpha") or options.get("rank")),
         **{name: options.get(name) or None for name in _SHOWN_WHERE_GIVEN},
         "steps": ref.step,
         "samples a step": batch,
@@ -198,7 +198,7 @@ def _training(ref: CheckpointRef, facts: TrainingFacts) -> dict[str, JsonValue]:
 
 def _how_it_went(totals: HistoryTotals) -> str:
     hours = totals.training_seconds / 3600
-    spent = f"{hours:.1f} hours" if hours >= 1 else f"{totals.training_seconds / 60:.0f} minutes"
+    spent = f"{hours:.1f} hours" if hours >= 1 else f"{totals.training_seconds / 60:.1f} minutes"
     if totals.attempts == 1:
         return f"It was trained in one go, in {spent}."
     times = {0: "never", 1: "once"}.get(totals.interruptions, f"{totals.interruptions} times")
@@ -220,6 +220,10 @@ def _hardware(numerics: Mapping[str, str]) -> str | None:
     """Of the run's first machine."""
     device, device_name = numerics.get("device"), numerics.get("device_name")
     return f"{device_name} ({device})" if device and device_name else device
+
+
+def _number(value: JsonValue) -> JsonValue:
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _kind(options: Mapping[str, JsonValue]) -> str:

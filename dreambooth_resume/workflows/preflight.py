@@ -6,7 +6,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -41,6 +41,7 @@ from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
 from dreambooth_resume.workflows.pictures import DataSets, buckets_for, find_datasets
 from dreambooth_resume.workflows.seeding import Seed, find_seed
+from dreambooth_resume.workflows.shots import FoundShots, find_shots
 from dreambooth_resume.workflows.trackers import check_trackers
 
 # The LoRA file and the float32 masters are four bytes a parameter each; so is each of AdamW's two moments, each of
@@ -101,6 +102,7 @@ class Inputs:
     datasets: DataSets
     lora: LoraSpec
     class_pictures: ClassPictures | None = None
+    shots: FoundShots = field(default_factory=FoundShots)
 
     @property
     def pictures(self) -> PictureSet:
@@ -276,6 +278,7 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
 
     Raises BadInput for what is missing or unreadable, RefusedToGoOn for what is not what the run was begun with.
     """
+    shots = find_shots(home.storage, options, is_new=home.record is None)
     datasets = find_datasets(home, options)
     class_pictures = find_class_pictures(home, options)
     pins = home.record.pins if home.record else None
@@ -300,6 +303,7 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
         datasets=datasets,
         lora=adapter_of(options, family, source),
         class_pictures=class_pictures,
+        shots=shots,
     )
 
 

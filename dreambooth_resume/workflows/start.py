@@ -175,6 +175,7 @@ def _get_ready(checked: Checked) -> _Ready:
             digests=inputs.digests,
             lora=inputs.lora,
             class_pictures=inputs.class_pictures,
+            shots=inputs.shots.shots,
         ),
         pins=Pins(
             base_model=dict(inputs.digests.files),

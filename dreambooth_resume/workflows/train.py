@@ -125,6 +125,8 @@ def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, repor
         reporter.message(wording.changed_pictures(drift, count=len(checked.inputs.pictures.pictures)))
     for remark in remarks(options.train, options.sources):
         reporter.message(remark)
+    if checked.inputs.shots.remark:
+        reporter.message(checked.inputs.shots.remark)
     unfenced = options.train.checkpoints.unfenced
     fencing = patient(lambda: _look_at(home, allow_unfenced=unfenced))
     reporter.message(wording.plan(home.storage, checked.inputs, checked.plan, checked.max_train_steps, fencing))

@@ -6,6 +6,7 @@ import hashlib
 import signal
 from pathlib import Path
 
+from dreambooth_resume.runs.control import open_requests, post_request
 from dreambooth_resume.runs.samples import read_samples
 from dreambooth_resume.storage.local import LocalStorage
 from tests.resume.conftest import Undisturbed
@@ -30,6 +31,8 @@ def pictures(home: Path) -> dict[tuple[int, int], str]:
     storage = LocalStorage(home)
     found: dict[tuple[int, int], str] = {}
     for made in read_samples(storage):
+        if made.asked:
+            continue
         for number, key in enumerate(made.pictures):
             assert (made.step, number) not in found, "made once"
             found[made.step, number] = hashlib.sha256(storage.read(key)).hexdigest()
@@ -39,23 +42,43 @@ def pictures(home: Path) -> dict[tuple[int, int], str]:
 def test_killed_among_the_pictures_it_ends_in_the_bytes_of_a_run_without_any(
     bench: Bench, undisturbed: Undisturbed, home: Path
 ) -> None:
+    prompts = bench.folder / "prompts.txt"
+    prompts.write_text("a small toy --n blue --w 64 --h 72 --d 5 --l 7 --s 2\n# and\na picture of the dog\n")
+    chosen = {**WITH, "validation_prompts_file": prompts}
     whole = bench.folder / "with-pictures"
-    bench.run(whole, limits=FEW_STEPS, **WITH)
+    bench.run(whole, limits=FEW_STEPS, **chosen)
     assert result_digests(whole) == undisturbed(**WITHOUT)
-    assert sorted({step for step, _ in pictures(whole)}) == [2, 3, 5, 6]
+    assert sorted(pictures(whole)) == [(step, number) for step in (2, 3, 5, 6) for number in range(4)]
+    made = read_samples(LocalStorage(whole), step=2)[0]
+    assert made.prompts == ("a red toy", "a red toy", "a small toy", "a picture of the dog")
+    assert made.facts[2] == {
+        "prompt": "a small toy",
+        "negative_prompt": "blue",
+        "width": 64,
+        "height": 72,
+        "seed": 5,
+        "number": 0,
+        "guidance_scale": 7.0,
+        "num_inference_steps": 2,
+    }
+    asked = post_request(LocalStorage(home), "sample", prompt="a blue robot")
 
     for crash in (
         CrashPoint(call="replace", path="samples/2-a1/1.png"),
         CrashPoint(call="replace", path="samples/5-a2/samples.json"),
         CrashPoint(call="replace", path="samples/6-a3/0.png", when="after"),
     ):
-        process = bench.start(home, crash=crash, limits=FEW_STEPS, **WITH)
+        process = bench.start(home, crash=crash, limits=FEW_STEPS, **chosen)
         assert process.wait() == KILLED, process.output()
+        prompts.unlink(missing_ok=True)  # what the home keeps will do
     assert committed_steps(home)[-1] == 6
     assert log_of(home).finished is None, "the result's pictures come before the end, so that a kill can't lose them"
-    bench.run(home, limits=FEW_STEPS, **WITH)
+    bench.run(home, limits=FEW_STEPS, **chosen)
     assert result_digests(home) == undisturbed(**WITHOUT)
     assert pictures(home) == pictures(whole)
+    (now,) = [one for one in read_samples(LocalStorage(home)) if one.asked]
+    assert (now.asked, now.prompts, now.is_final) == (asked.nonce[:8], ("a blue robot",), False)
+    assert open_requests(LocalStorage(home)) == []
 
 
 def test_a_signal_among_the_pictures_saves_and_leaves_without_them(bench: Bench, home: Path) -> None:

@@ -185,7 +185,7 @@ def _take_output(found: Findings, given: Settings) -> None:
         found.take("push_to_hub", True, theirs=repository.theirs)
         found.take("hub_model_id", repository.value, theirs=repository.theirs)
     if (prompts := given.get("sample_prompts")) is not None and prompts.value:
-        found.leave_out(prompts, "a file of prompts: give one as validation_prompt")
+        found.take("validation_prompts_file", prompts.value, theirs=prompts.theirs)
 
 
 def _take_network(found: Findings, given: Settings) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from dreambooth_resume.config.options.declaration import NOT_BLANK, SECTION_CONFIG, free
+from dreambooth_resume.config.options.declaration import NOT_BLANK, SECTION_CONFIG, TILDE_EXPANDED, free
 
 
 class ValidationOptions(BaseModel):
@@ -17,6 +17,11 @@ class ValidationOptions(BaseModel):
     validation_prompt: Annotated[str | None, NOT_BLANK, free()] = None
     """Prompt of pictures that show how far the LoRA is. They go to samples/ in the home, with the same noise each time,
     and change nothing about the training; what goes wrong with them is said, and training goes on."""
+
+    validation_prompts_file: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
+    """File of more prompts, a picture each, behind those of validation_prompt: lines such as `a photo of sks dog --n
+    blurry --w 1024 --h 768 --d 7 --l 5 --s 30` (negative prompt, width, height, seed, guidance, steps: as in kohya's
+    files), or JSON, JSONL or YAML with those as names. Kept in the home for other machines."""
 
     num_validation_images: Annotated[int, Field(ge=0), free()] = 4
     """Pictures each time. 0: none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dreambooth_resume.config.options.validation import ValidationOptions
+from dreambooth_resume.config.shots import Shot
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.errors import StorageUnavailable
 from dreambooth_resume.models.lora import add_lora
 from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.sdxl.family import SdxlFamily
 from dreambooth_resume.models.source import ModelSource
+from dreambooth_resume.runs.home import is_sample
 from dreambooth_resume.runs.samples import read_samples
 from dreambooth_resume.training.preview import Easel, Embeddings, Preview, Timetable, undisturbed
 from tests.fakes.memory_storage import MemoryStorage
@@ -163,6 +167,58 @@ def test_a_step_that_has_its_pictures_gets_no_second_ones_unless_the_adapter_is_
     preview(replace(easel, adapter=lambda: gone_back), home, attempt=3)[0].make(2)
     assert [made.attempt for made in read_samples(home, step=2)] == [1, 3]
     assert read_samples(home, step=20) == ()
+
+
+def test_a_file_of_prompts_makes_a_picture_each_beside_the_one_prompt(easel: Easel) -> None:
+    home = MemoryStorage()
+    shots = (
+        Shot(prompt="a small toy", negative_prompt="blue", width=64, height=72, seed=9, num_inference_steps=2),
+        Shot(prompt="a red dog"),
+    )
+    one, _ = preview(easel, home)
+    both = Preview(
+        easel,
+        replace(timetable(num_validation_images=1, validation_steps=3), shots=shots),
+        seed=7,
+        storage=home,
+        attempt=1,
+        should_stop=lambda: False,
+        reporter=Told(),
+    )
+    shown: list[tuple[str, str, int]] = []
+    both.show = lambda step, phase, prompt, pictures: shown.append((phase, prompt, len(pictures)))
+    both.make(3)
+    (made,) = read_samples(home)
+    assert made.prompts == (PROMPT, "a small toy", "a red dog")
+    assert [(one["seed"], one["number"], one["height"]) for one in made.facts] == [(7, 0, 32), (9, 0, 72), (7, 1, 32)]
+    with Image.open(io.BytesIO(home.read("samples/3-a1/1.png"))) as picture:
+        assert picture.size == (64, 72)
+    assert shown == [("validation", PROMPT, 1), ("validation_2", "a small toy", 1), ("validation_3", "a red dog", 1)]
+    both.make(3)
+    assert len(read_samples(home)) == 1
+    one.make(2)
+    assert home.read("samples/2-a1/0.png") == home.read("samples/3-a1/0.png"), "beside a file it is the same picture"
+
+
+def test_a_file_of_prompts_alone_is_due_and_ends_with_the_result() -> None:
+    alone = replace(timetable(validation_prompt=None, validation_steps=4), shots=(Shot(prompt="a red dog"),))
+    assert due_steps(alone) == [4, 8]
+    assert alone.due_at_the_end
+    assert not replace(alone, options=replace_options(skip_final_inference=True)).due_at_the_end
+
+
+def test_pictures_that_are_asked_for_have_a_place_of_their_own(easel: Easel) -> None:
+    home = MemoryStorage()
+    one, _ = preview(easel, home)
+    one.make(2)
+    one.make_asked(2, prompt=None, request="0123abcd")
+    one.make_asked(2, prompt="a red dog", request="4567abcd")
+    due, again, other = read_samples(home)
+    assert (due.asked, again.asked, other.asked) == (None, "0123abcd", "4567abcd")
+    assert again.pictures[0] == "samples/2-a1-0123abcd/0.png"
+    assert home.read(again.pictures[0]) == home.read(due.pictures[0])
+    assert other.prompts == ("a red dog",)
+    assert all(is_sample(key) for made in (due, again, other) for key in made.pictures)
 
 
 def test_torchs_generators_modes_and_gradients_are_as_before(easel: Easel) -> None:

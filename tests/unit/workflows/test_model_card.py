@@ -48,7 +48,14 @@ def front_of(card: str) -> dict[str, Any]:
 def with_pictures(storage: MemoryStorage) -> MemoryStorage:
     recipe = {"prompt": "sks dog: in a bucket", "seed": 7}
     for final in (False, True):
-        write_samples(storage, (b"one", b"two"), step=500, attempt=1 + final, is_final=final, recipe=recipe)
+        write_samples(
+            storage,
+            (b"one", b"two"),
+            step=500,
+            attempt=1 + final,
+            recipe=recipe,
+            kind="final" if final else "validation",
+        )
     return storage
 
 
@@ -91,7 +98,7 @@ def test_it_says_how_other_programs_use_it() -> None:
 
 
 def test_it_says_how_the_run_went() -> None:
-    assert "trained in one go, in 12 minutes" in model_card("dog", REF, facts(), None)
+    assert "trained in one go, in 12.0 minutes" in model_card("dog", REF, facts(), None)
     often = HistoryTotals(
         attempts=4,
         machines=3,
@@ -110,7 +117,7 @@ def test_it_says_how_the_run_went() -> None:
 def test_pictures_are_shown_to_readers_without_a_gallery_too() -> None:
     storage = MemoryStorage()
     recipe = {"prompt": "a | b] `c`", "seed": 7}
-    write_samples(storage, (b"1", b"2", b"3", b"4", b"5"), step=500, attempt=1, is_final=True, recipe=recipe)
+    write_samples(storage, (b"1", b"2", b"3", b"4", b"5"), step=500, attempt=1, kind="final", recipe=recipe)
     card = model_card("dog", REF, facts(), final_samples(storage, 500))
     assert "<Gallery />" in card
     rows = [line for line in card.splitlines() if line.startswith("| ![")]
