@@ -10,7 +10,7 @@ from dreambooth_resume.cli.homes import add_home, add_step, checkpoint_meant, ho
 from dreambooth_resume.cli.output import print_json
 from dreambooth_resume.cli.wording import size
 from dreambooth_resume.runs.log import read_log
-from dreambooth_resume.workflows.export import Export, ExportDtype, export_weights, write_export
+from dreambooth_resume.workflows.export import Export, ExportDtype, export_embeddings, export_weights, write_export
 from dreambooth_resume.workflows.export_header import Layout
 
 
@@ -20,7 +20,8 @@ def run(words: list[str]) -> int:
         "dbr export",
         description="Write the LoRA of a checkpoint as one .safetensors file, verified against the log, with what "
         "programs want to know of it in its header (ModelSpec 1.0.1 and sd-scripts' fields). Needs no base model. The "
-        "same weights give the same bytes.",
+        "same weights give the same bytes. New tokens (train_text_encoder_ti) go into a second file, "
+        "FILE_emb.safetensors.",
         fix="dbr export HOME --format kohya --to dog.safetensors",
     )
     add_home(parser)
@@ -53,11 +54,18 @@ def run(words: list[str]) -> int:
     if path.is_dir():
         path /= f"{name}-{ref.step}-{arguments.format}.safetensors"
     write_export(blob, path)
+    tokens = None
+    if (embeddings := export_embeddings(storage, log, ref, arguments.dtype)) is not None:
+        tokens = path.with_name(f"{path.stem}_emb.safetensors")
+        write_export(embeddings, tokens)
     if arguments.json:
-        print_json({"file": str(path), "checkpoint": ref.folder, "size_bytes": blob.size_bytes, "sha256": blob.sha256})
+        made = {"file": str(path), "checkpoint": ref.folder, "size_bytes": blob.size_bytes, "sha256": blob.sha256}
+        print_json({**made, "embeddings": str(tokens) if tokens else None})
         return 0
     print(
         f"{path}: {ref.folder} in {arguments.format} format, {arguments.dtype}, {size(blob.size_bytes)}\n"
         f"SHA-256 {blob.sha256}"
     )
+    if tokens is not None:
+        print(f"{tokens}: the new tokens, which belong to it")
     return 0

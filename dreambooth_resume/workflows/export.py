@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from dreambooth_resume.data.inputs import INPUTS_LIST, read_list
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.runs.entries import CheckpointRef
-from dreambooth_resume.runs.home import WEIGHTS_NAME
+from dreambooth_resume.runs.home import STATE_TENSORS_NAME, WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.record import RunRecord, read_record
 from dreambooth_resume.storage.base import Storage
@@ -68,6 +68,23 @@ def export_weights(storage: Storage, log: Log, ref: CheckpointRef, export: Expor
     digests = {"modelspec.hash_sha256": f"0x{digest}", "sshs_model_hash": digest}
     reading = {"format": "pt"} if export.layout == "kohya" else metadata
     return serialise(wanted, {**said, **digests, **reading})
+
+
+def export_embeddings(storage: Storage, log: Log, ref: CheckpointRef, dtype: ExportDtype) -> Blob | None:
+    """The new tokens of the checkpoint, for `load_textual_inversion`, AUTOMATIC1111 and ComfyUI; None if it has none.
+
+    Raises what `export_weights` raises.
+    """
+    record = read_record(storage)
+    assert record is not None, "a run with checkpoints has a record"
+    if not options_at(log, ref, record).get("train_text_encoder_ti"):
+        return None
+    from dreambooth_resume.checkpoint.reader import read_checked
+    from dreambooth_resume.checkpoint.tensors import deserialise, serialise
+    from dreambooth_resume.workflows.results import to_embeddings
+
+    made = to_embeddings(read_checked(storage, ref.file_named(STATE_TENSORS_NAME)))
+    return serialise(_cast(deserialise(_body(made)), dtype), {"format": "pt"})
 
 
 def options_at(log: Log, ref: CheckpointRef, record: RunRecord) -> dict[str, JsonValue]:

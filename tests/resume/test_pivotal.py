@@ -94,6 +94,12 @@ def test_the_result_has_the_embeddings_and_a_kill_before_them_is_mended(bench: B
     np.testing.assert_array_equal(made["clip_g"], last["tokens.text_encoder_2"])
     assert set(made) == {"clip_l", "clip_g"}
     assert not [name for name in load_file(home / WEIGHTS_NAME) if not name.startswith("unet.")]
+    export = bench.command(
+        home, ["export", str(home), "--step", "2", "--format", "kohya", "--to", str(home.parent / "two")]
+    )
+    assert export.wait() == 0, export.output()
+    of_step_2 = load_file(home.parent / "two_emb.safetensors")
+    np.testing.assert_array_equal(of_step_2["clip_g"], _embeddings(home, 2)["tokens.text_encoder_2"])
     before = sha256(home / EMBEDDINGS_NAME)
     (home / EMBEDDINGS_NAME).write_bytes(b"torn")
     bench.run(home, instance_prompt=None)  # the run remembers its tokens
