@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
 from dreambooth_resume.models.source import MODEL_FLAG, ModelSource, resolve_source
 from dreambooth_resume.runs.entries import CheckpointRef
-from dreambooth_resume.runs.home import WEIGHTS_NAME
+from dreambooth_resume.runs.home import STATE_TENSORS_NAME, WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.record import RunRecord, read_record
 from dreambooth_resume.storage.base import Storage
@@ -90,13 +90,13 @@ def generate(
     recorded = options_at(log, refs[-1], record) if refs else record.options
     options = resolve(GivenOptions(values={}, sources={}, config_file=None), recorded=recorded)
     source = _source(options, record, model=model)
-    bodies = _read_all(storage, refs)
+    trained = [_read(storage, ref, options) for ref in refs]
     tell(f"Loading {source.name}.")
     studio = _open_studio(options, source, wanted)
     rows: list[tuple[str | None, AbstractContextManager[None]]] = []
     if wanted.beside_base or not refs:
         rows.append((None, studio.without_adapter()))
-    rows += [(ref.folder, studio.with_adapter(ref, body)) for ref, body in zip(refs, bodies, strict=True)]
+    rows += [(ref.folder, studio.with_adapter(ref, what)) for ref, what in zip(refs, trained, strict=True)]
     made: list[Made] = []
     for checkpoint, in_place in rows:
         with in_place:
@@ -122,6 +122,14 @@ def prepare_folder(folder: Path) -> None:
         ) from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trained:
+    """A checkpoint's LoRA file, and the embeddings of its new tokens by the parameters' names, if it has such."""
+
+    weights: bytes
+    new_tokens: Mapping[str, torch.Tensor]
+
+
 class _Studio:
     """The loaded model with the adapter's layers on it, and the pictures that are asked for."""
 
@@ -137,14 +145,14 @@ class _Studio:
         return base_alone([self._loaded.denoiser.module, *(encoders.models.values() if encoders else ())])
 
     @contextlib.contextmanager
-    def with_adapter(self, ref: CheckpointRef, body: bytes) -> Iterator[None]:
+    def with_adapter(self, ref: CheckpointRef, trained: _Trained) -> Iterator[None]:
         from dreambooth_resume.checkpoint.tensors import deserialise
         from dreambooth_resume.models.export import parameter_values
         from dreambooth_resume.models.lora import load_parameters
 
         try:
-            values = parameter_values(deserialise(body), prefix=self._loaded.denoiser.export_prefix)
-            load_parameters(self._loaded.parameters, values)
+            adapter = parameter_values(deserialise(trained.weights), prefix=self._loaded.denoiser.export_prefix)
+            load_parameters(self._loaded.parameters, {**adapter, **trained.new_tokens})
         except ValueError as error:
             raise RefusedToGoOn(f"{ref.folder} does not fit this base model: {error}") from error
         yield
@@ -176,10 +184,19 @@ def _source(options: TrainOptions, record: RunRecord, *, model: str | None) -> M
     return source
 
 
-def _read_all(storage: Storage, refs: Sequence[CheckpointRef]) -> list[bytes]:
+def _read(storage: Storage, ref: CheckpointRef, options: TrainOptions) -> _Trained:
     from dreambooth_resume.checkpoint.reader import read_checked
+    from dreambooth_resume.checkpoint.tensors import deserialise
+    from dreambooth_resume.models.new_tokens import ROWS_NAME
+    from dreambooth_resume.training.state import result_tokens
 
-    return [read_checked(storage, ref.file_named(WEIGHTS_NAME)) for ref in refs]
+    rows: dict[str, torch.Tensor] = {}
+    if options.tokens.train_text_encoder_ti:
+        rows = result_tokens(deserialise(read_checked(storage, ref.file_named(STATE_TENSORS_NAME))))
+    return _Trained(
+        weights=read_checked(storage, ref.file_named(WEIGHTS_NAME)),
+        new_tokens={f"{encoder}.{ROWS_NAME}": one for encoder, one in rows.items()},
+    )
 
 
 def _open_studio(options: TrainOptions, source: ModelSource, wanted: Wanted) -> _Studio:
@@ -196,7 +213,7 @@ def _open_studio(options: TrainOptions, source: ModelSource, wanted: Wanted) -> 
     device = accelerator.device
     specs = _specs(options, wanted, multiple=facts.pixels_per_latent)
     encoders = family.encoders(source, device=device)
-    embed = None if options.lora.train_text_encoder else _frozen_embed(encoders, specs, device)
+    embed = None if options.text_part is not None else _frozen_embed(encoders, specs, device)
     seed = options.training.seed or 0
     loaded = load_model(
         options, lora=adapter_of(options, family, source), family=family, source=source, seed=seed, device=device

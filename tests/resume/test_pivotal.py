@@ -63,8 +63,35 @@ def test_killed_before_at_and_after_the_pivot_it_ends_in_the_same_bytes(
     assert result_digests(home) == undisturbed(**changed)
 
 
-def test_tokens_are_trained_up_to_the_pivot_and_stay_from_there_on(bench: Bench, home: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a finished run, to be looked at."""
+    home = tmp_path_factory.mktemp("trained") / "home"
     bench.run(home, **TOKENS)
+    return home
+
+
+def test_pictures_are_made_with_the_tokens_of_each_checkpoint(bench: Bench, trained: Path, tmp_path: Path) -> None:
+    words = [
+        "--prompt",
+        "a photo of TOK THING",
+        "--step",
+        "1",
+        "--step",
+        "3",
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    made = bench.command(trained, ["generate", str(trained), *words])
+    assert made.wait() == 0, made.output()
+    names = ("base-0.png", "checkpoint-1-0.png", "checkpoint-3-0.png")
+    assert len({sha256(tmp_path / "out" / name) for name in names}) == 3
+
+
+def test_tokens_are_trained_up_to_the_pivot_and_stay_from_there_on(trained: Path) -> None:
+    home = trained
     states = {step: _embeddings(home, step) for step in committed_steps(home)}
     names = set(states[1])
     assert {"tokens.text_encoder", "tokens.text_encoder_2", "optimizer.exp_avg.text_encoder.new_tokens"} <= names
