@@ -28,6 +28,7 @@ from dreambooth_resume.errors import (
     StorageUnavailable,
 )
 from dreambooth_resume.launch.restart_rule import Ending, Verdict, decide, how_it_ended
+from dreambooth_resume.preemption.deadline import lead_of
 from dreambooth_resume.preemption.metadata import MetadataTrouble
 from dreambooth_resume.preemption.poller import PolledSource
 from dreambooth_resume.preemption.signals import EXIT_CODES
@@ -59,6 +60,8 @@ class Supervised:
     last_output: Callable[[], str] = lambda: ""
     """The last line that the training printed."""
     program: tuple[str, ...] = (sys.executable, "-m", "dreambooth_resume")
+    limit_seconds: float | None = None
+    """How long the platform lets this machine run from now on, as the training knows by itself too."""
     environment: dict[str, str] | None = None
     pass_descriptors: tuple[int, ...] = ()
     """Kept open in the training: a lock on this machine's GPU outlives a supervisor that is killed."""
@@ -177,13 +180,20 @@ class Supervisor:
         deadline = given.value("deadline")
         return None if deadline is None else duration_seconds(str(deadline)) - (self.run.monotonic() - started)
 
+    def _time_left(self, given: GivenOptions, started: float) -> float | None:
+        """Until the deadline or the platform's limit, whichever is nearer."""
+        limit = self.run.limit_seconds
+        at_most = None if limit is None else limit - lead_of(limit) - (self.run.monotonic() - started)
+        ends = [left for left in (self._deadline_left(given, started), at_most) if left is not None]
+        return min(ends, default=None)
+
     def _wait_while_held(self, given: GivenOptions, started: float) -> int | None:
         """Wait while the machine is about to go; the exit code if nothing is to be started any more."""
         told: str | None = None
         while True:
             if (code := self.signals.exit_code) is not None:
                 return code
-            left_seconds = self._deadline_left(given, started)
+            left_seconds = self._time_left(given, started)
             # A start that has no time to load what it trains would only cost another reading of the checkpoint.
             if left_seconds is not None and left_seconds < 1.0:
                 self.run.tell("The deadline is over: nothing is started any more on this machine.")

@@ -26,6 +26,7 @@ class AwsSource:
     """
 
     name = "aws"
+    lead_seconds = 120.0  # of a spot interruption; a hibernation comes with none
     interval_seconds = 5.0  # as AWS asks for
 
     def __init__(self, *, base_url: str | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:

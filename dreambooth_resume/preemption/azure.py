@@ -24,6 +24,7 @@ class AzureSource:
     """Asks the instance metadata service. Source: Azure documentation, "Scheduled Events for Linux VMs"."""
 
     name = "azure"
+    lead_seconds = 30.0
     interval_seconds = 2.0
 
     def __init__(self, *, base_url: str | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:

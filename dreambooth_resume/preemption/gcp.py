@@ -25,6 +25,7 @@ class GcpSource:
     """
 
     name = "gcp"
+    lead_seconds = 30.0
     interval_seconds = 2.0
 
     def __init__(

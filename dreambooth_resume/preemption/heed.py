@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from dreambooth_resume.preemption.signals import ON_PURPOSE
-from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.runs.notice import Lead, Notice
 
 UNKNOWN_SAVE_SECONDS = 10.0
 """What a save is thought to take before one was measured."""
@@ -47,6 +47,19 @@ class NoticeHeeder:
             self._saved_for = notice.source
             return Heed.SAVE
         return Heed.TRAIN
+
+
+def what_a_notice_needs(save_seconds: float, lead: Lead | None) -> str:
+    """What a user should know about this machine's notices, once it is known what a save takes."""
+    takes = f"A save takes {save_seconds:.1f} s"
+    if lead is None:
+        return f"{takes}: whoever ends this process should send SIGTERM so long before."
+    if lead.seconds > 2 * save_seconds:
+        return f"{takes}, and {lead.source} says {lead.seconds:.0f} s ahead that a machine goes."
+    return (
+        f"{takes}, and {lead.source} says only {lead.seconds:.0f} s ahead that a machine goes: what was committed "
+        "before may be all that is left then. Save more often: --checkpointing_seconds 60."
+    )
 
 
 def time_left(notice: Notice, *, now_monotonic_s: float) -> float:

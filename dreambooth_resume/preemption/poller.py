@@ -6,10 +6,10 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dreambooth_resume.preemption.metadata import MetadataTrouble
-from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.runs.notice import Lead, Notice
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_INTERVAL_SECONDS = 30.0
@@ -27,6 +27,20 @@ class PolledSource(Protocol):
     def look(self) -> Notice | None: ...
 
 
+@runtime_checkable
+class _Foretelling(Protocol):
+    def lead(self) -> Lead | None: ...
+
+
+@runtime_checkable
+class _HasLead(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def lead_seconds(self) -> float: ...
+
+
 class Poller:
     """A source of notices for the watcher: what the polled sources said when they were last asked.
 
@@ -40,9 +54,11 @@ class Poller:
         self._in_trouble: dict[str, int] = {}
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
+        self._sources: Sequence[PolledSource] = ()
 
     def start(self, sources: Sequence[PolledSource]) -> None:
         """Begin to ask these, at once and then each at its interval."""
+        self._sources = sources
         if sources:
             self._thread = threading.Thread(target=self._run, args=(sources,), name="dbr-notices", daemon=True)
             self._thread.start()
@@ -57,6 +73,15 @@ class Poller:
         """The notice with the nearest end; without any, what is only advice."""
         said = [notice for notice in self._said.copy().values() if notice is not None]
         return min(said, key=lambda notice: (notice.is_advice, _end_of(notice)), default=None)
+
+    def lead(self) -> Lead | None:
+        """How long ahead the cloud says that this machine goes; None off a cloud."""
+        for source in self._sources:
+            if isinstance(source, _Foretelling):
+                return source.lead()
+            if isinstance(source, _HasLead):
+                return Lead(source=source.name, seconds=source.lead_seconds)
+        return None
 
     def look(self, source: PolledSource) -> float:
         """Ask one source; seconds until it is to be asked again, with jitter."""

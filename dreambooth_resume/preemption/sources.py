@@ -12,7 +12,7 @@ from dreambooth_resume.errors import BadInput
 from dreambooth_resume.preemption.metadata import MetadataTrouble
 from dreambooth_resume.preemption.notice_file import NoticeFile
 from dreambooth_resume.preemption.poller import PolledSource
-from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.runs.notice import Lead, Notice
 
 CLOUDS: dict[str, str] = {
     "aws": "dreambooth_resume.preemption.aws:AwsSource",
@@ -28,6 +28,9 @@ NONE, AUTO = "none", "auto"
 
 class CloudSource(PolledSource, Protocol):
     """A cloud's notices."""
+
+    @property
+    def lead_seconds(self) -> float: ...
 
     def is_here(self, *, timeout_seconds: float) -> bool: ...
 
@@ -60,6 +63,10 @@ class AutoSource:
         if self._found is not None:
             return self._found.interval_seconds
         return _NEVER_AGAIN_SECONDS if self._looked else 0.0
+
+    def lead(self) -> Lead | None:
+        """How long ahead this cloud says that a machine goes; None off a cloud, and before that is known."""
+        return None if self._found is None else Lead(source=self._found.name, seconds=self._found.lead_seconds)
 
     def look(self) -> Notice | None:
         if not self._looked:

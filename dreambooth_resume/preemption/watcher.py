@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dreambooth_resume.errors import DbrError, Interrupted, StoppedOnPurpose
 from dreambooth_resume.preemption.signals import ON_PURPOSE
-from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.runs.notice import Lead, Notice
 
 # Without --resume the same command is refused once the home holds a run.
 GO_ON = "The same command with --resume latest goes on"
@@ -22,6 +22,13 @@ class NoticeSource(Protocol):
     """Something that may ask this attempt to end. `notice` only reads a value: it is asked at every step."""
 
     def notice(self) -> Notice | None: ...
+
+
+@runtime_checkable
+class Foretelling(Protocol):
+    """A source that knows how long ahead it says that a machine goes."""
+
+    def lead(self) -> Lead | None: ...
 
 
 class Watcher:
@@ -42,6 +49,11 @@ class Watcher:
     def advice(self) -> Notice | None:
         """Something that asks for more frequent saves and for nothing else."""
         return next((notice for notice in self._said() if notice.is_advice), None)
+
+    def lead(self) -> Lead | None:
+        """The shortest time ahead that a source promises; None where none does."""
+        leads = [found for one in self._sources if isinstance(one, Foretelling) and (found := one.lead()) is not None]
+        return min(leads, key=lambda lead: lead.seconds, default=None)
 
     def should_stop(self) -> bool:
         """For loops that have nothing to save: there is a notice, and its end, if it has one, is near."""

@@ -96,6 +96,8 @@ class Adoption(Generic[Loaded]):
     """Why the run was free."""
     may_use_staged: bool
     """The attempt just before stood on the same line and nobody went back: what it left uncommitted counts."""
+    before: Status | None = None
+    """The last heartbeat of the attempt before. A hint."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,6 +111,7 @@ class _Search(Generic[Loaded]):
     nonce: str
     damaged: dict[int, SetAside] = field(default_factory=dict)
     loaded: dict[int, Loaded] = field(default_factory=dict)
+    before: Status | None = None
 
 
 def ref_of(log: Log, number: int) -> CheckpointRef:
@@ -157,6 +160,7 @@ def take_over(
             loaded=search.loaded[target.number] if target else None,
             set_aside=tuple(search.damaged.values()),
             reason=reason,
+            before=search.before,
             may_use_staged=going_back is None
             and not search.damaged
             # What is staged was trained on the pictures of before.
@@ -288,7 +292,7 @@ def _adopt_entry(log: Log, target: CheckpointRef | None, going_back: str | None,
         max_train_steps=wish.max_train_steps,
         live=tuple(ref for ref in before.live if ref.number not in search.damaged),
         lineage=(*before.lineage, link),
-        totals=_totals_with_lost_work(search.storage, log, before, base_step),
+        totals=_totals_with_lost_work(search, log, before, base_step),
         changed_options={**before.changed_options, **wish.changed_options},
         segments=_segments(before, wish.dataset, base_step),
         skipped=_skipped(before, wish.rolled_back),
@@ -315,12 +319,12 @@ def _skipped(before: RunState, window: SkippedSteps | None) -> tuple[SkippedStep
     return before.skipped if window is None or window in before.skipped else (*before.skipped, window)
 
 
-def _totals_with_lost_work(storage: Storage, log: Log, before: RunState, base_step: int) -> Totals:
+def _totals_with_lost_work(search: _Search[Loaded], log: Log, before: RunState, base_step: int) -> Totals:
     """Steps that an earlier attempt made and that are made again, and machine time that no entry has.
 
     Its heartbeat, a hint, says how far it came.
     """
-    status = read_status(storage, log.highest_attempt) if log.entries else None
+    status = search.before = read_status(search.storage, log.highest_attempt) if log.entries else None
     reached = max(before.step, status.step if status else 0)
     totals = _with_time_behind_its_last_entry(log, before.totals, status)
     return totals.model_copy(

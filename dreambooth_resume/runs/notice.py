@@ -22,3 +22,11 @@ class Notice:
     deadline_monotonic_s: float | None = None
     insistence: int = 1
     is_advice: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lead:
+    """How long before the end a platform says so, as it promises."""
+
+    source: str
+    seconds: float

@@ -34,6 +34,8 @@ class Status(Record):
     learning_rate: float | None = None
     samples_per_second: float | None = None
     durable_step: int | None = None
+    save_seconds: float | None = None
+    """What its last save took, from the copy to the commit."""
     alarm: str | None = None
     """What the user should know now: storage trouble, commits that wait."""
     machine_seconds: float | None = None

@@ -26,6 +26,7 @@ class Situation:
     samples_per_second: float | None = None
     durable_step: int | None = None
     alarm: str | None = None
+    save_seconds: float | None = None
     exit_code: int | None = None
     why: str | None = None
 
@@ -86,6 +87,7 @@ class Pulse:
             learning_rate=now.learning_rate,
             samples_per_second=now.samples_per_second,
             durable_step=now.durable_step,
+            save_seconds=now.save_seconds,
             alarm=now.alarm or self._heartbeat.trouble,
             machine_seconds=round(self._meter.seconds, 3) if self._meter else None,
             process=self._process,

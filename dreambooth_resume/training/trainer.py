@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.errors import Interrupted, RefusedToGoOn
-from dreambooth_resume.preemption.heed import UNKNOWN_SAVE_SECONDS, Heed, NoticeHeeder, time_left
+from dreambooth_resume.preemption.heed import UNKNOWN_SAVE_SECONDS, Heed, NoticeHeeder, time_left, what_a_notice_needs
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending
 from dreambooth_resume.runs.control import Request
@@ -174,7 +174,10 @@ class Trainer:
 
     def _look_at_saves(self) -> None:
         """Tell how far the commits are, and answer who asked for one."""
-        now, durable = self.pulse.situation, self.manager.durable_step
+        now, durable, took = self.pulse.situation, self.manager.durable_step, self.manager.save_seconds
+        if took is not None and now.save_seconds is None:
+            self.reporter.message(what_a_notice_needs(took, self.watcher.lead()))
+        now.save_seconds = took
         now.durable_step, now.alarm = durable, self.manager.alarm
         if self._saving is not None and durable is not None and durable >= self._saving.step:
             self.requests.done(self._saving.requests)

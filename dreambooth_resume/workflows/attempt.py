@@ -32,6 +32,7 @@ from dreambooth_resume.errors import (
     StorageUnavailable,
 )
 from dreambooth_resume.preemption.budget import BudgetSource
+from dreambooth_resume.preemption.heed import what_a_notice_needs
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import Adoption
@@ -359,6 +360,8 @@ def _how_it_begins(attempt: Attempt, parts: Parts, staged: SavedState | None) ->
         lines = [wording.fresh_start(attempt.number, parts.state.global_step, end, attempt.not_exact_because, log)]
     else:
         lines = [_how_it_goes_on(attempt, parts, staged)]
+    if adopted.before is not None and adopted.before.save_seconds is not None:
+        lines.append(what_a_notice_needs(adopted.before.save_seconds, attempt.watcher.lead()))
     if attempt.script is not None and adopted.base is None:
         rate = rate_of(assignment.options, assignment.max_train_steps).at(parts.state.global_step)
         lines.append(what_was_taken(attempt.script, learning_rate=rate))

@@ -20,6 +20,7 @@ from dreambooth_resume.launch.output import OutputCopy
 from dreambooth_resume.launch.queue import gpus_here, only_one, waiting_turn
 from dreambooth_resume.launch.record import Launch, read_launch
 from dreambooth_resume.launch.state_folder import state_folder
+from dreambooth_resume.preemption.slurm import seconds_to_the_limit
 from dreambooth_resume.preemption.sources import polled_sources
 from dreambooth_resume.runs.holder import this_process
 from dreambooth_resume.storage.base import Storage
@@ -117,6 +118,7 @@ def _supervised(order: Order, storage: Storage, words: tuple[str, ...]) -> Super
         sources=sources,
         tell=order.tell,
         last_output=order.last_output,
+        limit_seconds=seconds_to_the_limit(os.environ),
     )
 
 

@@ -5,6 +5,7 @@ Nothing imported here needs torch: a finished run, and a start that can't succee
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 
@@ -17,6 +18,8 @@ from dreambooth_resume.models.quiet import few_collections
 from dreambooth_resume.preemption.deadline import DeadlineSource
 from dreambooth_resume.preemption.poller import Poller
 from dreambooth_resume.preemption.signals import SignalSource
+from dreambooth_resume.preemption.slurm import NAME as SLURM_LIMIT
+from dreambooth_resume.preemption.slurm import seconds_to_the_limit
 from dreambooth_resume.preemption.sources import polled_sources
 from dreambooth_resume.preemption.watcher import NoticeSource, Watcher, ending
 from dreambooth_resume.runs.entries import Price
@@ -83,8 +86,12 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
 
 
 def _deadline(options: Options, started_monotonic_s: float) -> list[NoticeSource]:
-    seconds = options.train.preemption.deadline_seconds
-    return [] if seconds is None else [DeadlineSource(seconds, started_monotonic_s=started_monotonic_s)]
+    found: list[NoticeSource] = []
+    if (seconds := options.train.preemption.deadline_seconds) is not None:
+        found.append(DeadlineSource(seconds, started_monotonic_s=started_monotonic_s))
+    if (limit_seconds := seconds_to_the_limit(os.environ)) is not None:
+        found.append(DeadlineSource(limit_seconds, started_monotonic_s=time.monotonic(), name=SLURM_LIMIT))
+    return found
 
 
 def _price(options: Options) -> Price | None:

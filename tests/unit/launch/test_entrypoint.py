@@ -62,7 +62,13 @@ class Bench:
         self.now += seconds
 
     def supervise(
-        self, codes: Sequence[int], *, words: tuple[str, ...] = (), sources: Sequence[Said] = (), boot: str = "boot"
+        self,
+        codes: Sequence[int],
+        *,
+        words: tuple[str, ...] = (),
+        sources: Sequence[Said] = (),
+        boot: str = "boot",
+        limit_seconds: float | None = None,
     ) -> int:
         (self.folder / "codes.json").write_text(json.dumps(list(codes)))
         (self.folder / "program.py").write_text(PROGRAM)
@@ -76,6 +82,7 @@ class Bench:
             tell=self.told.append,
             last_output=lambda: "ZeroDivisionError: division by zero",
             program=(sys.executable, str(self.folder / "program.py"), str(self.folder / "codes.json")),
+            limit_seconds=limit_seconds,
             monotonic=lambda: self.now,
             sleep=self.sleep,
         )
@@ -164,3 +171,9 @@ def test_what_is_left_of_a_deadline_is_handed_on_and_nothing_starts_behind_it(be
 def test_a_wish_to_resume_otherwise_is_left_as_it_was_typed(bench: Bench) -> None:
     bench.supervise([0], words=("--resume", "300"))
     assert bench.starts == [["train", "--resume", "300"]]
+
+
+def test_before_the_platforms_limit_nothing_is_started_that_has_no_time(bench: Bench) -> None:
+    assert bench.supervise([75] * 20, limit_seconds=30.0) == 75
+    assert len(bench.left) > 10
+    assert "--deadline" not in bench.starts[0], "the training knows that limit by itself"

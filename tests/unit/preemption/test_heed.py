@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth_resume.preemption.heed import Heed, NoticeHeeder
-from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.preemption.heed import Heed, NoticeHeeder, what_a_notice_needs
+from dreambooth_resume.runs.notice import Lead, Notice
 
 pytestmark = pytest.mark.quick
 
@@ -51,3 +51,15 @@ def test_before_a_save_was_measured_ten_seconds_are_reckoned_with() -> None:
     assert decide(heeder, notice, at=0.0, save_seconds=None) is Heed.SAVE
     assert decide(heeder, notice, at=9.0, save_seconds=None) is Heed.LEAVE
     assert decide(heeder, notice, at=9.0, save_seconds=1.0) is Heed.TRAIN
+
+
+@pytest.mark.parametrize(
+    ("save_seconds", "lead", "words"),
+    [
+        (1.9, Lead(source="aws", seconds=120.0), "A save takes 1.9 s, and aws says 120 s ahead that a machine goes."),
+        (20.0, Lead(source="gcp", seconds=30.0), "only 30 s ahead that a machine goes: what was committed before may"),
+        (1.9, None, "A save takes 1.9 s: whoever ends this process should send SIGTERM so long before."),
+    ],
+)
+def test_what_a_notice_would_need_is_said(save_seconds: float, lead: Lead | None, words: str) -> None:
+    assert words in what_a_notice_needs(save_seconds, lead)

@@ -19,7 +19,8 @@ from dreambooth_resume.preemption.metadata import MetadataTrouble
 from dreambooth_resume.preemption.notice_file import NoticeFile
 from dreambooth_resume.preemption.poller import Poller
 from dreambooth_resume.preemption.sources import AutoSource, CloudSource, polled_sources
-from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.preemption.watcher import Watcher
+from dreambooth_resume.runs.notice import Lead, Notice
 from tests.fakes.metadata_server import running_metadata
 
 pytestmark = pytest.mark.quick
@@ -216,3 +217,23 @@ def test_a_deadline_is_said_in_units_that_fit(seconds: float, words: str) -> Non
     notice = DeadlineSource(seconds, started_monotonic_s=0.0, monotonic=lambda: seconds).notice()
     assert notice is not None
     assert notice.source.endswith(words)
+
+
+def test_how_long_ahead_a_cloud_says_it_is_known_once_the_cloud_is() -> None:
+    with running_metadata(clouds=frozenset({"gcp"})) as fake:
+        source = AutoSource(tell=lambda _text: None, clouds=lambda: [GcpSource(base_url=fake.url, has_gpu=True)])
+        poller = Poller(tell=lambda _text: None)
+        poller.start([source, Scripted(None)])
+        watcher = Watcher([poller])
+        until(lambda: watcher.lead() is not None)
+        poller.close(timeout_seconds=5.0)
+    assert Watcher([Watcher([poller])]).lead() == Lead(source="gcp", seconds=30.0)
+
+
+def test_off_a_cloud_nobody_says_how_long_ahead() -> None:
+    poller = Poller(tell=lambda _text: None)
+    told: list[str] = []
+    poller.start([AutoSource(tell=told.append, clouds=lambda: [AwsSource(base_url="http://127.0.0.1:9")])])
+    until(lambda: bool(told))
+    poller.close(timeout_seconds=5.0)
+    assert Watcher([poller]).lead() is None

@@ -1,0 +1,23 @@
+"""Slurm: the job's time limit. Its signals (USR1 before the limit, TERM at a preemption) come as any other's do.
+
+A job file may forget `--signal`, and a trainer that `srun` did not start is told nothing: then only the limit is known.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+_END = "SLURM_JOB_END_TIME"
+"""Seconds since 1970, by the clock of the cluster. Source: sbatch(1), "OUTPUT ENVIRONMENT VARIABLES"."""
+NAME = "Slurm's time limit"
+
+
+def seconds_to_the_limit(environment: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
+    """How long this job may still run; None outside of Slurm, where it has no limit, or where that isn't said.
+
+    Of a limit that was shortened or prolonged since, a running job hears nothing.
+    """
+    told = environment.get(_END, "")
+    left_seconds = float(told) - now() if told.isdecimal() else 0.0
+    return left_seconds if 0.0 < left_seconds < 366 * 86_400 else None
