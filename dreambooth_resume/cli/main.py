@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("dreambooth_resume.cli.generate:run", "pictures with any checkpoint, beside the base model's"),
     "samples": ("dreambooth_resume.cli.samples:run", "the pictures that a run made, and a grid of them"),
     "sample-now": ("dreambooth_resume.cli.sample_now:run", "ask a run for pictures of now, without stopping it"),
+    "push": ("dreambooth_resume.cli.push:run", "a checkpoint's LoRA, card and pictures on the Hugging Face Hub"),
     "save-now": ("dreambooth_resume.cli.save_now:run", "ask a run to save, and wait until it is durable"),
     "stop": ("dreambooth_resume.cli.stop:run", "ask a run to save and stop"),
     "resume": ("dreambooth_resume.cli.resume:run", "launch a run again, where it was or elsewhere"),
@@ -49,7 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("dreambooth_resume.cli.demo:run", "train a tiny model, kill it three times, compare the bytes"),
 }
 
-_TRACKER_THREADS = "dbr-tracker"
+_THREADS_LEFT_BEHIND = ("dbr-tracker", "dbr-mirror")
 _EXIT_CODES = """\
 exit codes
   0 finished               75 come back: the same command goes on     78 refused to go on: damaged
@@ -79,8 +80,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _leave(code: int) -> int:
-    """`code`, or the end of the process at once if a tracker hangs: its library would wait for itself at exit."""
-    if any(thread.name.startswith(_TRACKER_THREADS) for thread in threading.enumerate()):
+    """`code`, or the end at once if a tracker or the Hub hangs: its library would wait for itself at exit."""
+    if any(thread.name.startswith(_THREADS_LEFT_BEHIND) for thread in threading.enumerate()):
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()

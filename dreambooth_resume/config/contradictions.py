@@ -238,5 +238,5 @@ def _without_effect_on_what_comes_out(options: TrainOptions) -> dict[str, str]:
     if validation.validation_steps is not None and "validation_epochs" not in idle:
         idle["validation_epochs"] = f"validation_steps {validation.validation_steps} wins"
     if not options.reporting.push_to_hub:
-        idle |= dict.fromkeys(("hub_model_id", "hub_token"), "push_to_hub is off")
+        idle |= dict.fromkeys(("hub_model_id", "hub_strategy", "hub_token"), "push_to_hub is off")
     return idle

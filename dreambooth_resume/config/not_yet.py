@@ -10,7 +10,6 @@ DIFFUSERS_SCRIPT: dict[str, str] = {}
 
 LATER: dict[str, str] = {
     "caption_dropout": "dropping captions at random",
-    "hub_strategy": "when results are uploaded to the Hub",
     "keep_best": "keeping the best checkpoint",
     "keep_tokens": "the tags that a caption keeps in front when it is shuffled",
     "network_weights": "starting from an existing LoRA",

@@ -5,6 +5,7 @@ No token is kept, logged or put into a message.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -15,6 +16,7 @@ from dreambooth_resume.models.hub import HubUnreachable
 logger = logging.getLogger(__name__)
 
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
+_LARGE = ".safetensors"
 _MESSAGE = "End of training"
 
 
@@ -48,26 +50,33 @@ class HubUpload:
                 "hf auth login (or set HF_TOKEN)"
             )
 
-    def upload(self, repo: str, files: Mapping[str, bytes]) -> str:
+    def upload(self, repo: str, files: Mapping[str, bytes], *, message: str = _MESSAGE) -> str:
         """Create the repository if it isn't there, and put these files into it by one commit; its address.
 
-        Files that it has already cost nothing, and if it has all of them there is no new commit. Raises AccessDenied,
-        BadInput for a name that the Hub refuses, HubUnreachable for the rest.
+        Files that it has already cost nothing, and if it has all of them there is no new commit. What the Hub then says
+        that it has of the large ones is compared. Raises AccessDenied, BadInput for a name that the Hub refuses,
+        HubUnreachable for the rest.
         """
         import httpx2
         from huggingface_hub import CommitOperationAdd, HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.hf_api import RepoFile
 
         api = HfApi(token=self._token)
         try:
             created = api.create_repo(repo, exist_ok=True)
             operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=body) for name, body in files.items()]
-            api.create_commit(created.repo_id, operations, commit_message=_MESSAGE)
+            api.create_commit(created.repo_id, operations, commit_message=message)
+            there = api.get_paths_info(created.repo_id, [name for name in files if name.endswith(_LARGE)])
         except HFValidationError:
             raise _no_name(repo) from None
         except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
             # The last two: what the library's own storage client raises when its network fails.
             raise _ours(error, doing=f"uploading to {repo}") from None
+        digests = {one.path: one.lfs.sha256 for one in there if isinstance(one, RepoFile) and one.lfs is not None}
+        for name, body in files.items():
+            if name.endswith(_LARGE) and digests.get(name) != hashlib.sha256(body).hexdigest():
+                raise HubUnreachable(f"The Hub: {name} of {repo} is not what was uploaded")
         return str(created)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -44,7 +45,10 @@ class Pulse:
         requests: RequestSource,
         sink: MetricsSink,
         meter: Meter | None = None,
+        other_alarm: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """`other_alarm` is what of somebody else's trouble is to be told, where there is none of the home."""
+        self._other_alarm = other_alarm
         self.situation = situation
         self._storage = storage
         self._attempt = attempt
@@ -88,7 +92,7 @@ class Pulse:
             samples_per_second=now.samples_per_second,
             durable_step=now.durable_step,
             save_seconds=now.save_seconds,
-            alarm=now.alarm or self._heartbeat.trouble,
+            alarm=now.alarm or self._heartbeat.trouble or self._other_alarm(),
             machine_seconds=round(self._meter.seconds, 3) if self._meter else None,
             process=self._process,
             exit_code=now.exit_code,

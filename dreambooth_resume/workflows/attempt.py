@@ -54,6 +54,7 @@ from dreambooth_resume.training.trackers.feed import Trackers
 from dreambooth_resume.training.trainer import Trainer
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.changes import rate_of, what_changes
+from dreambooth_resume.workflows.hub_mirror import HubMirror, open_mirror
 from dreambooth_resume.workflows.preflight import save_interval
 from dreambooth_resume.workflows.shots import store_shots
 from dreambooth_resume.workflows.trackers import Shown, open_trackers, shown_values
@@ -106,6 +107,7 @@ class _Life:
     watcher: Watcher
     sink: MetricsSink
     trackers: Trackers
+    mirror: HubMirror | None
 
 
 def run_attempt(attempt: Attempt) -> Log:
@@ -154,6 +156,7 @@ def _begin_life(attempt: Attempt) -> _Life:
         max_train_steps=attempt.assignment.max_train_steps,
         durable_step=base.step if base else None,
     )
+    mirror = open_mirror(attempt.assignment.options.reporting, attempt.storage, attempt.adopted.writer)
     pulse = Pulse(
         attempt.storage,
         situation,
@@ -162,9 +165,10 @@ def _begin_life(attempt: Attempt) -> _Life:
         requests=requests,
         sink=sink,
         meter=attempt.meter,
+        other_alarm=lambda: mirror.alarm if mirror else None,
     )
     watcher = Watcher([attempt.watcher, requests, _budget(attempt)])
-    return _Life(pulse=pulse, requests=requests, watcher=watcher, sink=sink, trackers=trackers)
+    return _Life(pulse=pulse, requests=requests, watcher=watcher, sink=sink, trackers=trackers, mirror=mirror)
 
 
 def _budget(attempt: Attempt) -> BudgetSource:
@@ -212,6 +216,8 @@ def _train(attempt: Attempt, life: _Life) -> Log:
     )
     manager.start()
     life.trackers.start()
+    if life.mirror is not None:
+        life.mirror.start()
     try:
         if staged is not None:
             manager.save_in_background(parts.state, reason=f"{STAGED_REASON} {attempt.number - 1}")
@@ -233,7 +239,10 @@ def _train(attempt: Attempt, life: _Life) -> Log:
         notice = life.watcher.notice()
         manager.close(at_once=notice is not None and notice.insistence >= GO_NOW)
         hurried = notice is not None
-        life.trackers.close(timeout_seconds=TRACKERS_HURRIED_SECONDS if hurried else TRACKERS_SECONDS)
+        patience = TRACKERS_HURRIED_SECONDS if hurried else TRACKERS_SECONDS
+        life.trackers.close(timeout_seconds=patience)
+        if life.mirror is not None:
+            life.mirror.close(timeout_seconds=patience)
         parts.loader.close()
     return adopted.writer.log
 

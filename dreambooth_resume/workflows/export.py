@@ -50,9 +50,7 @@ def export_weights(storage: Storage, log: Log, ref: CheckpointRef, export: Expor
 
     body = read_checked(storage, ref.file_named(WEIGHTS_NAME))
     tensors, metadata = deserialise(body), metadata_of(body)
-    record = read_record(storage)
-    assert record is not None, "a run with checkpoints has a record"
-    options = options_at(log, ref, record)
+    options = recorded_at(storage, log, ref)
     converted, family_header = family_of_adapter(tensors).kohya_format(tensors, metadata)
     said = export_header(
         family_header,
@@ -75,9 +73,7 @@ def export_embeddings(storage: Storage, log: Log, ref: CheckpointRef, dtype: Exp
 
     Raises what `export_weights` raises.
     """
-    record = read_record(storage)
-    assert record is not None, "a run with checkpoints has a record"
-    if not options_at(log, ref, record).get("train_text_encoder_ti"):
+    if not recorded_at(storage, log, ref).get("train_text_encoder_ti"):
         return None
     from dreambooth_resume.checkpoint.reader import read_checked
     from dreambooth_resume.checkpoint.tensors import deserialise, serialise
@@ -85,6 +81,13 @@ def export_embeddings(storage: Storage, log: Log, ref: CheckpointRef, dtype: Exp
 
     made = to_embeddings(read_checked(storage, ref.file_named(STATE_TENSORS_NAME)))
     return serialise(_cast(deserialise(_body(made)), dtype), {"format": "pt"})
+
+
+def recorded_at(storage: Storage, log: Log, ref: CheckpointRef) -> dict[str, JsonValue]:
+    """`options_at` of a run that certainly is one: it has a checkpoint."""
+    record = read_record(storage)
+    assert record is not None, "a run with checkpoints has a record"
+    return options_at(log, ref, record)
 
 
 def options_at(log: Log, ref: CheckpointRef, record: RunRecord) -> dict[str, JsonValue]:

@@ -11,12 +11,14 @@ from dreambooth_resume.errors import AccessDenied
 from dreambooth_resume.models.hub import HubUnreachable
 from dreambooth_resume.models.hub_upload import HubUpload, check_repository_name
 from dreambooth_resume.runs.entries import CheckpointRef
-from dreambooth_resume.runs.home import CARD_NAME, WEIGHTS_NAME
+from dreambooth_resume.runs.home import CARD_NAME, EMBEDDINGS_NAME, KOHYA_NAME, STATE_TENSORS_NAME, WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.notes import post_note, read_notes
+from dreambooth_resume.runs.samples import read_samples
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.training.progress import Reporter
-from dreambooth_resume.workflows.model_card import final_samples, publish_card
+from dreambooth_resume.workflows.model_card import final_samples, model_card, publish_card, training_facts
+from dreambooth_resume.workflows.results import to_embeddings, to_kohya
 
 
 def check_push(
@@ -72,6 +74,43 @@ def push(
         raise type(error)(f"{error}. {_safe(storage)}") from None
     post_note(storage, "pushed", f"uploaded to {address}", values=done)
     return address
+
+
+def push_checkpoint(storage: Storage, log: Log, ref: CheckpointRef, *, name: str, hub: HubUpload) -> str:
+    """Upload any checkpoint's LoRA to the repository `name`, with a card and the pictures of its step; the address.
+
+    Raises CheckpointDamaged, AccessDenied, BadInput or HubUnreachable.
+    """
+    files = dict(files_of(storage, log, ref, name=name))
+    is_result = log.finished is not None and log.finished.checkpoint == ref.number
+    if is_result:
+        files[CARD_NAME] = publish_card(storage, log, ref, name=name)
+    address = hub.upload(name, files, message=f"Step {ref.step}")
+    if is_result:
+        done: dict[str, JsonValue] = {"repo": name, "sha256": ref.file_named(WEIGHTS_NAME).sha256}
+        if not any(note.values == done for note in read_notes(storage, "pushed")):
+            post_note(storage, "pushed", f"uploaded to {address}", values=done)
+    return address
+
+
+def files_of(storage: Storage, log: Log, ref: CheckpointRef, *, name: str) -> Mapping[str, bytes]:
+    """What a repository shows of a checkpoint: the LoRA as its log entry has it, a card, the pictures of its step."""
+    from dreambooth_resume.checkpoint.reader import read_checked  # imports torch, which a finished run needs not
+
+    facts = training_facts(storage, log, ref)
+    samples = next((made for made in reversed(read_samples(storage, step=ref.step)) if not made.asked), None)
+    weights = read_checked(storage, ref.file_named(WEIGHTS_NAME))
+    files = {
+        CARD_NAME: model_card(name, ref, facts, samples).encode(),
+        WEIGHTS_NAME: weights,
+        **{key: storage.read(key) for key in (samples.pictures if samples else ())},
+    }
+    if facts.options.get("output_kohya_format"):
+        files[KOHYA_NAME] = b"".join(to_kohya(weights).parts)
+    if facts.options.get("train_text_encoder_ti"):
+        state = read_checked(storage, ref.file_named(STATE_TENSORS_NAME))
+        files[EMBEDDINGS_NAME] = b"".join(to_embeddings(state).parts)
+    return files
 
 
 def _safe(storage: Storage) -> str:

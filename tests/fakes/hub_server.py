@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -29,6 +29,8 @@ class FakeHub:
     token: str = "hf_let_me_in"
     role: str = "write"
     refuse_uploads: tuple[int, str] | None = None
+    wrong_digest: str | None = None
+    """What it says of large files, in place of their digests."""
     objects: dict[str, bytes] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
 
@@ -155,9 +157,20 @@ def take(hub: FakeHub, path: str, sent: bytes, *, token: str) -> tuple[int, dict
         ]
         body = json.dumps({"transfer": "basic", "objects": wanted}).encode()
         return 200, {"Content-Type": "application/vnd.git-lfs+json"}, body
+    if path == "/api/models/owner/model/paths-info/main":
+        # As the real one: a form, whose `paths` stand once for each.
+        asked = json.loads(sent)["paths"] if sent.startswith(b"{") else parse_qs(sent.decode())["paths"]
+        return 200, {}, json.dumps([_info(hub, name) for name in asked if name in hub.files]).encode()
     if path == "/api/models/owner/model/commit/main":
         return 200, {}, json.dumps(_commit(hub, sent)).encode()
     return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+
+
+def _info(hub: FakeHub, name: str) -> dict[str, object]:
+    body = hub.files[name]
+    sha256 = hashlib.sha256(body).hexdigest()
+    lfs = {"oid": hub.wrong_digest or sha256, "size": len(body), "pointerSize": 134}
+    return {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest(), "lfs": lfs}
 
 
 def _commit(hub: FakeHub, sent: bytes) -> dict[str, str]:

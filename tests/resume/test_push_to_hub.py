@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.hub_server import FakeHub, running_hub
-from tests.resume.harness import Bench, log_of
+from tests.resume.conftest import Undisturbed
+from tests.resume.harness import Bench, log_of, result_digests
 
 TOKEN = "hf_let_me_in"
 PUSH: dict[str, object] = {"push_to_hub": True, "hub_model_id": "owner/model", "hub_token": TOKEN, "max_train_steps": 2}
@@ -59,3 +60,26 @@ def test_a_token_that_only_reads_is_refused_before_anything_is_written(bench: Be
     assert "can only read" in process.output()
     assert TOKEN not in process.output()
     assert not (home / "run.json").exists()
+
+
+def test_every_save_is_mirrored_and_a_hub_that_refuses_changes_no_byte_of_the_run(
+    bench: Bench, home: Path, hub: FakeHub, undisturbed: Undisturbed
+) -> None:
+    each: dict[str, object] = {**PUSH, "max_train_steps": 6, "checkpointing_steps": 1, "hub_strategy": "every-save"}
+    quick = {f"dreambooth_resume.workflows.hub_mirror:{name}": 0.01 for name in ("LOOK_SECONDS", "RETRY_SECONDS")}
+    limits = {**reaching(hub), **quick}
+    hub.refuse_uploads = (400, "")
+    process = bench.start(home, limits=limits, **each)  # type: ignore[arg-type]
+    assert process.wait() == 75, process.output()
+    assert result_digests(home) == undisturbed(checkpointing_steps=1)
+    assert hub.commits == []
+
+    hub.refuse_uploads = None
+    other = home.parent / "other"
+    mirrored = bench.run(other, limits=limits, **each)
+    assert result_digests(other) == undisturbed(checkpointing_steps=1)
+    assert hub.commits[-1] == "End of training"
+    assert set(hub.commits[:-1]) <= {f"Step {step}" for step in range(1, 7)}
+    assert len(hub.commits) > 1, "at least one save was mirrored"
+    assert hub.files["pytorch_lora_weights.safetensors"] == (other / "pytorch_lora_weights.safetensors").read_bytes()
+    assert TOKEN not in mirrored.output()

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from dreambooth_resume.config.options.declaration import NOT_BLANK, SECTION_CONFIG, TILDE_EXPANDED, free
+
+
+def _with_underscores(value: object) -> object:
+    return value.replace("-", "_") if isinstance(value, str) else value
+
+
+_UNDERSCORES = BeforeValidator(_with_underscores)
+"""transformers' names have them; `every-save` means the same."""
 
 
 class ReportingOptions(BaseModel):
@@ -27,6 +35,10 @@ class ReportingOptions(BaseModel):
 
     hub_model_id: Annotated[str | None, NOT_BLANK, free()] = None
     """Repository of the result, such as you/dog-lora. null: the last part of output_dir, under your own account."""
+
+    hub_strategy: Annotated[Literal["end", "every_save"], _UNDERSCORES, free()] = "end"
+    """When push_to_hub uploads: the result at the end, or besides it the LoRA of each save, on a thread of its own; of
+    saves that come quicker than the uploads the newest. Trouble there is an alarm in `dbr status`, no more."""
 
     hub_token: Annotated[str | None, NOT_BLANK, free(recorded=False)] = Field(default=None, repr=False)
     """Token with write access to the Hub; never recorded or shown. Better HF_TOKEN or `hf auth login`: what is typed
