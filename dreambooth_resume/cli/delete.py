@@ -73,7 +73,7 @@ def _left_here(storage: Storage, arguments: argparse.Namespace) -> LeftHere:
     if isinstance(storage, LocalStorage):
         return LeftHere(stages=(), files=())
     named = read_inputs(storage)
-    pictures = [picture.sha256 for picture in named.pictures] if named else []
+    pictures = [sha256 for picture in named.pictures for sha256 in picture.digests] if named else []
     stage_dir = Path(arguments.stage_dir).expanduser() if arguments.stage_dir else None
     return find_left_here(storage.describe(), _record(storage), pictures, stage_dir=stage_dir)
 

@@ -14,7 +14,7 @@ from dreambooth_resume.errors import BadInput
 
 _BATCH = ("train_batch_size", "gradient_accumulation_steps")
 _HEAD = ("option", "the run has", "given", "by", "on a resume")
-_BEFORE_IT_EXISTED: Mapping[str, object] = {"use_aspect_ratio_buckets": False}
+_BEFORE_IT_EXISTED: Mapping[str, object] = {"use_aspect_ratio_buckets": False, "masked_training": False}
 """What a run did that lacks the option, where today's default stands for a choice at the first start."""
 _REFUSING = (ChangePolicy.REFUSED, ChangePolicy.NEVER)
 

@@ -90,6 +90,8 @@ def without_effect_on_the_loss(options: TrainOptions) -> dict[str, str]:
         idle |= dict.fromkeys(("logit_mean", "logit_std"), "only weighting_scheme logit_normal has it")
     if loss.weighting_scheme != "mode":
         idle["mode_scale"] = "only weighting_scheme mode has it"
+    if not loss.masked_training:
+        idle["unmasked_weight"] = "only masked_training has masks"
     strategy = loss.timestep_bias_strategy
     if strategy == "none":
         biases = (name for name in OPTIONS if name.startswith(_BIAS) and name != "timestep_bias_strategy")

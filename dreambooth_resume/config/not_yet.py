@@ -14,7 +14,6 @@ LATER: dict[str, str] = {
     "keep_tokens": "the tags that a caption keeps in front when it is shuffled",
     "network_weights": "starting from an existing LoRA",
     "notify": "messages to a web hook",
-    "unmasked_weight": "masked training",
     "validation_data_dir": "a validation loss on held-out pictures",
 }
 

@@ -92,6 +92,8 @@ _THEIR_NAMES: dict[str, str] = {
     "report_to": "log_with tensorboard tracker use_wandb wandb",
     "snr_gamma": "min_snr_gamma",
     "loss_type": "loss loss_fn",
+    "masked_training": "alpha_mask mask_loss masked_loss",
+    "unmasked_weight": "mask_min_value unmasked_area_weight",
     "huber_c": "huber_delta huber_param",
     "huber_schedule": "loss_schedule",
     "debiased_estimation_loss": "debiased_estimation",

@@ -36,7 +36,8 @@ class MicroBatch:
     [b] counts in `PictureSet.prompts`. `dropout_seed` goes to torch's global generator before the forward pass.
 
     With prior preservation b is twice the number of slots: first their pictures, then their class pictures, each with
-    a prompt, time ids and draws of its own. `class_weight` is then how much the class pictures' loss counts, else None.
+    a prompt, time ids and draws of its own, and no mask. `class_weight` is then how much the class pictures' loss
+    counts, else None.
     """
 
     pixels: Tensor | None
@@ -50,6 +51,8 @@ class MicroBatch:
     dropout_seed: int
     class_weight: float | None = None
     input_noise: Tensor | None = None
+    mask: Tensor | None = None
+    """Where there are masks: which part of the slots' pictures is trained, float32 [slots, h, w] in 0..1."""
 
     @property
     def slots(self) -> int:
@@ -150,6 +153,7 @@ class BatchBuilder:
             dropout_seed=int(dropout_rng.integers(2**32)),
             class_weight=self._class_weight,
             input_noise=input_noise,
+            mask=_stacked_or_none(samples, lambda sample: sample.mask),
         )
 
     def _noise(self, stream: Stream, slots: Sequence[Slot], *, draw: int = _DRAW) -> Tensor:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dreambooth_resume.data.dataset import SUFFIXES, FoundFile, PictureSet, look_at_files
+from dreambooth_resume.data.dataset import SUFFIXES, FoundFile, PictureSet, look_at_files, with_masks
+from dreambooth_resume.data.mask_files import masks_among
 from dreambooth_resume.errors import BadInput
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -63,13 +64,16 @@ def is_picture_folder(folder: Path) -> bool:
     )
 
 
-def scan_captioned(folder: Path, columns: Columns, *, prompt: str, skip_bad: bool = False) -> PictureSet:
+def scan_captioned(
+    folder: Path, columns: Columns, *, prompt: str, skip_bad: bool = False, masks: bool | None = None
+) -> PictureSet:
     """The pictures of a data set's folder with their captions, each decoded once to prove that it can be.
 
     Raises BadInput for missing columns, files and captions, and, without `skip_bad`, for what can't be read.
     """
     root = _root(folder)
     files = {path.relative_to(root).as_posix(): path for path in _picture_files(root)}
+    masks_there = set(masks_among(list(files)).values()) if masks is not None else set()
     metadata = next((root / name for name in METADATA if (root / name).is_file()), None)
     if metadata is None:
         columns.check([_IMAGE], name=f"{folder} without metadata.jsonl")
@@ -78,7 +82,8 @@ def scan_captioned(folder: Path, columns: Columns, *, prompt: str, skip_bad: boo
         rows = list(_rows(metadata))
         others = {column: None for _, row, _ in rows for column in row if column != _FILE_NAME}
         columns.check([_IMAGE, *others], name=str(metadata))
-        _check_names([name for name, _, _ in rows], root, files, metadata)
+        to_be_named = {name: path for name, path in files.items() if name not in masks_there}
+        _check_names([name for name, _, _ in rows], root, to_be_named, metadata)
     if not rows:
         raise BadInput(
             f"no pictures found: looked for {', '.join(SUFFIXES)}, sub folders included",
@@ -89,9 +94,8 @@ def scan_captioned(folder: Path, columns: Columns, *, prompt: str, skip_bad: boo
         FoundFile(name=name, path=root / name, caption=columns.caption_of(row, where=where))
         for name, row, where in rows
     ]
-    return look_at_files(
-        sorted(found, key=lambda one: one.name), where=f"dataset_name: {folder}", prompt=prompt, skip_bad=skip_bad
-    )
+    found = with_masks(sorted(found, key=lambda one: one.name), masks, among=files)
+    return look_at_files(found, where=f"dataset_name: {folder}", prompt=prompt, skip_bad=skip_bad)
 
 
 def _root(folder: Path) -> Path:

@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreambooth_resume.data.images import UnreadableImageError, decode_rgb
+from dreambooth_resume.data.mask_files import look_at_mask, masks_among
 from dreambooth_resume.errors import BadInput
 
 # HEIC is what phones write and Pillow can't read: known here, so that it is named instead of silently left out.
@@ -37,6 +38,10 @@ class Picture:
     prompt: str
     caption: str | None = None
     """The picture's own, which `prompt` then is; None: `prompt` is the run's."""
+    mask_path: Path | None = None
+    mask_sha256: str | None = None
+    """The file that says which part of the picture is trained; the picture's own for its transparency; None: none."""
+    mask_size_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,9 @@ class FoundFile:
     name: str
     path: Path
     caption: str | None = None
+    is_masked: bool = False
+    """Look for its mask: in `mask`, or else in its transparency."""
+    mask: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +65,12 @@ class PictureSet:
 
     @property
     def size_bytes(self) -> int:
-        return sum(picture.size_bytes for picture in self.pictures)
+        return sum(picture.size_bytes + (picture.mask_size_bytes or 0) for picture in self.pictures)
+
+    @property
+    def masked(self) -> int:
+        """How many of the pictures have a mask."""
+        return sum(picture.mask_sha256 is not None for picture in self.pictures)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -65,8 +78,8 @@ class PictureSet:
         return tuple(sorted({picture.prompt for picture in self.pictures}))
 
 
-def scan_pictures(folder: Path, *, prompt: str, skip_bad: bool = False) -> PictureSet:
-    """The pictures that lie directly in `folder`, each decoded once to prove that it can be.
+def scan_pictures(folder: Path, *, prompt: str, skip_bad: bool = False, masks: bool | None = None) -> PictureSet:
+    """The pictures that lie directly in `folder`, each decoded once to prove that it can be; `masks` as `with_masks`.
 
     Taken are files with one of SUFFIXES that aren't hidden; anything else in the folder is none of our business.
     Raises BadInput if there are none, or, without `skip_bad`, if one can't be read.
@@ -75,23 +88,45 @@ def scan_pictures(folder: Path, *, prompt: str, skip_bad: bool = False) -> Pictu
     if not files:
         raise _nothing_found(folder)
     return look_at_files(
-        [FoundFile(name=path.name, path=path) for path in files],
+        with_masks([FoundFile(name=path.name, path=path) for path in files], masks),
         where=f"{_INSTANCE}: {folder}",
         prompt=prompt,
         skip_bad=skip_bad,
     )
 
 
-def scan_class_pictures(folder: Path, *, prompt: str, at_most: int, skip_bad: bool = False) -> PictureSet:
+def with_masks(
+    found: Sequence[FoundFile], masks: bool | None, *, among: Mapping[str, Path] | None = None
+) -> list[FoundFile]:
+    """The files without those that are masks of others; True: each with its mask. None: masks count as pictures.
+
+    That is how it was before there were masks, and so it stays for a run that was begun then. `among`: all files by
+    name, where `found` has only a part of them.
+    """
+    if masks is None:
+        return list(found)
+    paths = {one.name: one.path for one in found} | dict(among or {})
+    mask_of = masks_among(list(paths))
+    return [
+        replace(one, is_masked=masks, mask=paths[mask_of[one.name]] if masks and one.name in mask_of else None)
+        for one in found
+        if one.name not in mask_of.values()
+    ]
+
+
+def scan_class_pictures(
+    folder: Path, *, prompt: str, at_most: int, skip_bad: bool = False, masks: bool | None = None
+) -> PictureSet:
     """The first `at_most` class pictures in `folder`, by name; none is fine, and so is a folder that isn't there.
 
     Raises BadInput for what is no folder and, without `skip_bad`, for a picture that can't be read.
     """
     if not folder.exists():
         return PictureSet(pictures=())
-    files = sorted(_picture_files(folder, _CLASS), key=lambda path: path.name)[:at_most]
+    files = sorted(_picture_files(folder, _CLASS), key=lambda path: path.name)
+    found = with_masks([FoundFile(name=path.name, path=path) for path in files], None if masks is None else False)
     return look_at_files(
-        [FoundFile(name=path.name, path=path) for path in files],
+        found[:at_most],
         where=f"{_CLASS}: {folder}",
         prompt=prompt,
         skip_bad=skip_bad,
@@ -166,6 +201,12 @@ def _look_at(file: FoundFile, prompt: str) -> Picture | UnreadableImageError:
         return bad
     if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
         return UnreadableImageError(f"is a strip of {image.width} x {image.height} pixels; crop it")
+    mask = None
+    if file.is_masked:
+        try:
+            mask = look_at_mask(file.mask, file.path, body, width=image.width, height=image.height)
+        except UnreadableImageError as bad:
+            return bad
     return Picture(
         name=file.name,
         path=file.path,
@@ -175,6 +216,9 @@ def _look_at(file: FoundFile, prompt: str) -> Picture | UnreadableImageError:
         height=image.height,
         prompt=file.caption or prompt,
         caption=file.caption,
+        mask_path=mask.path if mask else None,
+        mask_sha256=mask.sha256 if mask else None,
+        mask_size_bytes=mask.size_bytes if mask else None,
     )
 
 

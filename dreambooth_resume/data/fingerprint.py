@@ -20,5 +20,9 @@ def digest_of(value: object) -> str:
 
 
 def dataset_fingerprint(pictures: Iterable[Picture]) -> str:
-    """What a run trains on: names, contents and prompts, in the plan's order. Where the files lie doesn't count."""
-    return digest_of([[picture.name, picture.sha256, picture.prompt] for picture in pictures])
+    """What a run trains on: names, contents and prompts, in the plan's order, and the masks of those that have one.
+
+    Where the files lie doesn't count.
+    """
+    facts = ([picture.name, picture.sha256, picture.prompt, picture.mask_sha256] for picture in pictures)
+    return digest_of([one if one[-1] is not None else one[:-1] for one in facts])

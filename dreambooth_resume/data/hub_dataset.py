@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,10 +19,19 @@ _SPLIT = "train"
 
 
 def load_dataset_pictures(
-    name: str, columns: Columns, *, config: str | None, cache_dir: str | None, keep: Path, prompt: str, skip_bad: bool
+    name: str,
+    columns: Columns,
+    *,
+    config: str | None,
+    cache_dir: str | None,
+    keep: Path,
+    prompt: str,
+    skip_bad: bool,
+    masks: bool = False,
 ) -> PictureSet:
     """The pictures of the data set's `train` part in its order, with their captions, kept as files in `keep`.
 
+    With `masks` their transparency says what of them is trained.
     Raises BadInput for a data set, a configuration or a column that isn't there, and for what isn't a picture;
     AccessDenied for a gated one; ComeBack if the Hub is needed and doesn't answer.
     """
@@ -43,6 +53,8 @@ def load_dataset_pictures(
         )
     if not found:
         raise BadInput("the data set has no rows", where=f"dataset_name: {name}", fix="choose another one")
+    if masks:
+        found = [replace(one, is_masked=True) for one in found]
     return look_at_files(found, where=f"dataset_name: {name}", prompt=prompt, skip_bad=skip_bad)
 
 

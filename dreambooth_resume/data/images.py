@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -31,12 +32,37 @@ def decode_rgb(body: bytes) -> Image.Image:
     hides there, 16-bit grey is scaled to 8 bits instead of cut off at 255, and grey of unknown range is refused.
     Raises UnreadableImageError.
     """
+    return _opened(body, _to_rgb)
+
+
+def decode_mask(body: bytes) -> Image.Image:
+    """The mask in `body` as 8-bit grey, turned as its EXIF orientation says: white counts, black and transparent don't.
+
+    Raises UnreadableImageError.
+    """
+    return _opened(body, _to_mask)
+
+
+def alpha_of(body: bytes) -> Image.Image | None:
+    """How opaque the picture in `body` is, as 8-bit grey, turned as the picture; None if nothing of it is transparent.
+
+    Raises UnreadableImageError.
+    """
+
+    def alpha(image: Image.Image) -> Image.Image:
+        return image.convert("RGBA").getchannel("A") if image.has_transparency_data else Image.new("L", (1, 1), 255)
+
+    found = _opened(body, alpha)
+    return None if found.getextrema() == (255, 255) else found
+
+
+def _opened(body: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if not body:
         raise UnreadableImageError("is empty")
     try:
         with Image.open(io.BytesIO(body), formats=_known_formats()) as image:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return convert(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise UnreadableImageError("is not a picture, or of a kind that can't be read here") from error
     except _DAMAGED as error:
@@ -59,6 +85,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnreadableImageError("has brightness as fractions of unknown range; save it with 8 or 16 bits")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_mask(image: Image.Image) -> Image.Image:
+    if image.mode != "F" and not image.mode.startswith("I") and image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (0, 0, 0, 255))
+        return Image.alpha_composite(canvas, layer).convert("L")
+    return _to_rgb(image).convert("L")
 
 
 def _grey_to_rgb(image: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +51,21 @@ class StoredPicture(BaseModel):
     height: int
     caption: str | None = None
     """The picture's own prompt; None, which isn't written: that of the run."""
+    mask_sha256: str | None = None
+    """The picture's mask, a file beside the others; the picture's own digest if it is its transparency; None: none."""
+    mask_size_bytes: int | None = None
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Of all files that the picture needs."""
+        return (self.sha256,) if self.mask_sha256 in (None, self.sha256) else (self.sha256, str(self.mask_sha256))
+
+    def file(self, sha256: str) -> StoredPicture:
+        """One of these files as a line of its own."""
+        if sha256 == self.sha256:
+            return self
+        size_bytes = self.mask_size_bytes or 0
+        return self.model_copy(update={"name": f"mask of {self.name}", "sha256": sha256, "size_bytes": size_bytes})
 
 
 class StoredInputs(BaseModel):
@@ -86,7 +102,7 @@ def store_inputs(
     wanted = _listing(pictures)
     if _is_listed(storage, list_key, wanted):
         return True
-    distinct = {picture.sha256: picture for picture in pictures.pictures}
+    distinct = {file.sha256: file for picture in pictures.pictures for file in _files(picture)}
     there = {found.key for found in storage.list(INPUTS_PREFIX)}
     until_asked_to_stop = itertools.takewhile(lambda _: not should_stop(), distinct.values())
     stored = side_by_side(storage, partial(_store_one, storage, there), until_asked_to_stop)
@@ -110,12 +126,18 @@ def load_inputs(storage: Storage, stage: Path, *, prompt: str, list_key: str = I
     listed = read_list(storage, list_key)
     if listed is None:
         return None
-    distinct = {stored.sha256: stored for stored in reversed(listed.pictures)}
+    listed_files = (stored.file(sha256) for stored in reversed(listed.pictures) for sha256 in stored.digests)
+    distinct = {file.sha256: file for file in listed_files}
     found = side_by_side(storage, partial(local_file, storage, stage), distinct.values())
     files = dict(zip(distinct, found, strict=True))
     return PictureSet(
         pictures=tuple(
-            Picture(path=files[stored.sha256], prompt=stored.caption or prompt, **stored.model_dump())
+            Picture(
+                path=files[stored.sha256],
+                mask_path=files[stored.mask_sha256] if stored.mask_sha256 else None,
+                prompt=stored.caption or prompt,
+                **stored.model_dump(),
+            )
             for stored in listed.pictures
         )
     )
@@ -164,19 +186,34 @@ def _is_listed(storage: Storage, list_key: str, wanted: StoredInputs) -> bool:
     return True
 
 
-def _store_one(storage: Storage, there: Collection[str], picture: Picture) -> None:
-    """Copy `picture`, unless its copy is `there` and sound, as it is after a start that was killed."""
-    key = input_key(picture.sha256)
-    if key in there and _has_copy(storage, picture.name, picture.sha256):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    name: str
+    path: Path
+    sha256: str
+
+
+def _files(picture: Picture) -> tuple[_File, ...]:
+    """The picture's, and its mask's where that is another one."""
+    own = _File(name=picture.name, path=picture.path, sha256=picture.sha256)
+    if picture.mask_path is None or picture.mask_sha256 in (None, picture.sha256):
+        return (own,)
+    return own, _File(name=f"mask of {picture.name}", path=picture.mask_path, sha256=str(picture.mask_sha256))
+
+
+def _store_one(storage: Storage, there: Collection[str], file: _File) -> None:
+    """Copy `file`, unless its copy is `there` and sound, as it is after a start that was killed."""
+    key = input_key(file.sha256)
+    if key in there and _has_copy(storage, file.name, file.sha256):
         return
     try:
-        body = picture.path.read_bytes()
+        body = file.path.read_bytes()
     except OSError as error:
-        raise _changed(picture) from error
-    if hashlib.sha256(body).hexdigest() != picture.sha256:
-        raise _changed(picture)
+        raise _changed(file.path) from error
+    if hashlib.sha256(body).hexdigest() != file.sha256:
+        raise _changed(file.path)
     # Refused, though it wasn't listed: listings lag behind, and another start may be copying the same.
-    if not storage.put_if_absent(key, body) and not _has_copy(storage, picture.name, picture.sha256):
+    if not storage.put_if_absent(key, body) and not _has_copy(storage, file.name, file.sha256):
         storage.put_if_absent(key, body)
 
 
@@ -201,10 +238,10 @@ def _has_copy(storage: Storage, name: str, sha256: str) -> bool:
     return False
 
 
-def _changed(picture: Picture) -> BadInput:
+def _changed(path: Path) -> BadInput:
     return BadInput(
         "The picture changed while the run was being set up.",
-        where=str(picture.path),
+        where=str(path),
         fix="Start again once nothing writes to the folder any more.",
     )
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from dreambooth_resume.data.buckets import Bucket
 from dreambooth_resume.data.cache import Arrays, Cache, Entry
 from dreambooth_resume.data.dataset import Picture
+from dreambooth_resume.data.masks import load_mask
 from dreambooth_resume.data.plan import Slot, Use
 from dreambooth_resume.data.transforms import (
     PIXELS_VERSION,
@@ -27,12 +28,16 @@ from dreambooth_resume.data.transforms import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A slot's picture: `time_ids` [6], and `pixels` [3, H, W] in [-1, 1] or `mean` and `logvar` [C, h, w]."""
+    """A slot's picture: `time_ids` [6], and `pixels` [3, H, W] in [-1, 1] or `mean` and `logvar` [C, h, w].
+
+    `mask` [h, w] in 0..1, where there are masks: which part of it is trained. Class pictures have none.
+    """
 
     time_ids: FloatArray
     pixels: FloatArray | None = None
     mean: FloatArray | None = None
     logvar: FloatArray | None = None
+    mask: FloatArray | None = None
 
 
 class SampleSource(Protocol):
@@ -41,11 +46,36 @@ class SampleSource(Protocol):
     def __call__(self, slot: Slot) -> Sample: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masking:
+    """Whether pictures are trained by their masks, averaged to one number for so many pixels along a side."""
+
+    pixels_per_latent: int | None = None
+    """None: no masks."""
+
+    def of(self, slot: Slot, picture: Picture, crop: Crop) -> FloatArray | None:
+        if self.pixels_per_latent is None or slot.is_class:
+            return None
+        return load_mask(picture, crop, pixels_per_latent=self.pixels_per_latent)
+
+
+NO_MASKS = Masking()
+
+
 class PixelSource:
     """Reads and crops the picture at every step, with a crop of each sample's own."""
 
-    def __init__(self, pictures: Sequence[Picture], *, seed: int, crops: CropOptions, interpolation: str) -> None:
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        *,
+        seed: int,
+        crops: CropOptions,
+        interpolation: str,
+        masking: Masking = NO_MASKS,
+    ) -> None:
         self._pictures = pictures
+        self._masking = masking
         self._seed = seed
         self._crops = crops
         self._interpolation = interpolation
@@ -54,7 +84,9 @@ class PixelSource:
         picture = self._pictures[slot.picture]
         crop = free_crop(picture, slot, seed=self._seed, options=self._crops)
         return Sample(
-            pixels=load_pixels(picture, crop, interpolation=self._interpolation), time_ids=time_ids(picture, crop)
+            pixels=load_pixels(picture, crop, interpolation=self._interpolation),
+            time_ids=time_ids(picture, crop),
+            mask=self._masking.of(slot, picture, crop),
         )
 
 
@@ -69,7 +101,15 @@ class Variant:
 class LatentSource:
     """Takes the latents' distribution from the cache; `entries` have to be filled in before it is called."""
 
-    def __init__(self, pictures: Sequence[Picture], variants: Mapping[Use, Variant], *, cache: Cache) -> None:
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        variants: Mapping[Use, Variant],
+        *,
+        cache: Cache,
+        masking: Masking = NO_MASKS,
+    ) -> None:
+        self._masking = masking
         self._pictures = pictures
         self._variants = variants
         self._cache = cache
@@ -87,6 +127,7 @@ class LatentSource:
             mean=arrays["mean"],
             logvar=arrays["logvar"],
             time_ids=time_ids(picture, variant.crop),
+            mask=self._masking.of(slot, picture, variant.crop),
         )
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -118,14 +120,18 @@ def load_pixels(picture: Picture, crop: Crop, *, interpolation: str) -> FloatArr
 
     Raises RefusedToGoOn if the file isn't what it was when the run looked at it first: it would be another run.
     """
-    image = _read_again(picture)
-    image = image.resize((crop.resized_width, crop.resized_height), INTERPOLATIONS[interpolation])
-    if crop.flip:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = image.crop((crop.left, crop.top, crop.left + crop.target.width, crop.top + crop.target.height))
+    image = cut(_read_again(picture), crop, INTERPOLATIONS[interpolation])
     pixels_HWC = np.asarray(image).astype(np.float32) / np.float32(255)
     pixels_HWC = (pixels_HWC - np.float32(0.5)) / np.float32(0.5)
     return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
+
+
+def cut(image: Image.Image, crop: Crop, interpolation: Image.Resampling) -> Image.Image:
+    """What `crop` says, done to a picture or to its mask."""
+    image = image.resize((crop.resized_width, crop.resized_height), interpolation)
+    if crop.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image.crop((crop.left, crop.top, crop.left + crop.target.width, crop.top + crop.target.height))
 
 
 def time_ids(picture: Picture, crop: Crop) -> FloatArray:
@@ -137,22 +143,28 @@ def time_ids(picture: Picture, crop: Crop) -> FloatArray:
     return np.array(values, dtype=np.float32)
 
 
+def bytes_again(path: Path, sha256: str) -> bytes:
+    """The file as it was when the run looked at it first, else RefusedToGoOn."""
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        raise RefusedToGoOn(f"{path} can't be read any more: {error.strerror}. Put it back and resume.") from error
+    if hashlib.sha256(body).hexdigest() != sha256:
+        raise RefusedToGoOn(
+            f"{path} has changed since the run began. Put the old file back and resume, or start a new run."
+        )
+    return body
+
+
 # A picture's variants are encoded one after another: decoding it for each would cost as much as the encoding.
 @functools.lru_cache(maxsize=2)
 def _read_again(picture: Picture) -> Image.Image:
+    return decoded_again(picture.path, picture.sha256, decode_rgb)
+
+
+def decoded_again(path: Path, sha256: str, decode: Callable[[bytes], Image.Image]) -> Image.Image:
+    """What a file that could be decoded at the start gives now. Raises RefusedToGoOn if it no longer does."""
     try:
-        body = picture.path.read_bytes()
-    except OSError as error:
-        raise RefusedToGoOn(
-            f"{picture.path} can't be read any more: {error.strerror}. Put it back and resume."
-        ) from error
-    if hashlib.sha256(body).hexdigest() != picture.sha256:
-        raise RefusedToGoOn(
-            f"{picture.path} has changed since the run began. Put the old file back and resume, or start a new run."
-        )
-    try:
-        return decode_rgb(body)
+        return decode(bytes_again(path, sha256))
     except UnreadableImageError as bad:
-        raise RefusedToGoOn(
-            f"{picture.path} {bad}, though it could be read before: is Pillow another version?"
-        ) from bad
+        raise RefusedToGoOn(f"{path} {bad}, though it could be read before: is Pillow another version?") from bad

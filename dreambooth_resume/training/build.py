@@ -21,7 +21,14 @@ from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.draws import draws_of
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.data.plan import Plan
-from dreambooth_resume.data.samples import LatentSource, PixelSource, SampleSource, latent_variants, prompt_entry
+from dreambooth_resume.data.samples import (
+    LatentSource,
+    Masking,
+    PixelSource,
+    SampleSource,
+    latent_variants,
+    prompt_entry,
+)
 from dreambooth_resume.data.transforms import CropOptions, FloatArray
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.base import Encoders, Family, ModelFacts
@@ -300,8 +307,16 @@ def _sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> 
     data = assignment.options.data
     crops = CropOptions(resolution=data.resolution, center_crop=data.center_crop, random_flip=data.random_flip)
     pictures = assignment.pictures.pictures
+    is_masked = bool(assignment.options.loss.masked_training)
+    masking = Masking(pixels_per_latent=assignment.facts.pixels_per_latent if is_masked else None)
     if not data.cache_latents:
-        return PixelSource(pictures, seed=assignment.seed, crops=crops, interpolation=data.image_interpolation_mode)
+        return PixelSource(
+            pictures,
+            seed=assignment.seed,
+            crops=crops,
+            interpolation=data.image_interpolation_mode,
+            masking=masking,
+        )
 
     def encode(pixels_CHW: FloatArray) -> tuple[FloatArray, FloatArray]:
         mean, logvar = encoders.encode_pixels(pixels_CHW)
@@ -316,7 +331,7 @@ def _sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> 
         encoder=assignment.family.latents_key(assignment.digests),
         encode=encode,
     )
-    return LatentSource(pictures, variants, cache=cache)
+    return LatentSource(pictures, variants, cache=cache, masking=masking)
 
 
 def _portions(assignment: Assignment, samples: SampleSource, device: torch.device) -> Portions:

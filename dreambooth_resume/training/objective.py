@@ -31,6 +31,8 @@ class Objective:
     loss_type: LossType = "l2"
     huber_c: float = 0.1
     huber_schedule: HuberSchedule = "snr"
+    unmasked_weight: float = 1.0
+    """How much what lies outside a picture's mask counts beside what lies inside."""
 
 
 def objective_of(loss: LossOptions, *, is_edm: bool) -> Objective:
@@ -42,6 +44,7 @@ def objective_of(loss: LossOptions, *, is_edm: bool) -> Objective:
         loss_type=loss.loss_type,
         huber_c=loss.huber_c,
         huber_schedule=loss.huber_schedule,
+        unmasked_weight=loss.unmasked_weight,
     )
 
 
@@ -259,13 +262,31 @@ def denoising_loss(
     weights_B: torch.Tensor | None = None,
     *,
     measure: Measure = _PLAIN,
+    regions_B1HW: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean error over everything, each sample's times its weight; a float32 scalar. Plain: squared errors."""
-    if weights_B is None and measure.loss_type == "l2":
+    """Mean error over everything, each sample's times its weight; a float32 scalar. Plain: squared errors.
+
+    With `regions_B1HW` (from `region_weights`) the error of a sample is the mean over its elements, each times that.
+    """
+    if weights_B is None and measure.loss_type == "l2" and regions_B1HW is None:
         return mse_loss(prediction_BCHW.float(), target_BCHW.float(), reduction="mean")
     errors_BCHW = _errors(prediction_BCHW.float(), target_BCHW.float(), measure)
+    if regions_B1HW is not None:
+        errors_BCHW = errors_BCHW * regions_B1HW
     errors_B = errors_BCHW.mean(dim=(1, 2, 3))
     return errors_B.mean() if weights_B is None else (errors_B * weights_B).mean()
+
+
+def region_weights(mask_BHW: torch.Tensor, *, unmasked_weight: float) -> torch.Tensor:
+    """How much each place counts: max(mask, unmasked_weight), over the sample's mean of that; float32 [batch, 1, h, w].
+
+    So a sample with a small mask weighs as much as one without, and a mask that is white everywhere changes nothing. A
+    crop that shows nothing of the mask, with unmasked_weight 0, counts nothing. Source: OneTrainer's masked losses with
+    their normalisation by the masked area.
+    """
+    weights_B1HW = mask_BHW.unsqueeze(1).clamp(min=unmasked_weight)
+    means_B111 = weights_B1HW.mean(dim=(1, 2, 3), keepdim=True)
+    return weights_B1HW / means_B111.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _errors(prediction_BCHW: torch.Tensor, target_BCHW: torch.Tensor, measure: Measure) -> torch.Tensor:

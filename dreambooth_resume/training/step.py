@@ -24,7 +24,15 @@ from dreambooth_resume.models.base import Denoiser, TextEncoders
 from dreambooth_resume.models.new_tokens import NewTokens
 from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.memory import is_out_of_memory
-from dreambooth_resume.training.objective import Objective, Scored, denoising_loss, question, sample_latents, scored
+from dreambooth_resume.training.objective import (
+    Objective,
+    Scored,
+    denoising_loss,
+    question,
+    region_weights,
+    sample_latents,
+    scored,
+)
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.precision import autocast
 
@@ -248,20 +256,26 @@ def micro_batch_loss(model: TrainableModel, micro_batch: MicroBatch) -> torch.Te
         timesteps_B=timesteps_B,
         schedule=schedule,
     )
-    if micro_batch.class_weight is None:
-        return denoising_loss(result.prediction_BCHW, result.target_BCHW, result.weights_B, measure=result.measure)
+    regions_B1HW = None
+    if micro_batch.mask is not None:
+        mask_BHW = micro_batch.mask.to(device, non_blocking=True)
+        regions_B1HW = region_weights(mask_BHW, unmasked_weight=model.objective.unmasked_weight)
     instance, prior = slice(micro_batch.slots), slice(micro_batch.slots, None)
-    return _part_loss(result, result.weights_B, instance) + micro_batch.class_weight * _part_loss(
-        result, result.class_weights_B, prior
-    )
+    loss = _part_loss(result, result.weights_B, instance, regions_B1HW)
+    if micro_batch.class_weight is None:
+        return loss
+    return loss + micro_batch.class_weight * _part_loss(result, result.class_weights_B, prior)
 
 
-def _part_loss(result: Scored, weights_B: torch.Tensor | None, part: slice) -> torch.Tensor:
+def _part_loss(
+    result: Scored, weights_B: torch.Tensor | None, part: slice, regions_B1HW: torch.Tensor | None = None
+) -> torch.Tensor:
     return denoising_loss(
         result.prediction_BCHW[part],
         result.target_BCHW[part],
         None if weights_B is None else weights_B[part],
         measure=result.measure.of(part),
+        regions_B1HW=regions_B1HW,
     )
 
 

@@ -37,6 +37,7 @@ def find_class_pictures(home: Home, options: TrainOptions) -> ClassPictures | No
             prompt=prior.class_prompt,
             at_most=prior.num_class_images,
             skip_bad=options.data.skip_bad_images or stored is not None,
+            masks=options.loss.masked_training,
         ).pictures
     found = in_folder if stored is None else stored.pictures
     fingerprint = dataset_fingerprint(found)

@@ -135,7 +135,7 @@ def read_inputs(storage: Storage) -> StoredInputs | None:
         return None
     # Two data sets may share pictures.
     there = [one for one in lists if one is not None]
-    named = {(picture.name, picture.sha256): picture for one in there for picture in one.pictures}
+    named = {(picture.name, picture.digests): picture for one in there for picture in one.pictures}
     return first.model_copy(update={"pictures": tuple(named.values())})
 
 
@@ -146,7 +146,7 @@ def named_pictures(storage: Storage) -> frozenset[str] | None:
         return None
     ridden = read_list(storage, CLASS_INPUTS_LIST)
     lists = [stored] if ridden is None else [stored, ridden]
-    named = {picture.sha256 for one in lists for picture in one.pictures}
+    named = {sha256 for one in lists for picture in one.pictures for sha256 in picture.digests}
     return frozenset(named | set(noted_pictures(storage)))
 
 

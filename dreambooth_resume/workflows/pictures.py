@@ -173,6 +173,11 @@ def _drift(before: Sequence[Picture], after: Sequence[Picture]) -> str:
         "added": sorted(now.keys() - then.keys()),
         "removed": sorted(then.keys() - now.keys()),
         "edited": [name for name in both if then[name].sha256 != now[name].sha256],
+        "mask changed": [
+            name
+            for name in both
+            if then[name].sha256 == now[name].sha256 and then[name].mask_sha256 != now[name].mask_sha256
+        ],
         "caption changed": [
             name for name in both if then[name].sha256 == now[name].sha256 and then[name].prompt != now[name].prompt
         ],

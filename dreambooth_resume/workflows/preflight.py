@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,9 +18,9 @@ from dreambooth_resume.config.contradictions import (
     refuse_two_sources,
 )
 from dreambooth_resume.config.contradictions_loss import refuse_beside_edm, refuse_timesteps_beyond
-from dreambooth_resume.config.load import GivenOptions, record, resolve, with_values
+from dreambooth_resume.config.load import GivenOptions, record, resolve
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.data.buckets import buckets_of, wished_buckets
+from dreambooth_resume.data.buckets import buckets_of
 from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.plan import Plan
@@ -37,6 +36,7 @@ from dreambooth_resume.runs.adoption import LATEST
 from dreambooth_resume.runs.entries import ChangedOption
 from dreambooth_resume.workflows.adapter import adapter_of
 from dreambooth_resume.workflows.class_pictures import class_picture_bytes, find_class_pictures
+from dreambooth_resume.workflows.first_start import decided, refuse_masks_that_are_not_there, with_buckets_decided
 from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
 from dreambooth_resume.workflows.pictures import DataSets, buckets_for, find_datasets
@@ -146,7 +146,7 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
         fresh = resolve(given, recorded=None)
         refuse_two_sources(fresh, given.sources)
         refuse_half_a_prior(fresh, given.sources)
-        return Options(train=_with_a_seed(fresh), changes=(), sources=given.sources)
+        return Options(train=decided(fresh), changes=(), sources=given.sources)
     recorded = home.recorded
     assert recorded is not None
     options = resolve(given, recorded=recorded)
@@ -190,8 +190,9 @@ def check_start(home: Home, options: Options) -> Checked:
     refuse_timesteps_beyond(chosen, options.sources, train_timesteps=inputs.facts.num_train_timesteps)
     _refuse_too_few_layers(chosen, options.sources, inputs)
     if home.record is None:
-        chosen = _with_buckets_decided(chosen, inputs.pictures, as_before=begins_from is not None)
+        chosen = with_buckets_decided(chosen, inputs.pictures, as_before=begins_from is not None)
         options = replace(options, train=chosen)
+        refuse_masks_that_are_not_there(chosen, options.sources, inputs.pictures)
     plan = _plan(home, chosen, inputs)
     steps = chosen.training.max_train_steps or plan.steps_for_epochs(chosen.training.num_train_epochs)
     refuse_endless_warmup(chosen, options.sources, max_train_steps=steps)
@@ -216,16 +217,6 @@ def _plan(home: Home, options: TrainOptions, inputs: Inputs) -> Plan:
         buckets=buckets_for(inputs.pictures, buckets_of(data)),
         block_size=math.gcd(block_size, batch_size),
     )
-
-
-def _with_buckets_decided(options: TrainOptions, pictures: PictureSet, *, as_before: bool) -> TrainOptions:
-    """Not said: buckets for pictures that belong in several, unless a run of Diffusers' script goes on `as_before`."""
-    data = options.data
-    if data.use_aspect_ratio_buckets is not None:
-        return options
-    are_several = len(set(buckets_for(pictures, wished_buckets(data)))) > 1 and not as_before
-    is_wished = data.aspect_ratio_buckets is not None or are_several
-    return with_values(options, {"use_aspect_ratio_buckets": is_wished})
 
 
 def refuse_words_in_no_prompt(options: TrainOptions, sources: Mapping[str, str], prompts: Sequence[str]) -> None:
@@ -368,13 +359,6 @@ def with_absolute_folders(given: GivenOptions) -> GivenOptions:
         if name in given.values and Path(str(given.values[name])).is_dir()
     }
     return replace(given, values={**given.values, **folders})
-
-
-def _with_a_seed(options: TrainOptions) -> TrainOptions:
-    """Without --seed one is drawn at the first start and kept: an unseeded run resumes as exactly as any."""
-    if options.training.seed is not None:
-        return options
-    return with_values(options, {"seed": secrets.randbelow(2**32)})
 
 
 def _other_model(then: Mapping[str, str], now: Mapping[str, str], options: TrainOptions) -> str:

@@ -26,10 +26,10 @@ def is_at_hand(options: TrainOptions) -> bool:
 
 def scan_source(options: TrainOptions, *, skip_bad: bool) -> PictureSet:
     """The pictures with their prompts. Raises BadInput for what is missing, unreadable or wrong in it."""
-    data = options.data
+    data, masks = options.data, options.loss.masked_training
     if data.dataset_name is None:
         assert data.instance_data_dir is not None, "contradictions are refused before"
-        return scan_pictures(Path(data.instance_data_dir), prompt=data.instance_prompt, skip_bad=skip_bad)
+        return scan_pictures(Path(data.instance_data_dir), prompt=data.instance_prompt, skip_bad=skip_bad, masks=masks)
     folder, columns = Path(data.dataset_name), Columns(image=data.image_column, caption=data.caption_column)
     if folder.is_dir() and is_picture_folder(folder):
         if data.dataset_config_name is not None:
@@ -38,7 +38,7 @@ def scan_source(options: TrainOptions, *, skip_bad: bool) -> PictureSet:
                 where=f"--dataset_config_name {data.dataset_config_name}",
                 fix="leave it out",
             )
-        return scan_captioned(folder, columns, prompt=data.instance_prompt, skip_bad=skip_bad)
+        return scan_captioned(folder, columns, prompt=data.instance_prompt, skip_bad=skip_bad, masks=masks)
     return load_dataset_pictures(
         data.dataset_name,
         columns,
@@ -47,4 +47,5 @@ def scan_source(options: TrainOptions, *, skip_bad: bool) -> PictureSet:
         keep=default_cache_file().with_name(_KEPT),
         prompt=data.instance_prompt,
         skip_bad=skip_bad,
+        masks=bool(masks),
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dreambooth_resume.config.messages import plain as plain_value
 from dreambooth_resume.data.buckets import summary
 from dreambooth_resume.data.class_images import ClassPictures
+from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.runs.adoption import Adoption
 from dreambooth_resume.runs.entries import Adopt, CheckpointRef, SkippedSteps
@@ -37,9 +38,16 @@ def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str)
         f"{_count(len(pictures.pictures), 'picture')}{skipped}, {_count(steps, 'step')} of "
         f"{_count(plan.batch_size, 'sample')} "
         f"({epochs:.1f} epochs), base model {inputs.source.name}\n"
-        f"{ridden}{_buckets(plan)}"
+        f"{ridden}{_buckets(plan)}{_masks(pictures)}"
         f"Home {storage.describe()}: {fencing}"
     )
+
+
+def _masks(pictures: PictureSet) -> str:
+    """How many pictures have one, as a line with its end; nothing where none has."""
+    if not pictures.masked:
+        return ""
+    return f"Masks: {pictures.masked} of {_count(len(pictures.pictures), 'picture')}; the others are trained whole\n"
 
 
 def _buckets(plan: Plan) -> str:

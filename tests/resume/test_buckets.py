@@ -1,12 +1,14 @@
-"""Aspect-ratio buckets: killed and resumed, every byte is an undisturbed run's."""
+"""Aspect-ratio buckets and masks: killed and resumed, every byte is an undisturbed run's."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageDraw
 
 from tests.resume.conftest import Undisturbed
 from tests.resume.harness import KILLED, Bench, log_of, result_digests
@@ -16,9 +18,11 @@ BUCKETS: dict[str, object] = {
     "center_crop": False,
     "random_flip": True,
 }
+MASKS: dict[str, object] = {"masked_training": True, "unmasked_weight": 0.2}
 VARIANTS: dict[str, dict[str, object]] = {
     "repeats_accumulation_prior_own_list": {
         **BUCKETS,
+        **MASKS,
         "aspect_ratio_buckets": "32,32;32,40;48,32",
         "repeats": 3,
         "train_batch_size": 2,
@@ -28,23 +32,64 @@ VARIANTS: dict[str, dict[str, object]] = {
         "num_class_images": 2,
         "prior_loss_weight": 0.5,
     },
-    "free_crops_two_loaders": {**BUCKETS, "cache_latents": False, "dataloader_num_workers": 2},
+    "free_crops_two_loaders": {**BUCKETS, **MASKS, "cache_latents": False, "dataloader_num_workers": 2},
 }
 
 
+@pytest.fixture(scope="module")
+def masked_pictures(bench: Bench) -> Path:
+    """The test pictures: one with a mask beside it, one that is transparent around its middle, one with neither."""
+    folder = bench.folder / "masked-pictures"
+    shutil.copytree(bench.pictures, folder)
+    first, second, _ = sorted(folder.iterdir())
+    mask = Image.new("L", Image.open(first).size)
+    ImageDraw.Draw(mask).ellipse((40, 20, 140, 150), fill=255)
+    mask.save(folder / f"{first.stem}-mask.png")
+    picture = Image.open(second)
+    alpha = Image.new("L", picture.size)
+    ImageDraw.Draw(alpha).ellipse((30, 20, 120, 150), fill=255)
+    picture.putalpha(alpha)
+    picture.save(second)
+    return folder
+
+
 @pytest.mark.parametrize("name", VARIANTS)
-def test_killed_once_ends_in_the_same_bytes(name: str, bench: Bench, undisturbed: Undisturbed, home: Path) -> None:
-    changed = VARIANTS[name]
+def test_killed_once_ends_in_the_same_bytes_without_the_folder(
+    name: str, bench: Bench, masked_pictures: Path, undisturbed: Undisturbed, home: Path
+) -> None:
+    """The pictures, and their masks, come from the home then."""
+    folder = home.with_name("pictures")
+    shutil.copytree(masked_pictures, folder)
+    changed = {**VARIANTS[name], "instance_data_dir": folder}
     process = bench.start(home, **changed)  # type: ignore[arg-type]
     process.wait_for_step(3)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     assert recorded(home)["use_aspect_ratio_buckets"] is True
+    shutil.rmtree(folder)
     resumed = bench.run(home, **changed)
     assert log_of(home).highest_attempt == 2
     assert "Resuming" in resumed.output()
     assert " buckets: " in resumed.output()
-    assert result_digests(home) == undisturbed(**changed)
+    assert "Masks: 2 of 3 pictures" in resumed.output()
+    assert result_digests(home) == undisturbed(**{**changed, "instance_data_dir": masked_pictures})
+
+
+def test_masked_training_without_a_mask_and_masks_that_changed_are_refused(
+    bench: Bench, masked_pictures: Path, home: Path
+) -> None:
+    process = bench.start(home, **MASKS)  # type: ignore[arg-type]
+    assert process.wait() == 2
+    assert "none of the 3 pictures has a mask" in process.output()
+    folder = home.with_name("pictures")
+    shutil.copytree(masked_pictures, folder)
+    changed = {**BUCKETS, **MASKS, "instance_data_dir": folder, "max_train_steps": 2}
+    bench.run(home, **changed)
+    (mask,) = folder.glob("*-mask.png")
+    Image.new("L", Image.open(mask).size, 255).save(mask)
+    process = bench.start(home, **{**changed, "max_train_steps": 4})
+    assert process.wait() == 78
+    assert f"(mask changed: {mask.name.replace('-mask', '')})" in process.output()
 
 
 def test_shapes_that_differ_turn_buckets_on_and_other_portions_keep_the_samples(

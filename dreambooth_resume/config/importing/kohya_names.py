@@ -49,6 +49,7 @@ SAME: dict[str, str] = {
     "keep_tokens": "keep_tokens",
     "caption_dropout_rate": "caption_dropout",
     "enable_bucket": "use_aspect_ratio_buckets",
+    "alpha_mask": "masked_training",
     "huggingface_token": "hub_token",
 }
 """Their name -> ours, with the value as it is."""
@@ -61,6 +62,7 @@ OTHERWISE: dict[str, str] = {
     "min_snr_gamma": "class pictures are not weighted here",
     "save_every_n_steps": "every one of them can be resumed here",
     "sample_every_n_epochs": "here also after the first epoch",
+    "alpha_mask": "outside of it the loss counts 0.1 here, by unmasked_weight, and each picture as much as any other",
     "flip_aug": "drawn for each step here, and kept in the cache as a variant",
 }
 """Of SAME: what differs about it, to be said."""
@@ -89,7 +91,6 @@ ANYWAY: dict[str, str] = {
 
 NOTHING: dict[str, str] = {
     "adaptive_noise_scale": "noise adapted to the latents",
-    "alpha_mask": "transparency as a mask of the loss",
     "async_upload": "uploads never wait here",
     "base_weights": "LoRAs merged into the base model before the training",
     "base_weights_multiplier": "LoRAs merged into the base model before the training",
@@ -105,7 +106,7 @@ NOTHING: dict[str, str] = {
     "caption_tag_dropout_rate": "dropping single tags",
     "clip_skip": "kohya's SDXL script ignores it, so nothing is lost",
     "color_aug": "changed colours",
-    "conditioning_data_dir": "pictures as masks; nothing is masked by a folder here",
+    "conditioning_data_dir": "a folder of masks: put them beside the pictures as NAME-mask.png: masked_training",
     "cpu_offload_checkpointing": "activations in main memory",
     "custom_attributes": "attributes of a subset",
     "dataset_class": "a data set in Python",
@@ -143,7 +144,7 @@ NOTHING: dict[str, str] = {
     "lr_scheduler_min_lr_ratio": "a least learning rate",
     "lr_scheduler_timescale": "the inverse square root's scale",
     "lr_scheduler_type": "a scheduler by its import path",
-    "masked_loss": "masked training",
+    "masked_loss": "masks are files beside the pictures here, NAME-mask.png: masked_training",
     "max_bucket_reso": "the longest side of a bucket",
     "max_token_length": "prompts have the 77 tokens of SDXL's text encoders",
     "max_validation_steps": "the length of a validation",

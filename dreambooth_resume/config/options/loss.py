@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, any_case, refused
+from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, any_case, applied, never, refused
 
 LossType = Literal["l2", "l1", "huber", "smooth_l1"]
 HuberSchedule = Literal["snr", "exponential", "constant"]
@@ -14,6 +14,7 @@ WeightingScheme = Literal["none", "logit_normal", "mode"]
 BiasStrategy = Literal["none", "earlier", "later", "range"]
 
 _LOSS = "all steps of a run minimise one loss; start a new run"
+_MASKS = "a run keeps its masks, or trains without; start a new run"
 _DRAWS = "all steps of a run draw their noise in one way; start a new run"
 
 
@@ -41,6 +42,17 @@ class LossOptions(BaseModel):
     debiased_estimation_loss: Annotated[bool, refused(_LOSS)] = False
     """Weight the loss by 1 / sqrt(signal-to-noise ratio): noisy pictures count more, clear ones less. Class pictures
     are weighted, too, as kohya does. Not with snr_gamma."""
+
+    masked_training: Annotated[bool | None, never(_MASKS, null_is_unset=True)] = None
+    """Train what a mask marks: NAME-mask.png beside NAME.jpg, white on black, or else the picture's own transparency. A
+    picture with neither is trained whole. Masks are copied into the run's home. Off (null is off): a mask's file is
+    passed over."""
+
+    unmasked_weight: Annotated[
+        float, FINITE, Field(ge=0, le=1), applied("what lies outside the masks counts so much from the next step on")
+    ] = 0.1
+    """With masked_training, how much the loss outside a mask counts beside the loss inside. A picture's weights are
+    divided by their mean, so a small mask weighs as much as a large one."""
 
     do_edm_style_training: Annotated[bool, refused(_LOSS)] = False
     """Train in the EDM formulation: the denoised picture is compared, weighted by its noise level. Not with snr_gamma.
