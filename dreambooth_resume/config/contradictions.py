@@ -25,6 +25,17 @@ _PRIOR = (
     "sample_batch_size",
 )
 
+_OF_THE_FILE = (
+    "lora_layers",
+    "lora_unet_blocks",
+    "use_blora",
+    "conv_dim",
+    "conv_alpha",
+    "rank_pattern",
+    "alpha_pattern",
+    "use_dora",
+)
+
 POLYNOMIAL_END = 1e-7
 """Where Diffusers' polynomial schedule ends, whatever it starts from."""
 
@@ -40,6 +51,8 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
             fix="start one process; --gradient_accumulation_steps makes up for the batch",
         )
     refuse_optimizer_contradictions(options, sources)
+    if options.lora.network_weights is not None:
+        _refuse_layers_beside_a_lora(options, sources)
     if options.training.quantised_base is not None and options.lora.use_dora:
         raise BadInput(
             f"use_dora does not go with base_precision {options.training.quantised_base}: it needs the lengths of the "
@@ -57,6 +70,22 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
             "names a wish to go back, but no step to go back to",
             where=sources.get("resume_request_id"),
             fix="add --resume STEP, or leave it out",
+        )
+
+
+def _refuse_layers_beside_a_lora(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    for name in _OF_THE_FILE:
+        if getattr(options.lora, name) != OPTIONS[name].default:
+            raise BadInput(
+                f"{name} does not go with network_weights, whose file says which layers there are, and how strong",
+                where=sources.get(name, name),
+                fix="leave one of the two out",
+            )
+    if options.checkpoints.seed_folder is not None:
+        raise BadInput(
+            "a run begins from a LoRA or from a checkpoint of Diffusers' script, not from both",
+            where=sources.get("network_weights"),
+            fix="leave one of the two out",
         )
 
 

@@ -12,7 +12,6 @@ LATER: dict[str, str] = {
     "caption_dropout": "dropping captions at random",
     "keep_best": "keeping the best checkpoint",
     "keep_tokens": "the tags that a caption keeps in front when it is shuffled",
-    "network_weights": "starting from an existing LoRA",
     "notify": "messages to a web hook",
     "validation_data_dir": "a validation loss on held-out pictures",
 }

@@ -62,6 +62,17 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExistingLora:
+    """A LoRA that was trained elsewhere: its matrices by the names of a run's parameters, float32, and their sizes.
+
+    `sizes` are those of `LoraSpec.sizes`, of every part that the file has.
+    """
+
+    values: Mapping[str, torch.Tensor]
+    sizes: Mapping[str, Mapping[str, LayerSize]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EdmSchedule:
     """Noise levels for training in the EDM formulation (Karras et al. 2022, arXiv:2206.00364), largest first.
 
@@ -262,6 +273,10 @@ class Family(Protocol):
 
     def adapter_parameters(self, source: ModelSource, spec: LoraSpec, *, text_encoders: bool = False) -> int:
         """How many numbers such an adapter has, from the headers of the weight files."""
+        ...
+
+    def read_adapter(self, source: ModelSource, body: bytes, *, where: str) -> ExistingLora:
+        """A LoRA file, of this program or another. Raises BadInput for what isn't one for this model."""
         ...
 
     def prompt_key(self, digests: SourceDigests) -> str:

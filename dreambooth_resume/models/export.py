@@ -85,7 +85,7 @@ class Header:
     alphas: Mapping[str, Mapping[str, float]]
 
     def alpha(self, part: str, layer: str) -> float:
-        return float(self.alphas[part].get(layer, self.base[part].alpha))
+        return float(self.alphas[part].get(layer.removeprefix("text_model."), self.base[part].alpha))
 
 
 def read_header(metadata: Mapping[str, str]) -> Header:

@@ -125,6 +125,17 @@ def _start_magnitudes(module: torch.nn.Module, parameters: Mapping[str, torch.nn
                 parameter.copy_(lengths.reshape(parameter.shape))
 
 
+def begin_from(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
+    """Overwrite the start values of the parameters that `values` has; the others keep theirs.
+
+    Raises ValueError for a name that the adapter lacks, and for another shape.
+    """
+    unknown = sorted(values.keys() - parameters.keys())
+    if unknown:
+        raise ValueError(f"the LoRA to begin from has {unknown[0]}, which this model has not")
+    load_parameters({name: parameters[name] for name in values}, values)
+
+
 def load_parameters(parameters: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
     """Overwrite the adapter's values in place. Raises ValueError unless names, shapes and dtypes are the same."""
     if parameters.keys() != values.keys():

@@ -27,6 +27,8 @@ class Pins(Record):
     """The Hub's commit of the base model; None for a folder."""
     vae_commit: str | None = None
     dataset: str
+    network_weights: str | None = None
+    """SHA-256 of the LoRA file that the run began from, which lies in inputs/; None for a fresh start."""
     class_pictures: str | None = None
     """The class pictures that were found in a folder; None without prior preservation."""
 

@@ -31,8 +31,9 @@ from dreambooth_resume.data.samples import (
 )
 from dreambooth_resume.data.transforms import CropOptions, FloatArray
 from dreambooth_resume.errors import BadInput
-from dreambooth_resume.models.base import Encoders, Family, ModelFacts
+from dreambooth_resume.models.base import Encoders, ExistingLora, Family, ModelFacts
 from dreambooth_resume.models.digests import SourceDigests
+from dreambooth_resume.models.lora import begin_from
 from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.new_words import new_words
 from dreambooth_resume.models.source import ModelSource
@@ -78,6 +79,8 @@ class Assignment:
     facts: ModelFacts
     digests: SourceDigests
     lora: LoraSpec
+    existing: ExistingLora | None = None
+    """The LoRA that the run begins from, if it isn't a fresh one."""
     smaller_micro_batch: SmallerMicroBatch | None = None
     """What the run's log says of a device that ran out of memory."""
     class_pictures: ClassPictures | None = None
@@ -154,6 +157,8 @@ def build_parts(
     reporter.message(f"Loading {what}.")
     loaded = _load(assignment, device)
     _say_what_is_trained_until_when(assignment, reporter)
+    if assignment.existing is not None:
+        begin_from(loaded.parameters, assignment.existing.values)
     optimizer = Optimizer(
         parameter_groups(options, loaded.parameters_by_part(), max_train_steps=assignment.max_train_steps),
         options.optimization,

@@ -31,6 +31,7 @@ from dreambooth_resume.runs.home import (
     log_number,
 )
 from dreambooth_resume.runs.home import note_kind as kind_of_note
+from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.storage.base import Storage, StoredObject
 
 KeyKind = Literal[
@@ -147,6 +148,9 @@ def named_pictures(storage: Storage) -> frozenset[str] | None:
     ridden = read_list(storage, CLASS_INPUTS_LIST)
     lists = [stored] if ridden is None else [stored, ridden]
     named = {sha256 for one in lists for picture in one.pictures for sha256 in picture.digests}
+    record = read_record(storage)
+    if record is not None and record.pins.network_weights is not None:
+        named.add(record.pins.network_weights)
     return frozenset(named | set(noted_pictures(storage)))
 
 

@@ -25,7 +25,7 @@ from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.errors import BadInput, RefusedToGoOn
-from dreambooth_resume.models.base import Family, ModelFacts
+from dreambooth_resume.models.base import ExistingLora, Family, ModelFacts
 from dreambooth_resume.models.digests import SourceDigests, default_cache_file, digest_files
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
@@ -34,8 +34,9 @@ from dreambooth_resume.models.new_words import new_words
 from dreambooth_resume.models.source import ModelSource, resolve_source
 from dreambooth_resume.runs.adoption import LATEST
 from dreambooth_resume.runs.entries import ChangedOption
-from dreambooth_resume.workflows.adapter import adapter_of
+from dreambooth_resume.workflows.adapter import adapter_of, with_its_size
 from dreambooth_resume.workflows.class_pictures import class_picture_bytes, find_class_pictures
+from dreambooth_resume.workflows.existing import StartingWeights, find_weights
 from dreambooth_resume.workflows.first_start import decided, refuse_masks_that_are_not_there, with_buckets_decided
 from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
@@ -101,6 +102,10 @@ class Inputs:
     digests: SourceDigests
     datasets: DataSets
     lora: LoraSpec
+    weights: StartingWeights | None = None
+    """The LoRA file that the run begins from."""
+    existing: ExistingLora | None = None
+    """What it holds."""
     class_pictures: ClassPictures | None = None
     shots: FoundShots = field(default_factory=FoundShots)
 
@@ -191,6 +196,9 @@ def check_start(home: Home, options: Options) -> Checked:
     _refuse_too_few_layers(chosen, options.sources, inputs)
     if home.record is None:
         chosen = with_buckets_decided(chosen, inputs.pictures, as_before=begins_from is not None)
+        if inputs.existing is not None:
+            chosen = with_its_size(chosen, options.sources, inputs.existing)
+            inputs = replace(inputs, lora=adapter_of(chosen, inputs.family, inputs.source, existing=inputs.existing))
         options = replace(options, train=chosen)
         refuse_masks_that_are_not_there(chosen, options.sources, inputs.pictures)
     plan = _plan(home, chosen, inputs)
@@ -286,13 +294,17 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
     digests = digest_files(source.files, cache_file=default_cache_file())
     if pins is not None and pins.base_model != dict(digests.files):
         raise RefusedToGoOn(_other_model(pins.base_model, digests.files, options))
+    weights = find_weights(home, options)
+    existing = None if weights is None else family.read_adapter(source, weights.body, where=weights.where)
     return Inputs(
         source=source,
         family=family,
         facts=facts,
         digests=digests,
         datasets=datasets,
-        lora=adapter_of(options, family, source),
+        lora=adapter_of(options, family, source, existing=existing),
+        weights=weights,
+        existing=existing,
         class_pictures=class_pictures,
         shots=shots,
     )

@@ -34,6 +34,7 @@ from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.seed import ScriptState, read_script_state, refuse_misfit
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.attempt import Attempt, run_attempt
+from dreambooth_resume.workflows.existing import store_weights
 from dreambooth_resume.workflows.home import Home, stage_of
 from dreambooth_resume.workflows.preflight import Checked, Options, as_json
 from dreambooth_resume.workflows.trackers import Shown
@@ -59,7 +60,7 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter, meter: Meter) 
     if checked.begins_from is not None:
         mine = mine.model_copy(update={"seeded_from": checked.begins_from.origin})
     run_record = home.record or patiently(
-        lambda: _begin(home, mine, options.train), tell=reporter.message, should_stop=watcher.should_stop
+        lambda: _begin(home, mine, checked), tell=reporter.message, should_stop=watcher.should_stop
     )
     watcher.leave_if_asked("getting ready")
     differing = compare_fingerprints(run_record.numerics, ready.numerics)
@@ -174,6 +175,7 @@ def _get_ready(checked: Checked) -> _Ready:
             facts=inputs.facts,
             digests=inputs.digests,
             lora=inputs.lora,
+            existing=inputs.existing,
             class_pictures=inputs.class_pictures,
             shots=inputs.shots.shots,
         ),
@@ -182,6 +184,7 @@ def _get_ready(checked: Checked) -> _Ready:
             base_commit=inputs.source.commit,
             vae_commit=inputs.source.vae_commit,
             dataset=inputs.datasets.first,
+            network_weights=inputs.weights.sha256 if inputs.weights else None,
             class_pictures=dataset_fingerprint(inputs.class_pictures.found) if inputs.class_pictures else None,
         ),
         accelerator=accelerator,
@@ -218,8 +221,11 @@ def _new_record(ready: _Ready) -> RunRecord:
     )
 
 
-def _begin(home: Home, mine: RunRecord, options: TrainOptions) -> RunRecord:
+def _begin(home: Home, mine: RunRecord, checked: Checked) -> RunRecord:
     """Write the new run's record. Raises BadInput, or ComeBack with --resume, if somebody else was first."""
+    options, weights = checked.options.train, checked.inputs.weights
+    if weights is not None:
+        store_weights(home.storage, weights)
     stored = write_record(home.storage, mine)
     if stored.run_id != mine.run_id:
         if options.checkpoints.resume_from_checkpoint is not None:

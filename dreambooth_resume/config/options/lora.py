@@ -8,7 +8,16 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
-from dreambooth_resume.config.options.declaration import FINITE, SECTION_CONFIG, applied, free, never, refused
+from dreambooth_resume.config.options.declaration import (
+    FINITE,
+    NOT_BLANK,
+    SECTION_CONFIG,
+    TILDE_EXPANDED,
+    applied,
+    free,
+    never,
+    refused,
+)
 
 BLORA_BLOCKS = ("up_blocks.0.attentions.0", "up_blocks.0.attentions.1")
 """Of B-LoRA (Frenkel et al. 2024, arXiv:2403.14572): what is in a picture, and its style."""
@@ -93,6 +102,11 @@ class LoraOptions(BaseModel):
     use_dora: Annotated[bool, never("a DoRA has weights that a LoRA lacks; start a new run")] = False
     """Train the length of each row of the layers' weights apart from its direction (DoRA): often better at a low rank,
     slower."""
+
+    network_weights: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
+    """LoRA to begin from, in place of a fresh one: a .safetensors of dbr, Diffusers or kohya's scripts, whose layers,
+    ranks and alphas are taken. It is copied into the home, so a resume needs it no more. The optimizer starts fresh,
+    at step 0."""
 
     lora_layers: Annotated[
         str | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_resume.errors import BadInput
-from dreambooth_resume.models.base import BasePrecision, LatentScale, ModelFacts, PredictionType
+from dreambooth_resume.models.base import BasePrecision, ExistingLora, LatentScale, ModelFacts, PredictionType
 from dreambooth_resume.models.lora_layers import LayerChoice, Layers, LayerSize, LoraSpec, layer_sizes, size_of
 from dreambooth_resume.models.source import MODEL_FLAG, VAE_FLAG, Component, ModelSource, read_json
 
@@ -83,12 +83,7 @@ class SdxlFamily:
     ) -> dict[str, dict[str, LayerSize]]:
         if choice.is_usual:
             return {}
-        shapes = {
-            name.removesuffix(".weight"): tuple(shape)
-            for name, shape in _weight_shapes(source, "unet")
-            if name.endswith(".weight") and len(shape) in _ADAPTED_DIMENSIONS and name.startswith(_BLOCKS)
-        }
-        found = Layers(shapes=shapes, usual=LORA_TARGET_MODULES, conv_blocks=_CONV_BLOCKS)
+        found = Layers(shapes=_adapted_shapes(source), usual=LORA_TARGET_MODULES, conv_blocks=_CONV_BLOCKS)
         return {"unet": layer_sizes(found, choice, rank=rank, alpha=alpha)}
 
     def adapter_parameters(self, source: ModelSource, spec: LoraSpec, *, text_encoders: bool = False) -> int:
@@ -104,6 +99,12 @@ class SdxlFamily:
                 if size is not None or (not sizes and name.endswith(ends)):
                     total += size_of(tuple(shape), size.rank if size else spec.rank, dora=spec.dora)
         return total
+
+    def read_adapter(self, source: ModelSource, body: bytes, *, where: str) -> ExistingLora:
+        from dreambooth_resume.models.sdxl.existing import read_existing
+
+        unet_config = read_json(source.folder / "unet" / "config.json")
+        return read_existing(body, where=where, unet_config=unet_config, shapes=_adapted_shapes(source))
 
     def prompt_key(self, digests: SourceDigests) -> str:
         return digests.of("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -236,6 +237,15 @@ def _prediction_type(source: ModelSource) -> PredictionType:
         where=f"{MODEL_FLAG} {source.name}",
         fix="choose another model",
     )
+
+
+def _adapted_shapes(source: ModelSource) -> dict[str, tuple[int, ...]]:
+    """The UNet's layers that can get an adapter, with the shapes of their weights."""
+    return {
+        name.removesuffix(".weight"): tuple(shape)
+        for name, shape in _weight_shapes(source, "unet")
+        if name.endswith(".weight") and len(shape) in _ADAPTED_DIMENSIONS and name.startswith(_BLOCKS)
+    }
 
 
 def _weight_shapes(source: ModelSource, component: str) -> list[tuple[str, list[int]]]:
