@@ -55,7 +55,7 @@ from dreambooth_resume.training.trainer import Trainer
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.changes import rate_of, what_changes
 from dreambooth_resume.workflows.hub_mirror import HubMirror, open_mirror
-from dreambooth_resume.workflows.preflight import save_interval
+from dreambooth_resume.workflows.room import save_interval
 from dreambooth_resume.workflows.shots import store_shots
 from dreambooth_resume.workflows.trackers import Shown, open_trackers, shown_values
 

@@ -35,29 +35,17 @@ from dreambooth_resume.models.source import ModelSource, resolve_source
 from dreambooth_resume.runs.adoption import LATEST
 from dreambooth_resume.runs.entries import ChangedOption
 from dreambooth_resume.workflows.adapter import adapter_of, with_its_size
-from dreambooth_resume.workflows.class_pictures import class_picture_bytes, find_class_pictures
+from dreambooth_resume.workflows.class_pictures import find_class_pictures
 from dreambooth_resume.workflows.existing import StartingWeights, find_weights
 from dreambooth_resume.workflows.first_start import decided, refuse_masks_that_are_not_there, with_buckets_decided
 from dreambooth_resume.workflows.home import Home
 from dreambooth_resume.workflows.packages import refuse_missing_packages
 from dreambooth_resume.workflows.pictures import DataSets, buckets_for, find_datasets
+from dreambooth_resume.workflows.room import check_room
 from dreambooth_resume.workflows.seeding import Seed, find_seed
 from dreambooth_resume.workflows.shots import FoundShots, find_shots
 from dreambooth_resume.workflows.trackers import check_trackers
 
-# The LoRA file and the float32 masters are four bytes a parameter each; so is each of AdamW's two moments, each of
-# prodigy's two and the two that it compares; 8-bit moments are one byte, and four for each block of 256. Lion has one
-# moment, Adafactor next to none, and schedule-free AdamW a second set of weights and one moment.
-_CHECKPOINT_BYTES_PER_PARAMETER = {
-    "AdamW": 16,
-    "AdamW8bit": 11,
-    "prodigy": 24,
-    "Lion": 12,
-    "Adafactor": 10,
-    "AdamWScheduleFree": 16,
-}
-_EMA_BYTES_PER_PARAMETER = 4
-_SPARE_BYTES = 64 * 2**20
 _FOLDERS = (
     "pretrained_model_name_or_path",
     "pretrained_vae_model_name_or_path",
@@ -65,8 +53,6 @@ _FOLDERS = (
     "class_data_dir",
     "dataset_name",
 )
-DEFAULT_INTERVAL_STEPS = 500
-DEFAULT_INTERVAL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +191,7 @@ def check_start(home: Home, options: Options) -> Checked:
     steps = chosen.training.max_train_steps or plan.steps_for_epochs(chosen.training.num_train_epochs)
     refuse_endless_warmup(chosen, options.sources, max_train_steps=steps)
     _check_length(home, chosen, max_train_steps=steps)
-    _check_room(home, chosen, inputs, max_train_steps=steps)
+    check_room(home, chosen, inputs, max_train_steps=steps)
     return Checked(home=home, options=options, inputs=inputs, plan=plan, max_train_steps=steps, begins_from=begins_from)
 
 
@@ -239,17 +225,6 @@ def refuse_words_in_no_prompt(options: TrainOptions, sources: Mapping[str, str],
             fix=f'write it where the subject is meant, such as --instance_prompt "a photo of {missing[0]} dog" (now: '
             f'"{prompt}"), or name another word: --token_abstraction WORD',
         )
-
-
-def save_interval(options: TrainOptions) -> tuple[int | None, float | None]:
-    """Steps and seconds between two saves, whichever comes first; None: not by that.
-
-    Neither given: 500 steps, as in Diffusers' script, or 60 s, so that a kill costs a minute and not an hour.
-    """
-    steps, seconds = options.checkpoints.checkpointing_steps, options.checkpoints.checkpointing_seconds
-    if steps is None and seconds is None:
-        return DEFAULT_INTERVAL_STEPS, DEFAULT_INTERVAL_SECONDS
-    return steps, seconds
 
 
 def changes_for_the_log(changes: Sequence[OptionChange], now: Mapping[str, JsonValue]) -> tuple[ChangedOption, ...]:
@@ -333,36 +308,6 @@ def _check_length(home: Home, options: TrainOptions, *, max_train_steps: int) ->
         )
 
 
-def _check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_steps: int) -> None:
-    """Raises BadInput if the home's disk has less room than the run will fill."""
-    free = home.storage.free_bytes()
-    if free is None:
-        return
-    parameters = inputs.family.adapter_parameters(
-        inputs.source, inputs.lora, text_encoders=options.lora.train_text_encoder
-    )
-    each = _CHECKPOINT_BYTES_PER_PARAMETER[options.optimization.optimizer_kind]
-    checkpoint = parameters * (each + (_EMA_BYTES_PER_PARAMETER if options.ema.use_ema else 0))
-    steps, _ = save_interval(options)
-    # By seconds alone: at most one a step, which nobody can foretell, so no more than a limit's worth is asked for.
-    kept = -(-max_train_steps // steps) if steps else 1
-    limit = options.checkpoints.checkpoints_total_limit
-    # The old checkpoint goes only when the new one is durable, so there is one more than the limit for a moment.
-    at_once = min(kept, limit + 1) if limit else kept
-    already = len(home.log.last.state.live) if home.log.last else 0
-    pictures = sum(one.size_bytes for _, one in inputs.datasets.to_store) if options.data.store_inputs else 0
-    pictures += class_picture_bytes(home, inputs.class_pictures, side=inputs.facts.picture_side)
-    needed = max(0, at_once - already) * checkpoint + pictures + _SPARE_BYTES
-    fewer = ", or keep fewer: --checkpoints_total_limit 2" if at_once > 3 else ""
-    if free < needed:
-        count = f"{at_once} checkpoint{'s' if at_once > 1 else ''} of {_megabytes(checkpoint)}"
-        raise BadInput(
-            f"{_megabytes(needed)} will be needed ({count}, pictures, log), and {_megabytes(free)} are free",
-            where=home.place.flag,
-            fix=f"make room, or name another folder{fewer}",
-        )
-
-
 def with_absolute_folders(given: GivenOptions) -> GivenOptions:
     """Folders that are there, by their absolute paths: the run may be resumed from another working directory."""
     folders = {
@@ -388,7 +333,3 @@ def _progress(home: Home) -> str:
         return "not yet trained"
     done = "finished, " if home.log.finished else ""
     return f"{done}step {state.step} of {state.max_train_steps}"
-
-
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.0f} MB"
