@@ -19,7 +19,7 @@ from dreambooth_resume.config.change_policy import refuse_if_refused
 from dreambooth_resume.config.contradictions import refuse_cost_without_price
 from dreambooth_resume.config.load import GivenOptions, parse_train
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.config.schema import is_secret
+from dreambooth_resume.config.schema import flatten, is_secret
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.inputs import CLASS_INPUTS_LIST, store_inputs
 from dreambooth_resume.errors import BadInput, HolderAlive
@@ -41,23 +41,20 @@ from dreambooth_resume.workflows.home import (
     refuse_half_a_fork,
     s3_settings,
 )
+from dreambooth_resume.workflows.launched import live_jobs
 from dreambooth_resume.workflows.packages import extras_for
 from dreambooth_resume.workflows.pictures import find_datasets
 from dreambooth_resume.workflows.preflight import choose_options
 from dreambooth_resume.workflows.supervise import home_words
 
-_OF_THIS_MACHINE = ("output_dir", "stage_dir", "cache_dir", "logging_dir")
-_PATHS = (
-    "pretrained_model_name_or_path",
-    "pretrained_vae_model_name_or_path",
-    "instance_data_dir",
-    "class_data_dir",
-    "dataset_name",
-    "stage_dir",
-    "cache_dir",
-    "logging_dir",
-    "notice_file",
-)
+COPIED = ("instance_data_dir", "class_data_dir", "dataset_name")
+"""Options that name folders whose pictures a launch puts into the home."""
+NEEDED_THERE = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "validation_prompts_file")
+"""Options that may name what only this machine has: refused for a launcher to other machines."""
+LEFT_OUT = ("output_dir", "stage_dir", "cache_dir", "logging_dir")
+"""Options that name folders of this machine: another one has its own."""
+MEANT_THERE = ("notice_file",)
+"""Options that name files of the machine that trains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +100,9 @@ def prepare(where: str, words: Sequence[str], *, settings: Mapping[str, object] 
     options = choose_options(home, _to_resume(given))
     refuse_if_refused(options.changes)
     if not launcher.shares_folders:
-        _refuse_folders(options.train, given, where)
+        _refuse_folders(home, options.train, given, where)
     request = _request(home, given, options.train)
-    _refuse_a_second(home, where)
+    _refuse_a_second(home)
     to_store = _to_store(home, options.train)
     launcher.check(request)
     request = _with_price(request, launcher, given)
@@ -211,7 +208,7 @@ def _words_to_keep(given: GivenOptions, home: Home, launcher: Launcher) -> tuple
     """The options of `dbr train` for the note: neither the home, nor what only this machine has, is among them."""
     left_out = {"storage_uri"} if home.place.is_remote else {"storage_uri", "output_dir"}
     if not launcher.shares_folders:
-        left_out |= set(_OF_THIS_MACHINE)
+        left_out |= set(LEFT_OUT)
     return tuple(word for name, value in given.values.items() if name not in left_out for word in _typed(name, value))
 
 
@@ -226,7 +223,7 @@ def _absolute(given: GivenOptions) -> GivenOptions:
     """Files and folders that are there, by their absolute paths: the run is started from another working directory."""
     found = {
         name: os.path.abspath(str(given.values[name]))  # noqa: PTH100
-        for name in _PATHS
+        for name in (*COPIED, *NEEDED_THERE, *LEFT_OUT, *MEANT_THERE)
         if given.values.get(name) is not None and Path(str(given.values[name])).exists()
     }
     return replace(given, values={**given.values, **found})
@@ -242,16 +239,26 @@ def _refuse_secrets(given: GivenOptions) -> None:
         )
 
 
-def _refuse_folders(options: TrainOptions, given: GivenOptions, where: str) -> None:
+def _refuse_folders(home: Home, options: TrainOptions, given: GivenOptions, where: str) -> None:
     """Raises BadInput for what only this machine has."""
-    for name in ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path"):
-        value = getattr(options.model, name)
-        if value is not None and Path(value).exists():
+    chosen = flatten(options)
+    for name in NEEDED_THERE:
+        value = chosen[name]
+        if value is not None and Path(str(value)).exists():
+            is_model = name.startswith("pretrained")
             raise BadInput(
                 f"{value} is on this machine alone, and {where} has other machines",
                 where=given.sources.get(name, name),
-                fix="name a model of the Hub, such as stabilityai/stable-diffusion-xl-base-1.0",
+                fix="name one of the Hub, such as stabilityai/stable-diffusion-xl-base-1.0"
+                if is_model
+                else "leave it out",
             )
+    if options.checkpoints.seed_folder is not None and home.record is None:
+        raise BadInput(
+            f"{options.checkpoints.seed_folder} is on this machine alone, and {where} has other machines",
+            where=given.sources.get("resume_from_checkpoint", "resume_from_checkpoint"),
+            fix="begin the run here, with the home in the bucket, and stop it after its first save: then dbr resume",
+        )
     if not options.data.store_inputs:
         raise BadInput(
             f"keeps the pictures on this machine, which a machine of {where} can't see",
@@ -260,7 +267,7 @@ def _refuse_folders(options: TrainOptions, given: GivenOptions, where: str) -> N
         )
 
 
-def _refuse_a_second(home: Home, where: str) -> None:
+def _refuse_a_second(home: Home) -> None:
     """Raises HolderAlive if the run is trained now, or a launch of it waits or runs, as far as that can be seen."""
     address = home.storage.describe()
     summary = summarise(home.storage)
@@ -270,13 +277,11 @@ def _refuse_a_second(home: Home, where: str) -> None:
             f"{at} trains the run in {address} already. Watch it: dbr status {shlex.quote(address)}; end it: dbr stop "
             f"{shlex.quote(address)}"
         )
-    for launch in reversed(read_launches(home.storage)):
-        if launch.job is None or launch.launcher != where:
-            continue
-        status = launcher_named(launch.launcher, launch.settings).look(launch.job)
-        if status.state in ("waiting", "running"):
+    for one in live_jobs(home.storage):
+        if one.launch.job is not None and one.status.state in ("waiting", "running"):
             raise HolderAlive(
-                f"{address} was launched already ({launch.launcher}, {launch.job.name}): {status.because}. Watch it: "
+                f"{address} was launched already ({one.launch.launcher}, {one.launch.job.name}): "
+                f"{one.status.because}. Watch it: "
                 f"dbr status {shlex.quote(address)}; end it: dbr stop {shlex.quote(address)}"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from dreambooth_resume.runs.notes import read_notes
 from dreambooth_resume.storage.local import LocalStorage
 from tests.resume.conftest import Undisturbed
 from tests.resume.harness import TIMEOUT_SECONDS, Bench, result_digests, shown_step
+from tests.resume.s3_home import S3Home
 
 LENGTH = {"max_train_steps": 24, "checkpointing_steps": 4}
 LAUNCHER = LocalLauncher(LocalSettings())
@@ -100,6 +102,29 @@ def test_killed_trainer_and_killed_supervisor_end_in_the_same_bytes(
     assert LAUNCHER.look(job_of(home)).exit_code == 0, output(home)
     assert result_digests(home) == undisturbed(**LENGTH)
     assert [attempt.ending for attempt in read_history(LocalStorage(home))] == ["lost", "lost", "finished"]
+
+
+@pytest.mark.slow
+def test_a_machine_without_the_pictures_begins_from_what_the_launch_put_into_the_bucket(
+    bench: Bench, undisturbed: Undisturbed, s3_home: S3Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(bench.pictures, pictures)
+    s3 = ["--s3-endpoint-url", s3_home.server_url]
+    words = bench.words(tmp_path / "stage", instance_data_dir=pictures, **s3_home.options())
+    with waiting_turn(state_folder(), (), told_to_leave=lambda: False, tell=print):
+        assert main(["launch", "local", *words]) == 0
+        shutil.rmtree(pictures)
+    job = read_launches(s3_home.storage)[-1].job
+    assert job is not None
+    wait_for(lambda: LAUNCHER.look(job).state == "ended", "the end")
+    assert LAUNCHER.look(job).exit_code == 0, "\n".join(LAUNCHER.logs(job, follow=False) or ())
+    assert result_digests(s3_home.storage) == undisturbed()
+    # The machine's own file is gone with the machine: the copy in the home is shown.
+    shutil.rmtree(state_folder() / "launches")
+    capsys.readouterr()
+    assert main(["logs", s3_home.uri, *s3]) == 0
+    assert "Finished: step 6 of 6" in capsys.readouterr().out
 
 
 def test_a_run_that_waits_for_its_turn_is_seen_and_stopped(

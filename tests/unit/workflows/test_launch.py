@@ -1,0 +1,226 @@
+"""A launch to other machines: refused before anything is made, or whole; a start that fails leaves nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from pydantic import BaseModel
+
+from dreambooth_resume.cli.main import main
+from dreambooth_resume.config.options.declaration import free
+from dreambooth_resume.config.schema import OPTIONS
+from dreambooth_resume.data.inputs import INPUTS_LIST
+from dreambooth_resume.errors import BadInput, ComeBack, HolderAlive
+from dreambooth_resume.launch.base import SETTINGS_CONFIG, Job, JobState, JobStatus, LaunchRequest
+from dreambooth_resume.launch.launchers import LAUNCHERS
+from dreambooth_resume.launch.local import LocalLauncher
+from dreambooth_resume.launch.record import read_launches
+from dreambooth_resume.models.tiny_pictures import draw_pictures
+from dreambooth_resume.runs.entries import Price
+from dreambooth_resume.storage.s3 import S3Storage
+from dreambooth_resume.storage.s3_address import S3Settings
+from dreambooth_resume.workflows import launch as launching
+from dreambooth_resume.workflows.launch import prepare, prepare_again, start
+from tests.fakes.s3_server import ENVIRONMENT, shared_server
+
+MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+class FarSettings(BaseModel):
+    """Machines of nobody."""
+
+    model_config = SETTINGS_CONFIG
+
+    zone: Annotated[str, free()] = "here"
+    """Which of them."""
+
+
+class FarLauncher(LocalLauncher):
+    """Machines that see no folder of this one, and belong to it."""
+
+    shares_folders = False
+    needs_package = True
+    owns_machine = True
+    started: list[LaunchRequest] = []  # noqa: RUF012
+    released: list[str] = []  # noqa: RUF012
+    state: JobState = "ended"
+    fails = False
+
+    def __init__(self, settings: FarSettings) -> None:
+        self.settings = settings  # type: ignore[assignment]
+
+    def price(self, request: LaunchRequest) -> Price | None:
+        return Price(per_hour=0.42, on_demand_per_hour=1.2)
+
+    def start(self, request: LaunchRequest) -> Job:
+        if self.fails:
+            raise ComeBack("no machine is free")
+        self.started.append(request)
+        return Job(name=request.name, values={"zone": "here"})
+
+    def look(self, job: Job) -> JobStatus:
+        return JobStatus(state=self.state, because="as the test says")
+
+    def interrupt(self, job: Job) -> bool:
+        return False
+
+    def release(self, job: Job) -> None:
+        self.released.append(job.name)
+
+
+@pytest.fixture(autouse=True)
+def far(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[FarLauncher]]:
+    """A launcher `far`, the S3 server, and a state folder of this test's own."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("HF_TOKEN", "hf_canary-that-nobody-may-see")
+    place = f"{__name__}:"
+    monkeypatch.setitem(LAUNCHERS, "far", (f"{place}FarLauncher", f"{place}FarSettings", "far away"))
+    monkeypatch.setattr("dreambooth_resume.launch.launchers._imported", lambda path: globals()[path.rpartition(":")[2]])
+    yield FarLauncher
+    FarLauncher.started.clear()
+    FarLauncher.released.clear()
+    FarLauncher.state, FarLauncher.fails = "ended", False
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    draw_pictures(tmp_path / "pictures")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def uri() -> str:
+    return shared_server().new_home()
+
+
+def words(pictures: Path, uri: str, *more: str) -> list[str]:
+    return [
+        *("--pretrained_model_name_or_path", MODEL, "--instance_data_dir", str(pictures)),
+        *("--instance_prompt", "a photo of sks robot", "--resolution", "64", "--storage_uri", uri),
+        *("--s3_endpoint_url", shared_server().url, *more),
+    ]
+
+
+def storage_of(uri: str) -> S3Storage:
+    return S3Storage(uri, S3Settings(endpoint_url=shared_server().url))
+
+
+def test_the_home_gets_what_an_empty_machine_needs_and_no_secret(pictures: Path, uri: str) -> None:
+    prepared = prepare("far", words(pictures, uri, "--zone", "b", "--rank", "8", "--output_dir", "out"))
+    storage = storage_of(uri)
+    assert storage.list() == [], "looked at, and nothing made"
+    job = start(prepared, print)
+    (request,) = FarLauncher.started
+    assert request.command[:4] == ("supervise", uri, "--launch", request.launch_id)
+    assert "--price_per_hour" in request.command
+    assert request.package is not None
+    kept = {found.key: storage.read(found.key) for found in storage.list()}
+    assert hashlib.sha256(kept[request.package.wheel_key]).hexdigest() == request.package.wheel_sha256
+    assert INPUTS_LIST in kept
+    assert len([key for key in kept if key.startswith("inputs/")]) == len(list(pictures.iterdir()))
+    (launch,) = read_launches(storage)
+    assert (launch.job, launch.settings, launch.launcher) == (job, {"zone": "b"}, "far")
+    assert launch.words[launch.words.index("--rank") : launch.words.index("--rank") + 2] == ("--rank", "8")
+    assert not {"--storage_uri", "--output_dir", "--zone"} & set(launch.words)
+    assert not [key for key, body in kept.items() if b"canary" in body]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (("--hub_token", "hf_secret", "--push_to_hub"), "is a secret"),
+        (("--no_store_inputs",), "keeps the pictures on this machine"),
+        (("--pretrained_model_name_or_path", "MODEL"), "is on this machine alone"),
+        (("--validation_prompts_file", "FILE", "--validation_prompt", "a dog"), "is on this machine alone"),
+        (("--instance_data_dir", "EMPTY"), "No pictures found"),
+        (("--max_cost", "-1"), "is too small"),
+    ],
+)
+def test_what_can_not_work_there_is_refused_and_nothing_is_made(
+    more: tuple[str, ...], expected: str, pictures: Path, uri: str, tmp_path: Path
+) -> None:
+    for name in ("MODEL", "EMPTY"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "FILE").write_text("a red dog\n")
+    typed = [str(tmp_path / word) if word in ("MODEL", "EMPTY", "FILE") else word for word in more]
+    with pytest.raises(BadInput, match=expected) as refused:
+        prepare("far", words(pictures, uri, *typed))
+    assert "hf_secret" not in str(vars(refused.value))
+    assert storage_of(uri).list() == []
+    assert FarLauncher.started == []
+
+
+def test_a_folder_of_this_machine_is_no_home_for_others(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "dog"
+    typed = words(pictures, "s3://nowhere/x")
+    typed = [*typed[:8], "--output_dir", str(home)]
+    assert main(["launch", "far", *typed]) == 2
+    assert "--storage_uri s3://BUCKET/NAME" in capsys.readouterr().err
+    assert not home.exists()
+
+
+def test_a_start_that_fails_leaves_no_launch_behind(pictures: Path, uri: str, far: type[FarLauncher]) -> None:
+    far.fails = True
+    with pytest.raises(ComeBack, match="no machine is free"):
+        start(prepare("far", words(pictures, uri)), print)
+    assert read_launches(storage_of(uri)) == ()
+    far.fails = False
+    start(prepare("far", words(pictures, uri)), print)
+    assert len(read_launches(storage_of(uri))) == 1
+
+
+def test_a_second_launch_is_refused_while_a_job_lives_wherever_it_is(
+    pictures: Path, uri: str, far: type[FarLauncher]
+) -> None:
+    start(prepare("far", words(pictures, uri)), print)
+    far.state = "waiting"
+    with pytest.raises(HolderAlive, match="was launched already"):
+        prepare("far", words(pictures, uri))
+    far.state = "ended"
+    prepare("far", words(pictures, uri))
+
+
+def test_resume_takes_launcher_settings_and_options_from_the_home(pictures: Path, uri: str) -> None:
+    start(prepare("far", words(pictures, uri, "--zone", "b", "--rank", "8", "--max_hours", "3")), print)
+    s3 = ["--s3_endpoint_url", shared_server().url]
+    again = prepare_again(uri, None, [*s3, "--max_hours", "6"])
+    assert again.where == "far"
+    assert again.settings == {"zone": "b"}
+    assert again.request.options.lora.rank == 8
+    assert again.request.options.budget.max_hours == 6
+    with pytest.raises(BadInput, match="was not launched"):
+        prepare_again(shared_server().new_home(), None, s3)
+
+
+def test_a_stop_gives_machines_back_once_nobody_trains(
+    pictures: Path, uri: str, far: type[FarLauncher], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = start(prepare("far", words(pictures, uri)), print)
+    far.state = "waiting"
+    assert main(["stop", uri, "--s3-endpoint-url", shared_server().url]) == 0
+    assert "is given back" in capsys.readouterr().out
+    assert far.released == [job.name]
+
+
+def test_every_option_that_names_a_path_has_its_place() -> None:
+    named = {*launching.COPIED, *launching.NEEDED_THERE, *launching.LEFT_OUT, *launching.MEANT_THERE}
+    paths = {
+        option.name
+        for option in OPTIONS.values()
+        if option.kind == "text"
+        and (
+            re.search(r"_(?:dir|file|path|folder)$", option.name)
+            or re.match(r"(?:A )?(?:file|folder)\b", option.help, re.I)
+        )
+    }
+    assert len(paths) >= 7
+    assert paths <= named
