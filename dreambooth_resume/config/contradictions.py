@@ -258,7 +258,7 @@ def _without_effect_on_what_comes_out(options: TrainOptions) -> dict[str, str]:
     idle: dict[str, str] = {}
     validation = options.validation
     if validation.validation_prompt is None:
-        if validation.validation_prompts_file is None:
+        if validation.validation_prompts_file is None and validation.validation_data_dir is None:
             idle |= dict.fromkeys(("validation_epochs", "validation_steps"), "there is no validation_prompt")
         if validation.final_validation_prompt is None:
             idle["num_validation_images"] = "there is no validation_prompt"

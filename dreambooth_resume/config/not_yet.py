@@ -13,7 +13,6 @@ LATER: dict[str, str] = {
     "keep_best": "keeping the best checkpoint",
     "keep_tokens": "the tags that a caption keeps in front when it is shuffled",
     "notify": "messages to a web hook",
-    "validation_data_dir": "a validation loss on held-out pictures",
 }
 
 NOT_YET: dict[str, str] = DIFFUSERS_SCRIPT | LATER

@@ -111,6 +111,7 @@ _THEIR_NAMES: dict[str, str] = {
     "use_8bit_adam": "adam8bit",
     "use_ema": "ema ema_on",
     "ema_decay": "ema_beta ema_rate",
+    "validation_data_dir": "eval_data_dir eval_dir val_data_dir validation_dir",
     "validation_prompt": "sample_prompt validation_prompts",
     "validation_prompts_file": "sample_prompts user_prompt_library validation_prompt_library",
     "validation_steps": "eval_steps sample_every sample_every_n_steps sample_steps validation_step_interval",

@@ -22,7 +22,7 @@ MAX_ASPECT_RATIO = 32
 _DECODERS = 4
 _NAMED_AT_MOST = 5
 _LOOKED_AT_BELOW = 10_000
-_INSTANCE, _CLASS = "instance_data_dir", "class_data_dir"
+_INSTANCE, _CLASS, _HELD_OUT = "instance_data_dir", "class_data_dir", "validation_data_dir"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,19 @@ def with_masks(
         for one in found
         if one.name not in mask_of.values()
     ]
+
+
+def scan_held_out(folder: Path, *, prompt: str, skip_bad: bool) -> PictureSet:
+    """The pictures in `folder`, by name. Raises BadInput as `scan_pictures` does, and if there are none."""
+    files = sorted(_picture_files(folder, _HELD_OUT), key=lambda path: path.name)
+    if not files:
+        raise BadInput(
+            "holds no pictures",
+            where=f"{_HELD_OUT}: {folder}",
+            fix="put pictures of the subject into it that the run is not trained on, or leave the option out",
+        )
+    found = with_masks([FoundFile(name=path.name, path=path) for path in files], masks=False)
+    return look_at_files(found, where=f"{_HELD_OUT}: {folder}", prompt=prompt, skip_bad=skip_bad)
 
 
 def scan_class_pictures(

@@ -30,11 +30,14 @@ INPUTS_PREFIX = "inputs/"
 INPUTS_LIST = "inputs.json"
 CLASS_INPUTS_LIST = "class_inputs.json"
 """The class pictures that were found in a folder; those that are made have a list of their own (`class_images`)."""
+VALIDATION_INPUTS_LIST = "validation_inputs.json"
+"""The held-out pictures, on which a validation loss is measured."""
 SEGMENT_LIST = re.compile(r"inputs-[0-9a-f]{64}\.json")
 """The lists of data sets that took the first one's place."""
 # Where this machine keeps what it fetched, below the stage.
 FETCHED_FOLDER = "fetched-inputs"
 _FORMAT = 1
+_OPTIONS_OF_LISTS = {CLASS_INPUTS_LIST: "class_data_dir", VALIDATION_INPUTS_LIST: "validation_data_dir"}
 
 _logger = logging.getLogger(__name__)
 
@@ -180,7 +183,7 @@ def _is_listed(storage: Storage, list_key: str, wanted: StoredInputs) -> bool:
     if stored != wanted:
         raise BadInput(
             f"The run in {storage.describe()} was begun with other pictures than the folder holds now.",
-            where="class_data_dir" if list_key == CLASS_INPUTS_LIST else "instance_data_dir",
+            where=_OPTIONS_OF_LISTS.get(list_key, "instance_data_dir"),
             fix="Put the folder back as it was, or start a new run: --output_dir NEW_FOLDER",
         )
     return True

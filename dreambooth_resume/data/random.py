@@ -27,6 +27,7 @@ class Stream(IntEnum):
     INIT: 0 a LoRA's matrix A (step is its number), 1 the embeddings of new tokens (step is the text encoder's number).
     SAMPLE (step 0): 1 the latents that the class picture of the number `slot` is made from, 3 those of the validation
     picture of that number.
+    VALIDATION (step is the noise level, slot the held-out picture): 0 the noise of the validation loss.
     """
 
     SHUFFLE = 0
@@ -38,6 +39,7 @@ class Stream(IntEnum):
     DROPOUT = 6
     INIT = 7
     SAMPLE = 8
+    VALIDATION = 9
 
 
 def generator(seed: int, stream: Stream, *, step: int = 0, slot: int = 0, draw: int = 0) -> np.random.Generator:

@@ -29,6 +29,8 @@ class CurvePoint:
     learning_rate: float | None = None
     grad_norm: float | None = None
     seconds: float | None = None
+    val_loss: float | None = None
+    """The loss on held-out pictures, where it was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +161,7 @@ def _point(line: bytes, attempt: int) -> CurvePoint | None:
             learning_rate=values.get("learning_rate"),
             grad_norm=values.get("grad_norm"),
             seconds=values.get("seconds"),
+            val_loss=values.get("val_loss"),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

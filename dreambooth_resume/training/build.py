@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,17 +19,11 @@ from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.draws import draws_of
+from dreambooth_resume.data.held_out import HeldOut
 from dreambooth_resume.data.loader import Loader
-from dreambooth_resume.data.plan import Plan
-from dreambooth_resume.data.samples import (
-    LatentSource,
-    Masking,
-    PixelSource,
-    SampleSource,
-    latent_variants,
-    prompt_entry,
-)
-from dreambooth_resume.data.transforms import CropOptions, FloatArray
+from dreambooth_resume.data.plan import Plan, Slot
+from dreambooth_resume.data.samples import LatentSource, SampleSource, prompt_entry
+from dreambooth_resume.data.transforms import FloatArray
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.base import Encoders, ExistingLora, Family, ModelFacts
 from dreambooth_resume.models.digests import SourceDigests
@@ -44,12 +38,13 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.class_pictures import class_pictures
 from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.groups import parameter_groups
+from dreambooth_resume.training.latents import held_out_source, sample_source
 from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
 from dreambooth_resume.training.model import LoadedModel, load_model
-from dreambooth_resume.training.objective import objective_of
+from dreambooth_resume.training.objective import Objective, objective_of
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.precision import accelerates_precision, make_scaler
-from dreambooth_resume.training.preview import Easel, Embeddings
+from dreambooth_resume.training.preview import Easel, Embeddings, Timetable
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.state import TrainingState
 from dreambooth_resume.training.step import (
@@ -60,6 +55,7 @@ from dreambooth_resume.training.step import (
     prompt_table,
     train_step,
 )
+from dreambooth_resume.training.validation_loss import HeldOutLoss
 
 _Pair = tuple[FloatArray, FloatArray]
 """A prompt's embeddings [tokens, width] and pooled embeddings [width]."""
@@ -87,6 +83,20 @@ class Assignment:
     """What prior preservation trains beside `pictures`."""
     shots: tuple[Shot, ...] = ()
     """The prompts of validation_prompts_file."""
+    held_out: PictureSet | None = None
+    """What the validation loss is measured on."""
+
+    @property
+    def timetable(self) -> Timetable:
+        """When pictures and the validation loss are due."""
+        return Timetable(
+            options=self.options.validation, plan=self.plan, max_train_steps=self.max_train_steps, shots=self.shots
+        )
+
+    def is_saved_at(self, step: int) -> bool:
+        """Whether as many epochs have ended with the update `step` as are saved, whatever the interval of saves."""
+        every = self.options.checkpoints.save_every_n_epochs
+        return every is not None and any((epoch + 1) % every == 0 for epoch in self.plan.epochs_ended(step))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +109,8 @@ class Parts:
     train_step: Callable[..., StepMetrics]
     easel: Easel
     """To make pictures with what trains."""
+    held_out_loss: HeldOutLoss | None
+    """To measure the validation loss; None without held-out pictures."""
     modules: tuple[torch.nn.Module, ...]
     """What the denoiser's parameters are of, in the order in which Diffusers' script has them."""
     export_weights: Callable[[Mapping[str, torch.Tensor]], tuple[Mapping[str, torch.Tensor], Mapping[str, str]]]
@@ -146,7 +158,7 @@ def build_parts(
     )
     # Behind the others, as the plan counts them.
     assignment = replace(assignment, pictures=PictureSet(pictures=(*assignment.pictures.pictures, *ridden)))
-    pairs, samples = patiently(
+    pairs, samples, held_out = patiently(
         lambda: _encode(assignment, storage, encoders, reporter=reporter, watcher=watcher),
         tell=reporter.message,
         should_stop=watcher.should_stop,
@@ -168,7 +180,7 @@ def build_parts(
     model = TrainableModel(
         denoiser=loaded.denoiser,
         parameters=loaded.parameters,
-        prompts=_prompts(assignment, loaded, pairs, device=device),
+        prompts=_prompts(assignment.pictures.prompts, loaded, pairs, device=device),
         accelerator=accelerator,
         encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
         scaler=scaler,
@@ -181,6 +193,7 @@ def build_parts(
     return Parts(
         state=state,
         easel=_easel(assignment, model, loaded, encoders, pairs, state=state),
+        held_out_loss=_held_out_loss(assignment, model, loaded, pairs, held_out, state=state),
         loader=_loader(assignment, portions),
         portions=portions,
         train_step=partial(
@@ -221,12 +234,35 @@ def _say_what_is_trained_until_when(assignment: Assignment, reporter: Reporter) 
 
 
 def _prompts(
-    assignment: Assignment, loaded: LoadedModel, pairs: Mapping[str, _Pair], *, device: torch.device
+    prompts: Sequence[str], loaded: LoadedModel, pairs: Mapping[str, _Pair], *, device: torch.device
 ) -> Prompts:
-    prompts = assignment.pictures.prompts
     if loaded.text_encoders is None:
         return prompt_table([pairs[one] for one in prompts], denoiser=loaded.denoiser, device=device)
     return TrainedPrompts(text_encoders=loaded.text_encoders, tokens_NS=loaded.text_encoders.tokenize(prompts))
+
+
+def _held_out_loss(
+    assignment: Assignment,
+    model: TrainableModel,
+    loaded: LoadedModel,
+    pairs: Mapping[str, _Pair],
+    held_out: LatentSource | None,
+    *,
+    state: TrainingState,
+) -> HeldOutLoss | None:
+    if held_out is None or assignment.held_out is None:
+        return None
+    pictures, count = assignment.held_out, len(assignment.held_out.pictures)
+    samples = [held_out(Slot(step=0, slot=0, picture=picture, variant=0)) for picture in range(count)]
+    timesteps = assignment.facts.num_train_timesteps
+    prompts = _prompts(pictures.prompts, loaded, pairs, device=model.accelerator.device)
+    text_encoders = loaded.text_encoders.models.values() if loaded.text_encoders else ()
+    return HeldOutLoss(
+        model=replace(model, prompts=prompts, objective=Objective(edm_style=model.objective.edm_style)),
+        held_out=HeldOut(pictures, samples, seed=assignment.seed, train_timesteps=timesteps),
+        modules=(loaded.denoiser.module, *text_encoders),
+        result_in_place=state.result_in_place,
+    )
 
 
 def _encode(
@@ -236,8 +272,8 @@ def _encode(
     *,
     reporter: Reporter,
     watcher: Watcher,
-) -> tuple[dict[str, _Pair], SampleSource]:
-    """Every prompt's embeddings, and where samples come from. Loads an encoder only for what the home lacks.
+) -> tuple[dict[str, _Pair], SampleSource, LatentSource | None]:
+    """Every prompt's embeddings, and where samples and held-out ones come from. Encodes only what the home lacks.
 
     No embeddings where the text encoders are trained: they are others after every step.
     """
@@ -250,19 +286,22 @@ def _encode(
     filled = not entries or cache.fill(
         entries, should_stop=watcher.should_stop, on_progress=partial(reporter.phase, "encoding prompts")
     )
-    samples = _sample_source(assignment, cache, encoders)
-    if filled and isinstance(samples, LatentSource):
+    samples = sample_source(assignment, cache, encoders)
+    held_out = held_out_source(assignment, cache, encoders)
+    entries_of = [one.entries for one in (samples, held_out) if isinstance(one, LatentSource)]
+    for latents in entries_of if filled else ():
         on_progress = partial(reporter.phase, "encoding pictures")
-        filled = cache.fill(samples.entries, should_stop=watcher.should_stop, on_progress=on_progress)
+        filled = filled and cache.fill(latents, should_stop=watcher.should_stop, on_progress=on_progress)
     if not filled:
         watcher.leave_if_asked("encoding")
     arrays = {str(entry.recipe["prompt"]): cache.arrays(entry) for entry in entries}
-    return {prompt: (one["prompt_embeds"], one["pooled"]) for prompt, one in arrays.items()}, samples
+    return {prompt: (one["prompt_embeds"], one["pooled"]) for prompt, one in arrays.items()}, samples, held_out
 
 
 def _all_prompts(assignment: Assignment) -> list[str]:
     """Each once."""
-    return list(dict.fromkeys([*assignment.pictures.prompts, *_preview_prompts(assignment)]))
+    held_out = assignment.held_out.prompts if assignment.held_out else ()
+    return list(dict.fromkeys([*assignment.pictures.prompts, *_preview_prompts(assignment), *held_out]))
 
 
 def _preview_prompts(assignment: Assignment) -> tuple[str, ...]:
@@ -306,37 +345,6 @@ def _easel(
         frees_encoders=model.encode_pixels is None,
         edm_style=model.objective.edm_style,
     )
-
-
-def _sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> SampleSource:
-    data = assignment.options.data
-    crops = CropOptions(resolution=data.resolution, center_crop=data.center_crop, random_flip=data.random_flip)
-    pictures = assignment.pictures.pictures
-    is_masked = bool(assignment.options.loss.masked_training)
-    masking = Masking(pixels_per_latent=assignment.facts.pixels_per_latent if is_masked else None)
-    if not data.cache_latents:
-        return PixelSource(
-            pictures,
-            seed=assignment.seed,
-            crops=crops,
-            interpolation=data.image_interpolation_mode,
-            masking=masking,
-        )
-
-    def encode(pixels_CHW: FloatArray) -> tuple[FloatArray, FloatArray]:
-        mean, logvar = encoders.encode_pixels(pixels_CHW)
-        return mean.cpu().numpy(), logvar.cpu().numpy()
-
-    variants = latent_variants(
-        pictures,
-        assignment.plan.variants_used(range(assignment.max_train_steps)),
-        seed=assignment.seed,
-        crops=crops,
-        interpolation=data.image_interpolation_mode,
-        encoder=assignment.family.latents_key(assignment.digests),
-        encode=encode,
-    )
-    return LatentSource(pictures, variants, cache=cache, masking=masking)
 
 
 def _portions(assignment: Assignment, samples: SampleSource, device: torch.device) -> Portions:

@@ -59,8 +59,14 @@ class Timetable:
         chosen = self.options
         if not self.shots and (chosen.validation_prompt is None or chosen.num_validation_images == 0):
             return False
-        if not 0 < step < self.max_train_steps:
-            return False
+        return 0 < step < self.max_train_steps and self._is_time(step)
+
+    def loss_due(self, step: int) -> bool:
+        """Is the validation loss to be measured after update `step`? At the last one always."""
+        return step > 0 and (step == self.max_train_steps or self._is_time(step))
+
+    def _is_time(self, step: int) -> bool:
+        chosen = self.options
         if chosen.validation_steps is not None:
             return step % chosen.validation_steps == 0
         return any(epoch % chosen.validation_epochs == 0 for epoch in self.plan.epochs_ended(step))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dreambooth_resume.checkpoint.manager import CheckpointManager
@@ -22,6 +22,7 @@ from dreambooth_resume.training.progress import Reporter, StepUpdate
 from dreambooth_resume.training.pulse import Pulse
 from dreambooth_resume.training.state import TrainingState
 from dreambooth_resume.training.step import StepMetrics
+from dreambooth_resume.training.validation_loss import Validation
 
 FINAL_SAVE_PATIENCE_SECONDS = 600.0
 """How long a final or a notice's save waits for storage that does not answer, where no deadline is nearer."""
@@ -53,6 +54,7 @@ class Trainer:
     max_train_steps: int
     effective_batch: int
     preview: Preview | None = None
+    validation: Validation | None = None
     also_saves: Callable[[int], bool] = lambda _step: False
     """Steps that are saved whatever the interval: a pure function of the step."""
     heeder: NoticeHeeder = field(default_factory=NoticeHeeder)
@@ -73,7 +75,7 @@ class Trainer:
             self.state.last = metrics
             self.state.global_step = step + 1  # the only line that does so
             self._step_seconds = time.monotonic() - started
-            self._tell(metrics, seconds=self._step_seconds)
+            self._tell(metrics, seconds=self._step_seconds, validated=self._validate())
             self.manager.check()
             self._heed()
             if self._is_save_due(step + 1):
@@ -124,7 +126,16 @@ class Trainer:
             # So that the log has it soon, and the next attempt need not find it out again.
             self.manager.save_in_background(self.state, reason="smaller micro-batches")
 
-    def _tell(self, metrics: StepMetrics, *, seconds: float) -> None:
+    def _validate(self) -> dict[str, float]:
+        """The validation loss, if it is due: it changes no bit of the training, and ends early for a notice."""
+        if self.validation is None or not self.validation.due(self.state.global_step):
+            return {}
+        self.pulse.enter("validating")
+        values = self.validation.values(self.state.global_step)
+        self.pulse.enter("training")
+        return values
+
+    def _tell(self, metrics: StepMetrics, *, seconds: float, validated: Mapping[str, float]) -> None:
         """Log and show."""
         step = self.state.global_step
         self.sink.log(
@@ -135,6 +146,7 @@ class Trainer:
                 "grad_norm": metrics.grad_norm,
                 "seconds": round(seconds, 4),
                 **metrics.more,
+                **validated,
             },
         )
         now = self.pulse.situation

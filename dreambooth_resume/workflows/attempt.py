@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from accelerate import Accelerator
@@ -46,12 +45,13 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, Parts, build_parts
 from dreambooth_resume.training.guards import gave_up, next_window, refuse_non_finite_state
 from dreambooth_resume.training.metrics import MetricsSink
-from dreambooth_resume.training.preview import Preview, Timetable
+from dreambooth_resume.training.preview import Preview
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.pulse import Pulse, Situation
 from dreambooth_resume.training.seed import ScriptState, saved_state, what_was_taken
 from dreambooth_resume.training.trackers.feed import Trackers
 from dreambooth_resume.training.trainer import Trainer
+from dreambooth_resume.training.validation_loss import Validation
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.changes import rate_of, what_changes
 from dreambooth_resume.workflows.hub_mirror import HubMirror, open_mirror
@@ -331,26 +331,16 @@ def _trainer(attempt: Attempt, life: _Life, parts: Parts, manager: CheckpointMan
         max_train_steps=attempt.assignment.max_train_steps,
         effective_batch=attempt.assignment.plan.batch_size,
         preview=_preview(attempt, life, parts),
-        also_saves=partial(_ends_epochs, attempt.assignment),
+        validation=_validation(attempt, life, parts),
+        also_saves=attempt.assignment.is_saved_at,
     )
-
-
-def _ends_epochs(assignment: Assignment, step: int) -> bool:
-    """Whether so many epochs have ended with the update `step` that they are saved."""
-    every = assignment.options.checkpoints.save_every_n_epochs
-    return every is not None and any((epoch + 1) % every == 0 for epoch in assignment.plan.epochs_ended(step))
 
 
 def _preview(attempt: Attempt, life: _Life, parts: Parts) -> Preview:
     assignment = attempt.assignment
     preview = Preview(
         parts.easel,
-        Timetable(
-            options=assignment.options.validation,
-            plan=assignment.plan,
-            max_train_steps=assignment.max_train_steps,
-            shots=assignment.shots,
-        ),
+        assignment.timetable,
         seed=assignment.seed,
         storage=attempt.storage,
         attempt=attempt.number,
@@ -360,6 +350,13 @@ def _preview(attempt: Attempt, life: _Life, parts: Parts) -> Preview:
     )
     preview.show = life.trackers.show
     return preview
+
+
+def _validation(attempt: Attempt, life: _Life, parts: Parts) -> Validation | None:
+    if parts.held_out_loss is None:
+        return None
+    timetable, should_stop = attempt.assignment.timetable, life.watcher.should_stop
+    return Validation(parts.held_out_loss, timetable, should_stop=should_stop, reporter=attempt.reporter)
 
 
 def _how_it_begins(attempt: Attempt, parts: Parts, staged: SavedState | None) -> str:

@@ -15,6 +15,7 @@ from dreambooth_resume.data.inputs import (
     INPUTS_LIST,
     INPUTS_PREFIX,
     SEGMENT_LIST,
+    VALIDATION_INPUTS_LIST,
     StoredInputs,
     read_list,
 )
@@ -51,7 +52,7 @@ DELETION_ORDER: tuple[KeyKind, ...] = (
     "run",
 )
 
-PICTURE_LISTS = (INPUTS_LIST, CLASS_INPUTS_LIST, MADE_LIST)
+PICTURE_LISTS = (INPUTS_LIST, CLASS_INPUTS_LIST, VALIDATION_INPUTS_LIST, MADE_LIST)
 _SEGMENT_LISTS = "inputs-"
 _PICTURE = re.compile(rf"(?:{INPUTS_PREFIX}|{FETCHED_FOLDER}/)[0-9a-f]{{64}}")
 _CACHED = re.compile(rf"{CACHE_PREFIX}[0-9a-f]{{64}}(?:\.safetensors|{re.escape(NOTE_SUFFIX)})")
@@ -145,8 +146,8 @@ def named_pictures(storage: Storage) -> frozenset[str] | None:
     stored = read_inputs(storage)
     if stored is None:
         return None
-    ridden = read_list(storage, CLASS_INPUTS_LIST)
-    lists = [stored] if ridden is None else [stored, ridden]
+    others = (read_list(storage, key) for key in (CLASS_INPUTS_LIST, VALIDATION_INPUTS_LIST))
+    lists = [stored, *(one for one in others if one is not None)]
     named = {sha256 for one in lists for picture in one.pictures for sha256 in picture.digests}
     record = read_record(storage)
     if record is not None and record.pins.network_weights is not None:

@@ -45,12 +45,14 @@ from dreambooth_resume.workflows.room import check_room
 from dreambooth_resume.workflows.seeding import Seed, find_seed
 from dreambooth_resume.workflows.shots import FoundShots, find_shots
 from dreambooth_resume.workflows.trackers import check_trackers
+from dreambooth_resume.workflows.validation_pictures import ValidationPictures, find_validation_pictures
 
 _FOLDERS = (
     "pretrained_model_name_or_path",
     "pretrained_vae_model_name_or_path",
     "instance_data_dir",
     "class_data_dir",
+    "validation_data_dir",
     "dataset_name",
 )
 
@@ -94,6 +96,13 @@ class Inputs:
     """What it holds."""
     class_pictures: ClassPictures | None = None
     shots: FoundShots = field(default_factory=FoundShots)
+    validation: ValidationPictures | None = None
+    """The held-out ones."""
+
+    @property
+    def to_store(self) -> tuple[tuple[str, PictureSet], ...]:
+        """Lists and pictures that the home has no copies of yet."""
+        return (*self.datasets.to_store, *(self.validation.to_store if self.validation else ()))
 
     @property
     def pictures(self) -> PictureSet:
@@ -282,6 +291,7 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
         existing=existing,
         class_pictures=class_pictures,
         shots=shots,
+        validation=find_validation_pictures(home, options),
     )
 
 

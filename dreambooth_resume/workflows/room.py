@@ -57,7 +57,7 @@ def check_room(home: Home, options: TrainOptions, inputs: Inputs, *, max_train_s
     # The old checkpoint goes only when the new one is durable, so there is one more than the limit for a moment.
     at_once = min(kept, limit + 1) if limit else kept
     already = len(home.log.last.state.live) if home.log.last else 0
-    pictures = sum(one.size_bytes for _, one in inputs.datasets.to_store) if options.data.store_inputs else 0
+    pictures = sum(one.size_bytes for _, one in inputs.to_store) if options.data.store_inputs else 0
     pictures += class_picture_bytes(home, inputs.class_pictures, side=inputs.facts.picture_side)
     needed = max(0, at_once - already) * checkpoint + pictures + _SPARE_BYTES
     fewer = ", or keep fewer: --checkpoints_total_limit 2" if at_once > 3 else ""

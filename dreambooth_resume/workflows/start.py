@@ -77,7 +77,7 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter, meter: Meter) 
         storage=home.storage,
         stage=_stage(home, run_record),
         assignment=_as_the_log_has_it(_assigned(ready, checked, adopted, seed=run_record.seed), adopted),
-        to_store=checked.inputs.datasets.to_store,
+        to_store=checked.inputs.to_store,
         accelerator=ready.accelerator,
         adopted=adopted,
         process=process,
@@ -178,6 +178,7 @@ def _get_ready(checked: Checked) -> _Ready:
             existing=inputs.existing,
             class_pictures=inputs.class_pictures,
             shots=inputs.shots.shots,
+            held_out=inputs.validation.pictures if inputs.validation else None,
         ),
         pins=Pins(
             base_model=dict(inputs.digests.files),

@@ -114,6 +114,7 @@ def _backlog(storage: Storage, log: Log, after_step: int) -> Iterator[tuple[int,
     for point in read_curve(storage).points:
         if after_step < point.step <= state.step:
             values = {"loss": point.loss, "lr": point.learning_rate, "grad_norm": point.grad_norm}
+            values["val_loss"] = point.val_loss
             yield point.step, {name: value for name, value in values.items() if value is not None}
 
 

@@ -6,7 +6,9 @@ import hashlib
 import signal
 from pathlib import Path
 
+from dreambooth_resume.models.tiny_pictures import draw_pictures
 from dreambooth_resume.runs.control import open_requests, post_request
+from dreambooth_resume.runs.curves import read_curve
 from dreambooth_resume.runs.samples import read_samples
 from dreambooth_resume.storage.local import LocalStorage
 from tests.resume.conftest import Undisturbed
@@ -79,6 +81,39 @@ def test_killed_among_the_pictures_it_ends_in_the_bytes_of_a_run_without_any(
     (now,) = [one for one in read_samples(LocalStorage(home)) if one.asked]
     assert (now.asked, now.prompts, now.is_final) == (asked.nonce[:8], ("a blue robot",), False)
     assert open_requests(LocalStorage(home)) == []
+
+
+def test_a_validation_loss_changes_no_byte_and_comes_again_after_a_kill_from_the_homes_own_copies(
+    bench: Bench, undisturbed: Undisturbed, home: Path, tmp_path: Path
+) -> None:
+    held_out = tmp_path / "held-out"
+    draw_pictures(held_out)
+    for extra in sorted(held_out.iterdir())[2:]:
+        extra.unlink()
+    without = {"lora_dropout": 0.3, "train_text_encoder": True, "text_encoder_lr": 1e-3}
+    with_loss: dict[str, object] = {**without, "validation_data_dir": held_out, "validation_steps": 2}
+    whole = bench.folder / "with-a-validation-loss"
+    bench.run(whole, **with_loss)
+    assert result_digests(whole) == undisturbed(**without)
+    expected = val_losses(whole)
+    assert sorted(expected) == [2, 4, 6]
+    assert len(set(expected.values())) == 3
+
+    process = bench.start(home, **with_loss)  # type: ignore[arg-type]
+    process.wait_for(lambda: "Step 4: validation loss" in process.output(), "the second value")
+    process.send(signal.SIGKILL)
+    assert process.wait() == KILLED
+    for picture in held_out.iterdir():
+        picture.unlink()
+    held_out.rmdir()
+    bench.run(home, **with_loss)
+    assert result_digests(home) == undisturbed(**without)
+    assert val_losses(home) == expected
+
+
+def val_losses(home: Path) -> dict[int, float]:
+    points = read_curve(LocalStorage(home)).points
+    return {point.step: point.val_loss for point in points if point.val_loss is not None}
 
 
 def test_a_signal_among_the_pictures_saves_and_leaves_without_them(bench: Bench, home: Path) -> None:

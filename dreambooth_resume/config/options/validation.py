@@ -35,5 +35,11 @@ class ValidationOptions(BaseModel):
     final_validation_prompt: Annotated[str | None, NOT_BLANK, free()] = None
     """Prompt of the pictures that are made with the result, where there is no validation_prompt."""
 
+    validation_data_dir: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
+    """Folder with pictures of the subject that are not trained on: their loss (val_loss in the metrics and trackers)
+    rises when the LoRA only learns its own pictures by heart. Measured when validation pictures are due and at the
+    last step, at four fixed noise levels, with instance_prompt; it changes nothing about the training. The pictures are
+    copied into the home at the first start, and later edits of the folder don't count."""
+
     skip_final_inference: Annotated[bool, free()] = False
     """Make no pictures with the result."""

@@ -89,6 +89,16 @@ def test_exactly_what_nothing_names_goes(finish: bool) -> None:
     check_finished(storage)
 
 
+def test_held_out_pictures_and_their_encodings_stay() -> None:
+    storage = MemoryStorage()
+    unnamed = make_run(storage)
+    held_out = [{"name": "held.png", "sha256": "d" * 64, "size_bytes": 4, "width": 1, "height": 1}]
+    storage.write("validation_inputs.json", [json.dumps({"format": 1, "pictures": held_out}).encode()])
+    storage.write(f"inputs/{'d' * 64}", [b"held"])
+    Cache(storage).fill([entry_of("d" * 64)], should_stop=lambda: False, on_progress=lambda _done, _total: None)
+    assert {one.key for one in collect(storage)} == unnamed
+
+
 @pytest.mark.parametrize("all_made", [False, True])
 def test_class_pictures_stay_found_and_made_listed_or_only_noted(all_made: bool, tmp_path: Path) -> None:
     storage = MemoryStorage()

@@ -1,0 +1,69 @@
+"""Where the samples of a step, and the held-out ones, come from: the cache of latents, or the pictures at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dreambooth_resume.data.cache import Cache
+from dreambooth_resume.data.dataset import Picture
+from dreambooth_resume.data.plan import Use
+from dreambooth_resume.data.samples import LatentSource, Masking, PixelSource, SampleSource, Variant, latent_variants
+from dreambooth_resume.data.transforms import CropOptions, FloatArray
+from dreambooth_resume.models.base import Encoders
+
+if TYPE_CHECKING:
+    from dreambooth_resume.training.build import Assignment
+
+
+def sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> SampleSource:
+    """What a slot of the plan yields; of a LatentSource the entries have to be filled in."""
+    data = assignment.options.data
+    crops = CropOptions(resolution=data.resolution, center_crop=data.center_crop, random_flip=data.random_flip)
+    pictures = assignment.pictures.pictures
+    is_masked = bool(assignment.options.loss.masked_training)
+    masking = Masking(pixels_per_latent=assignment.facts.pixels_per_latent if is_masked else None)
+    if not data.cache_latents:
+        return PixelSource(
+            pictures,
+            seed=assignment.seed,
+            crops=crops,
+            interpolation=data.image_interpolation_mode,
+            masking=masking,
+        )
+    used = assignment.plan.variants_used(range(assignment.max_train_steps))
+    variants = _variants(assignment, pictures, used, crops, encoders=encoders)
+    return LatentSource(pictures, variants, cache=cache, masking=masking)
+
+
+def held_out_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> LatentSource | None:
+    """Squares from the middle of the held-out pictures."""
+    if assignment.held_out is None:
+        return None
+    pictures = assignment.held_out.pictures
+    used = [Use(picture=picture, variant=0) for picture in range(len(pictures))]
+    crops = CropOptions(resolution=assignment.options.data.resolution, center_crop=True, random_flip=False)
+    return LatentSource(pictures, _variants(assignment, pictures, used, crops, encoders=encoders), cache=cache)
+
+
+def _variants(
+    assignment: Assignment,
+    pictures: Sequence[Picture],
+    used: Sequence[Use],
+    crops: CropOptions,
+    *,
+    encoders: Encoders,
+) -> dict[Use, Variant]:
+    def encode(pixels_CHW: FloatArray) -> tuple[FloatArray, FloatArray]:
+        mean, logvar = encoders.encode_pixels(pixels_CHW)
+        return mean.cpu().numpy(), logvar.cpu().numpy()
+
+    return latent_variants(
+        pictures,
+        used,
+        seed=assignment.seed,
+        crops=crops,
+        interpolation=assignment.options.data.image_interpolation_mode,
+        encoder=assignment.family.latents_key(assignment.digests),
+        encode=encode,
+    )
