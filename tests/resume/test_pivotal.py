@@ -24,7 +24,7 @@ TOKENS: dict[str, object] = {
     "lr_warmup_steps": 1,
 }
 VARIANTS: dict[str, dict[str, object]] = {
-    "tokens": TOKENS,
+    "tokens": {**TOKENS, "mixed_precision": "fp16", "gradient_accumulation_steps": 2, "train_batch_size": 1},
     "prodigy": {**TOKENS, "optimizer": "prodigy", "learning_rate": 1.0, "lr_scheduler": "constant", "use_ema": True},
     "text_lora": {
         "train_text_encoder": True,

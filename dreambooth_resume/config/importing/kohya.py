@@ -110,9 +110,13 @@ def _take_optimizer(found: Findings, given: Settings) -> None:
     found.take("optimizer", ours, theirs=theirs)
     if called.lower() == "adamw8bit":
         found.take("use_8bit_adam", True, theirs=theirs)
+    if ours == "Adafactor":
+        found.say(
+            About.OTHERWISE, theirs, "kohya's finds its own rate unless relative_step is off; here learning_rate rules"
+        )
     _take_optimizer_arguments(found, given, ours)
     warmup = given.get("lr_warmup_steps")
-    if warmup is not None and isinstance(_number(warmup.value), float) and 0 < (_number(warmup.value) or 0) < 1:
+    if warmup is not None and 0 < (_number(warmup.value) or 0) < 1:
         found.take("lr_warmup_ratio", warmup.value, theirs=warmup.theirs)
     elif warmup is not None:
         found.take("lr_warmup_steps", warmup.value, theirs=warmup.theirs)
@@ -184,8 +188,6 @@ def _take_output(found: Findings, given: Settings) -> None:
     if (repository := given.get("huggingface_repo_id")) is not None and repository.value:
         found.take("push_to_hub", True, theirs=repository.theirs)
         found.take("hub_model_id", repository.value, theirs=repository.theirs)
-    if (prompts := given.get("sample_prompts")) is not None and prompts.value:
-        found.take("validation_prompts_file", prompts.value, theirs=prompts.theirs)
 
 
 def _take_network(found: Findings, given: Settings) -> None:
@@ -196,13 +198,13 @@ def _take_network(found: Findings, given: Settings) -> None:
     for word in _listed(setting.value) if setting is not None else []:
         name, _, value = str(word).partition("=")
         theirs = f"{setting.theirs} {name}" if setting is not None else name
-        if name == "dora_wd":
-            if value.lower() in ("true", "1"):
-                found.take("use_dora", True, theirs=theirs)
-        elif name == "loraplus_lr_ratio":
-            found.take("loraplus_lr_ratio", value, theirs=theirs)
+        if name in names.NETWORK_ARGUMENTS:
+            found.take(names.NETWORK_ARGUMENTS[name], value, theirs=theirs)
         else:
             found.say(About.NOTHING, theirs, f"an argument of the network ({value})")
+    eight_bits = next((given[name] for name in ("fp8_base", "fp8_base_unet") if name in given), None)
+    if eight_bits is not None and eight_bits.value is True:
+        found.take("base_precision", "fp8", theirs=eight_bits.theirs)
 
 
 def _take_pictures(found: Findings, given: Settings, subsets: Sequence[Mapping[str, Setting]]) -> None:

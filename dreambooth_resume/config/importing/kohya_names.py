@@ -26,14 +26,15 @@ SAME: dict[str, str] = {
     "max_data_loader_n_workers": "dataloader_num_workers",
     "xformers": "enable_xformers_memory_efficient_attention",
     "min_snr_gamma": "snr_gamma",
+    "noise_offset": "noise_offset",
+    "ip_noise_gamma": "input_perturbation",
     "debiased_estimation_loss": "debiased_estimation_loss",
     "loss_type": "loss_type",
     "huber_c": "huber_c",
     "huber_schedule": "huber_schedule",
-    "noise_offset": "noise_offset",
-    "ip_noise_gamma": "input_perturbation",
     "min_timestep": "min_timestep",
     "max_timestep": "max_timestep",
+    "sample_prompts": "validation_prompts_file",
     "prior_loss_weight": "prior_loss_weight",
     "save_every_n_steps": "checkpointing_steps",
     "save_every_n_epochs": "save_every_n_epochs",
@@ -117,8 +118,6 @@ NOTHING: dict[str, str] = {
     "dynamo_backend": "torch.compile",
     "enable_wildcard": "captions with alternatives",
     "face_crop_aug_range": "crops around faces",
-    "fp8_base": "a base model in 8 bits",
-    "fp8_base_unet": "a base model in 8 bits",
     "full_bf16": "gradients in bfloat16: the LoRA trains in float32",
     "full_fp16": "gradients in float16: the LoRA trains in float32",
     "fused_backward_pass": "an optimizer inside the backward pass",
@@ -136,8 +135,8 @@ NOTHING: dict[str, str] = {
     "log_prefix": "a prefix of log folders",
     "log_tracker_config": "a tracker's own file",
     "log_tracker_name": "the tracker's name of the run is made from output_dir",
-    "logit_mean": "weighting of timesteps",
-    "logit_std": "weighting of timesteps",
+    "logit_mean": "for other models than SDXL there; here it is an option of SDXL too: weighting_scheme",
+    "logit_std": "for other models than SDXL there; here it is an option of SDXL too: weighting_scheme",
     "lowram": "memory is used as far as it reaches",
     "lr_decay_steps": "a decay of its own length",
     "lr_scheduler_args": "a scheduler's own arguments",
@@ -149,7 +148,7 @@ NOTHING: dict[str, str] = {
     "max_token_length": "prompts have the 77 tokens of SDXL's text encoders",
     "max_validation_steps": "the length of a validation",
     "min_bucket_reso": "the shortest side of a bucket",
-    "mode_scale": "weighting of timesteps",
+    "mode_scale": "for other models than SDXL there; here it is an option of SDXL too: weighting_scheme",
     "multires_noise_discount": "noise of several sizes",
     "multires_noise_iterations": "noise of several sizes",
     "network_multiplier": "a LoRA's strength by data set",
@@ -191,7 +190,7 @@ NOTHING: dict[str, str] = {
     "wandb_api_key": "a secret does not belong in a file; type: wandb login",
     "wandb_run_name": "the tracker's name of the run is made from output_dir",
     "weighted_captions": "weights of words in captions",
-    "weighting_scheme": "weighting of timesteps",
+    "weighting_scheme": "for other models than SDXL there; here it is an option of SDXL too: weighting_scheme",
     "zero_terminal_snr": "a noise schedule that ends without signal",
 }
 """What it asks for, for which there is nothing here."""
@@ -200,8 +199,8 @@ BY_ITSELF = frozenset(
     """
     learning_rate unet_lr text_encoder_lr network_train_unet_only optimizer_type use_8bit_adam optimizer_args
     network_args lr_warmup_steps max_grad_norm output_dir output_name save_model_as resolution random_crop
-    train_data_dir reg_data_dir image_dir class_tokens is_reg batch_size huggingface_repo_id sample_prompts
-    config_file dataset_config metadata_file
+    train_data_dir reg_data_dir image_dir class_tokens is_reg batch_size huggingface_repo_id
+    config_file dataset_config metadata_file fp8_base fp8_base_unet
     """.split()
 )
 """Names whose meaning depends on others: `kohya.py` looks at them."""
@@ -225,6 +224,14 @@ OPTIMIZER_ARGUMENTS: dict[str, str] = {
     "safeguard_warmup": "prodigy_safeguard_warmup",
 }
 """Names in optimizer_args -> ours; `betas` has two numbers and is split."""
+
+NETWORK_ARGUMENTS: dict[str, str] = {
+    "conv_dim": "conv_dim",
+    "conv_alpha": "conv_alpha",
+    "dora_wd": "use_dora",
+    "loraplus_lr_ratio": "loraplus_lr_ratio",
+}
+"""Names in network_args -> ours."""
 
 DEFAULTS: dict[str, object] = {
     "network_dim": 4,

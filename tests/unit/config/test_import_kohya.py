@@ -118,6 +118,7 @@ def test_options_and_the_data_set_that_they_name_make_one_run(tmp_path: Path) ->
         "train_text_encoder": True,
         "text_encoder_lr": 5e-5,
         "text_encoder_2_lr": 1e-5,
+        "conv_dim": 4,
         "use_8bit_adam": True,
         "adam_weight_decay": 0.1,
         "adam_weight_decay_text_encoder": 0.1,
@@ -222,6 +223,39 @@ def test_an_optimizer_that_is_not_here_is_said(tmp_path: Path) -> None:
     assert "AdamW" in said(found, About.NOTHING)["optimizer_type (DAdaptation)"]
 
 
+def test_what_newer_versions_have_is_taken_over(tmp_path: Path) -> None:
+    text = """
+optimizer_type = "Lion"
+optimizer_args = ["betas=0.95,0.98"]
+lr_scheduler = "cosine"
+lr_warmup_steps = 0.1
+network_args = ["loraplus_lr_ratio=16", "rank_dropout=0.1"]
+fp8_base = true
+loss_type = "huber"
+huber_schedule = "exponential"
+ip_noise_gamma = 0.1
+max_timestep = 900
+sample_prompts = "prompts.txt"
+"""
+    found = imported(tmp_path, config_toml=text)
+    expected = {
+        "optimizer": "Lion",
+        "adam_beta1": 0.95,
+        "lion_beta2": 0.98,
+        "lr_warmup_ratio": 0.1,
+        "loraplus_lr_ratio": 16.0,
+        "base_precision": "fp8",
+        "loss_type": "huber",
+        "huber_schedule": "exponential",
+        "input_perturbation": 0.1,
+        "max_timestep": 900,
+        "validation_prompts_file": "prompts.txt",
+    }
+    assert expected.items() <= found.values.items()
+    assert "lr_warmup_steps" not in found.values
+    assert "network_args rank_dropout" in said(found, About.NOTHING)
+
+
 def test_a_file_that_names_itself_or_one_that_is_gone_ends(tmp_path: Path) -> None:
     found = imported(tmp_path, config_toml='dataset_config = "config.toml"\nnetwork_dim = 8\n')
     assert found.values["rank"] == 8
@@ -249,6 +283,6 @@ def test_every_name_of_theirs_is_known_once() -> None:
 
 
 def test_every_right_hand_name_is_an_option() -> None:
-    ours = {*names.SAME.values(), *names.OPTIMIZER_ARGUMENTS.values()}
+    ours = {*names.SAME.values(), *names.OPTIMIZER_ARGUMENTS.values(), *names.NETWORK_ARGUMENTS.values()}
     assert ours <= set(OPTIONS) | set(NOT_YET)
     assert set(names.OPTIMIZERS.values()) == set(names.OPTIMIZER_DEFAULTS) <= set(OPTIONS["optimizer"].choices)
