@@ -111,6 +111,12 @@ def _refuse_beside_new_tokens(options: TrainOptions, sources: Mapping[str, str])
             where=where or sources.get("train_text_encoder"),
             fix="leave out one of the two",
         )
+    if options.lora.network_weights is not None:
+        raise BadInput(
+            "new tokens are trained beside a LoRA that begins with them, not beside one that was trained without",
+            where=where or sources.get("network_weights"),
+            fix="leave out --network_weights or --train_text_encoder_ti",
+        )
     if options.optimization.optimizer == "AdamWScheduleFree":
         raise BadInput(
             "optimizer AdamWScheduleFree does not go with new tokens: what it averages is the LoRA alone",

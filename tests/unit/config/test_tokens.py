@@ -42,9 +42,17 @@ def test_words_that_can_not_be_are_refused(words: str) -> None:
         given("--token_abstraction", words)
 
 
-def test_a_lora_and_new_tokens_in_the_text_encoders_exclude_each_other() -> None:
-    with pytest.raises(BadInput, match="not both"):
-        resolve(given("--train_text_encoder", "--train_text_encoder_ti"), recorded=None)
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--train_text_encoder"], "not both"),
+        (["--network_weights", "dog.safetensors"], "trained without"),
+        (["--optimizer", "AdamWScheduleFree"], "averages is the LoRA alone"),
+    ],
+)
+def test_what_does_not_go_with_new_tokens_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        resolve(given("--train_text_encoder_ti", *words), recorded=None)
 
 
 @pytest.mark.parametrize(
