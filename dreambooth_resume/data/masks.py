@@ -16,8 +16,8 @@ from dreambooth_resume.data.images import alpha_of, decode_mask
 from dreambooth_resume.data.transforms import Crop, FloatArray, cut, decoded_again
 
 
-# A mask of 1024 x 1024 pixels takes 64 kB, and reading a large PNG at each step would hold the training up.
-@functools.lru_cache(maxsize=2048)
+# That of 1024 x 1024 pixels takes 64 kB, so at most 64 MB; reading a large PNG at each step would hold the training up.
+@functools.lru_cache(maxsize=1024)
 def load_mask(picture: Picture, crop: Crop, *, pixels_per_latent: int) -> FloatArray:
     """How much of each latent's square the mask marks: float32 [h, w] in 0..1, read-only; all 1 without a mask.
 

@@ -36,6 +36,18 @@ def with_buckets_decided(options: TrainOptions, pictures: PictureSet, *, as_befo
     return with_values(options, {"use_aspect_ratio_buckets": is_wished})
 
 
+def remark_on_squares(options: TrainOptions, pictures: PictureSet) -> str:
+    """What is said when pictures of one shape that is no square are cut to squares, and nobody asked for that."""
+    data = options.data
+    found = buckets_for(pictures, wished_buckets(data))
+    if len(set(found)) != 1 or found[0].is_square:
+        return ""
+    return (
+        f"All pictures belong in {found[0]}, width x height, and are cut to squares of {data.resolution}: "
+        "--use_aspect_ratio_buckets keeps their shape."
+    )
+
+
 def refuse_masks_that_are_not_there(options: TrainOptions, sources: Mapping[str, str], pictures: PictureSet) -> None:
     """Raises BadInput for masked training on pictures none of which has a mask."""
     if options.loss.masked_training and not pictures.masked:

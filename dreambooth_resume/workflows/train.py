@@ -32,6 +32,7 @@ from dreambooth_resume.storage.probe import probe
 from dreambooth_resume.storage.side_by_side import both
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
+from dreambooth_resume.workflows.first_start import remark_on_squares
 from dreambooth_resume.workflows.home import Home, find_place, open_home, refuse_half_a_fork
 from dreambooth_resume.workflows.model_card import publish_card
 from dreambooth_resume.workflows.preflight import (
@@ -134,6 +135,9 @@ def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, repor
         reporter.message(remark)
     if checked.inputs.shots.remark:
         reporter.message(checked.inputs.shots.remark)
+    nobody_chose = home.record is None and options.train.data.use_aspect_ratio_buckets is None
+    if nobody_chose and (remark := remark_on_squares(checked.options.train, checked.inputs.pictures)):
+        reporter.message(remark)
     unfenced = options.train.checkpoints.unfenced
     fencing = patient(lambda: _look_at(home, allow_unfenced=unfenced))
     reporter.message(wording.plan(home.storage, checked.inputs, checked.plan, checked.max_train_steps, fencing))

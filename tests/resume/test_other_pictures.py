@@ -9,7 +9,7 @@ import pytest
 
 from tests.resume.harness import KILLED, Bench, CrashPoint, committed_steps, log_of, result_digests
 
-LONGER = {"max_train_steps": 10, "center_crop": False, "random_flip": True}
+LONGER = {"max_train_steps": 10, "center_crop": False, "random_flip": True, "use_aspect_ratio_buckets": True}
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,9 @@ def entry_of(picture: str, **more: object) -> Entry:
     return Entry(label=picture[:4], recipe=recipe, encode=lambda: {"mean": np.zeros(3, np.float32)})
 
 
+MASK = "d" * 64
+
+
 def make_run(storage: Storage, *, finish: bool = False) -> set[str]:
     """A run of two attempts; returns the keys that nothing names."""
     record_run(storage)
@@ -45,9 +48,9 @@ def make_run(storage: Storage, *, finish: bool = False) -> set[str]:
     second = begin(storage, "B", limit=2)
     second.commit(3)  # retires checkpoint-1
     second.train_to_the_end() if finish else second.stop()
-    pictures = [{"name": "rex.png", "sha256": NAMED, "size_bytes": 3, "width": 1, "height": 1}]
+    pictures = [{"name": "rex.png", "sha256": NAMED, "size_bytes": 3, "width": 1, "height": 1, "mask_sha256": MASK}]
     storage.write("inputs.json", [json.dumps({"format": 1, "pictures": pictures}).encode()])
-    for picture in (NAMED, UNNAMED):
+    for picture in (NAMED, MASK, UNNAMED):
         storage.write(f"inputs/{picture}", [b"rex"])
     prompt = Entry(
         label="prompt", recipe={"kind": "prompt", "prompt": "a dog"}, encode=lambda: {"pooled": np.zeros(3, np.float32)}

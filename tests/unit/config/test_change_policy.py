@@ -39,6 +39,13 @@ def test_a_run_from_before_there_were_buckets_has_squares() -> None:
     assert resolve(parse_train([]), recorded=recorded).data.use_aspect_ratio_buckets is None
 
 
+def test_a_run_from_before_there_were_masks_has_none() -> None:
+    recorded = {name: value for name, value in _recorded().items() if name != "masked_training"}
+    assert compare(recorded, parse_train(["--no-masked_training"])) == ()
+    (change,) = compare(recorded, parse_train(["--masked_training"]))
+    assert (change.before, change.after, change.policy) == (False, True, ChangePolicy.NEVER)
+
+
 def test_same_samples_a_step_in_other_portions_are_applied() -> None:
     changes = compare(_recorded(), parse_train(["--train_batch_size", "2", "--gradient_accumulation_steps", "2"]))
     assert [(change.name, change.policy) for change in changes] == [
