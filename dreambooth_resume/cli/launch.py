@@ -11,9 +11,10 @@ from dreambooth_resume.config.schema import Option
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.launchers import LAUNCHERS, settings_options
 from dreambooth_resume.workflows.launch import Prepared, prepare, start
-from dreambooth_resume.workflows.launched import list_launches
+from dreambooth_resume.workflows.launched import clean_up, list_launches
 
-_LIST = "list"
+_LIST, _YES = "list", "--yes"
+_CLEAN_UP = ("--clean-up", "--clean_up")
 _HEAD = ("home", "where", "job", "state", "run", "launched (UTC)", "")
 
 
@@ -28,6 +29,8 @@ def run(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in rest):
         print(_launcher_help(where))
         return 0
+    if any(word in _CLEAN_UP for word in rest):
+        return _clean_up(where, [word for word in rest if word not in _CLEAN_UP])
     is_dry_run = any(word in ("--dry-run", "--dry_run") for word in rest)
     prepared = prepare(where, [word for word in rest if word not in ("--dry-run", "--dry_run")])
     if is_dry_run:
@@ -65,15 +68,44 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
+def _clean_up(where: str, words: Sequence[str]) -> int:
+    """Show what launches have left on a platform; with --yes, remove it."""
+    done = clean_up(where, [word for word in words if word != _YES], remove=_YES in words)
+    rows = [
+        (
+            one.kind,
+            one.name,
+            one.home,
+            one.state,
+            "removed"
+            if one in done.removed
+            else f"in use; to end it: dbr stop {shlex.quote(one.home)}"
+            if one.is_in_use
+            else "left over",
+        )
+        for one in done.found
+    ]
+    if rows:
+        print_columns(rows, head=("what", "name", "for", "state", ""))
+    left = len(done.found) - len(done.removed) - sum(one.is_in_use for one in done.found)
+    if left:
+        print(f"Remove {left}: dbr launch {where} --clean-up {_YES}")
+    elif not rows:
+        print(f"Nothing of any launch is there on {where}.")
+    return 0
+
+
 def _help() -> str:
     launchers = "\n".join(f"  {name:<12} {about}" for name, (_, _, about) in LAUNCHERS.items())
     return f"""\
 usage: dbr launch WHERE [--config FILE] [--OPTION VALUE ...] [--dry-run]
        dbr launch list [--json]
+       dbr launch WHERE --clean-up [--yes]
 
 Starts a run, or goes on with it, on a machine of its own or in the background here. Everything is
 looked at first; the home then gets what an empty machine needs, and the machine runs `dbr supervise`.
 --dry-run prints exactly what would be sent, and makes nothing. Options are those of dbr train.
+--clean-up lists what launches have left on a platform, and with --yes removes what nothing runs in.
 
 where
 {launchers}

@@ -6,9 +6,9 @@ A launch is: `check` (refuses, before anything is created), the home is filled w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -83,6 +83,32 @@ class JobStatus:
     state: JobState
     because: str
     exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """Something on the platform that carries the mark of a launch."""
+
+    kind: str
+    name: str
+    home: str
+    """For which it was made; empty if that isn't said."""
+    state: str
+    is_in_use: bool
+    """Something runs there, or is to run again: `dbr stop` ends it, and nothing else may."""
+
+
+@runtime_checkable
+class LeavesThings(Protocol):
+    """Of a launcher that makes things by its user's account: what of them is there, whoever lost sight of them."""
+
+    def leftovers(self) -> Sequence[Leftover]:
+        """All of them. Raises as a Launcher does."""
+        ...
+
+    def remove(self, leftover: Leftover) -> None:
+        """Remove one; what is gone already is fine."""
+        ...
 
 
 class Launcher(Protocol):

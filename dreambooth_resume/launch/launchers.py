@@ -21,6 +21,11 @@ LAUNCHERS: dict[str, tuple[str, str, str]] = {
         "dreambooth_resume.launch.local:LocalSettings",
         "this machine: in the background, one run at a time for each GPU",
     ),
+    "aws": (
+        "dreambooth_resume.launch.aws.launcher:AwsLauncher",
+        "dreambooth_resume.launch.aws.settings:AwsSettings",
+        "a spot machine of Amazon EC2, which an Auto Scaling group replaces whenever AWS takes it away",
+    ),
 }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dreambooth_resume.errors import BadInput, DbrError
-from dreambooth_resume.launch.base import JobStatus, Launcher
-from dreambooth_resume.launch.launchers import launcher_named
+from dreambooth_resume.launch.base import JobStatus, Launcher, LeavesThings, Leftover
+from dreambooth_resume.launch.launchers import launcher_named, split_words
 from dreambooth_resume.launch.ledger import read_ledger
 from dreambooth_resume.launch.output import copied_lines
 from dreambooth_resume.launch.record import Launch, read_launches
@@ -61,8 +61,12 @@ def newest_job(storage: Storage) -> LaunchedJob | None:
 
 def live_jobs(storage: Storage) -> list[LaunchedJob]:
     """Those that may still run something, the newest first."""
-    started = [_looked_at(launch) for launch in reversed(read_launches(storage)) if launch.job is not None]
-    return [one for one in started if one.status.state != "ended"]
+    return [one for one in started_jobs(storage) if one.status.state != "ended"]
+
+
+def started_jobs(storage: Storage) -> list[LaunchedJob]:
+    """Every launch that was started, the newest first."""
+    return [_looked_at(launch) for launch in reversed(read_launches(storage)) if launch.job is not None]
 
 
 def list_launches() -> list[LaunchRow]:
@@ -84,19 +88,47 @@ def stop_run(storage: Storage, summary: RunSummary | None, waiting: Waiting) -> 
     A platform that can't tell its job to end is asked through the home. Machines are given back once nothing trains,
     which is waited for.
     """
-    jobs = live_jobs(storage)
+    started = started_jobs(storage)
+    jobs = [one for one in started if one.status.state != "ended"]
     interrupted = [one for one in jobs if one.launch.job is not None and one.launcher.interrupt(one.launch.job)]
     request = None
     # A request that nobody reads would stop the next attempt, so it is left only where somebody holds the run.
     if not interrupted and summary is not None and holder_of(storage, summary, waiting) is not None:
         request = post_request(storage, "stop")
-    to_release = [one for one in jobs if one.launcher.owns_machine or one not in interrupted]
-    if to_release:
+    if any(one.launcher.owns_machine or one not in interrupted for one in jobs):
         _wait_until_free(storage, waiting)
+    # What ended by itself has left things on a platform too: an empty group, a launch template.
+    to_release = [one for one in started if one.launcher.owns_machine or (one in jobs and one not in interrupted)]
     for one in to_release:
         assert one.launch.job is not None
         one.launcher.release(one.launch.job)
     return Stop(interrupted=tuple(one.launch.job.name for one in interrupted if one.launch.job), request=request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanUp:
+    """What carries the mark of a launch on a platform, and which of it was removed."""
+
+    found: tuple[Leftover, ...]
+    removed: tuple[Leftover, ...]
+
+
+def clean_up(where: str, words: Sequence[str], *, remove: bool) -> CleanUp:
+    """Find what launches on `where` have left, of all homes; `remove` what nothing runs in. `words` are its options.
+
+    Raises BadInput for a launcher that makes nothing by itself, and for words that are none of its options.
+    """
+    settings, rest = split_words(where, words)
+    if rest:
+        raise BadInput(f"is no option of {where}", where=rest[0], fix=f"dbr launch {where} --help")
+    launcher = launcher_named(where, settings)
+    if not isinstance(launcher, LeavesThings):
+        raise BadInput("makes nothing that could be left over", where=where, fix="dbr launch list")
+    found = tuple(launcher.leftovers())
+    removed = tuple(one for one in found if remove and not one.is_in_use)
+    for one in removed:
+        launcher.remove(one)
+    return CleanUp(found=found, removed=removed)
 
 
 def output_of(storage: Storage, *, follow: bool) -> Iterator[str]:

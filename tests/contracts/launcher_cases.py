@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.launch.base import Launcher, LaunchRequest
+from dreambooth_resume.launch.base import Launcher, LaunchRequest, Package
 from dreambooth_resume.launch.launchers import launcher_named
 from dreambooth_resume.launch.queue import gpus_here, waiting_turn
 from dreambooth_resume.launch.record import write_launch
 from dreambooth_resume.launch.state_folder import state_folder
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.s3_address import S3Settings
+from tests.fakes.aws_account import REGION, account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,28 @@ def local_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase
         )
 
 
+@contextlib.contextmanager
+def aws_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase]:
+    """A group in moto's account, whose machine never boots: tests/resume/test_startup_script.py boots it."""
+    aws = account(patch)
+    digest = "0" * 64
+    package = Package(wheel_key="w", wheel_sha256=digest, constraints_key="c", constraints_sha256=digest)
+    request = replace(request_for("s3://bucket/dog"), package=package)
+    ec2 = aws.client("ec2")
+    firewall = ec2.create_security_group(GroupName=uuid.uuid4().hex, Description="of a test")["GroupId"]
+    launcher = launcher_named("aws", {"ami": aws.image, "region": REGION, "security_groups": firewall})
+
+    yield LauncherCase(
+        launcher=launcher,
+        request=request,
+        made=aws.tagged,
+        # The template can still be made, and the group's first machine can't.
+        break_start=lambda: ec2.delete_security_group(GroupId=firewall),
+        end_job=lambda: launcher.end_machine(request.launch_id, "terminate"),
+    )
+
+
 CASES: dict[str, Callable[[Path, pytest.MonkeyPatch], contextlib.AbstractContextManager[LauncherCase]]] = {
+    "aws": aws_case,
     "local": local_case,
 }

@@ -30,6 +30,7 @@ class FakeMetadata:
     spot_action: dict[str, str] | str | None = None
     rebalance: str | None = None
     lifecycle: str | None = "InService"
+    instance_id: str = "i-0123456789abcdef0"
     preempted: bool = False
     maintenance: str = "NONE"
     azure_name: str = "trainer-1"
@@ -118,6 +119,7 @@ def _aws(fake: FakeMetadata, method: str, path: str, headers: dict[str, str]) ->
         else json.dumps(fake.spot_action),
         "events/recommendations/rebalance": fake.rebalance,
         "autoscaling/target-lifecycle-state": fake.lifecycle,
+        "instance-id": fake.instance_id,
     }.get(path.removeprefix("/latest/meta-data/"))
     return _NOT_FOUND if said is None else (200, said, {})
 

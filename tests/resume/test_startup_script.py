@@ -1,7 +1,11 @@
-"""infra/startup.sh as a launched machine runs it: killed with everything below it, and run again to the same bytes."""
+"""From a launch on AWS to its end: infra/startup.sh as the machine gets it, killed with everything below it.
+
+The account is moto's, and boots nothing: the user data that lies there is run here, once for each machine of the group.
+"""
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
@@ -16,13 +20,17 @@ import psutil
 import pytest
 
 from dreambooth_resume.errors import ComeBack
-from dreambooth_resume.launch.base import Package
+from dreambooth_resume.launch.base import LaunchRequest
+from dreambooth_resume.launch.launchers import launcher_named
 from dreambooth_resume.launch.package import store_package
 from dreambooth_resume.launch.record import write_launch
+from dreambooth_resume.storage.s3_address import S3Settings
+from tests.contracts.launcher_cases import options
+from tests.fakes.aws_account import REGION, Account, account
 from tests.fakes.metadata_server import FakeMetadata, running_metadata
 from tests.fakes.s3_server import ENVIRONMENT
 from tests.resume.conftest import Undisturbed
-from tests.resume.harness import ROOT, Bench, committed_steps, result_digests
+from tests.resume.harness import Bench, committed_steps, result_digests
 from tests.resume.s3_home import S3Home
 
 LENGTH = {"max_train_steps": 40, "checkpointing_steps": 5}
@@ -43,8 +51,8 @@ class Machine:
     """A machine that boots: its disk, and what the script is told."""
 
     folder: Path
+    script: Path
     environment: Mapping[str, str]
-    metadata: FakeMetadata
     boots: int = 0
 
     def boot(self) -> Boot:
@@ -52,7 +60,7 @@ class Machine:
         log = self.folder / f"boot-{self.boots}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
-                ["bash", str(ROOT / "infra" / "startup.sh")],
+                ["bash", str(self.script)],
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -101,15 +109,15 @@ def metadata() -> Iterator[FakeMetadata]:
         yield fake
 
 
-def settings(package: Package, s3_home: S3Home, words: str, folder: Path) -> dict[str, str]:
-    """What a launcher tells the script, and what stands for the network and for root here."""
+def environment(server_url: str, folder: Path) -> dict[str, str]:
+    """What stands for the network, for root and for a fast disk here."""
     python = folder / "python"
     packages = " ".join(f"'{path}'" for path in sys.path if path.endswith("site-packages"))
     python.write_text(PYTHON.format(python=sys.executable, packages=packages))
     python.chmod(0o755)
     return {
         **ENVIRONMENT,
-        "AWS_ENDPOINT_URL": s3_home.server_url,
+        "AWS_ENDPOINT_URL": server_url,
         "AWS_EC2_METADATA_DISABLED": "false",
         "PIP_NO_INDEX": "1",
         "DBR_ROOT": str(folder / "opt"),
@@ -118,31 +126,59 @@ def settings(package: Package, s3_home: S3Home, words: str, folder: Path) -> dic
         "DBR_HOLD_SECONDS": "0.1",
         "DBR_WAITS": "0.1",
         "DBR_SERVICE": "foreground",
-        "DBR_HOME": s3_home.uri,
-        "DBR_WORDS": words,
-        "DBR_WHEEL": package.wheel_key,
-        "DBR_WHEEL_SHA256": package.wheel_sha256,
-        "DBR_CONSTRAINTS": package.constraints_key,
-        "DBR_CONSTRAINTS_SHA256": package.constraints_sha256,
     }
 
 
+def user_data(aws: Account, group: str) -> bytes:
+    """What a machine of the group is given to run."""
+    [version] = aws.client("ec2").describe_launch_template_versions(LaunchTemplateName=group)["LaunchTemplateVersions"]
+    return base64.b64decode(version["LaunchTemplateData"]["UserData"])
+
+
 @pytest.mark.timeout(400)  # three real processes, and pip
-def test_killed_held_told_to_leave_and_run_again_ends_in_the_same_bytes(
-    bench: Bench, undisturbed: Undisturbed, s3_home: S3Home, metadata: FakeMetadata, tmp_path: Path
+def test_launched_killed_held_told_to_leave_and_finished_in_the_same_bytes(
+    bench: Bench,
+    undisturbed: Undisturbed,
+    s3_home: S3Home,
+    metadata: FakeMetadata,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    launch_id, storage = uuid.uuid4().hex, s3_home.storage
-    words = tuple(word for word in bench.words(tmp_path, **LENGTH, output_dir=None, resume=None))
-    write_launch(storage, launch_id, launcher="local", settings={}, words=words, version="0")
-    package = store_package(storage)
-    told = settings(package, s3_home, f"supervise {s3_home.uri} --launch {launch_id}", tmp_path)
-    machine = Machine(tmp_path, {**told, "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url}, metadata)
+    aws, launch_id, storage = account(monkeypatch), uuid.uuid4().hex, s3_home.storage
+    # The tiny model is a folder, which a launch on AWS refuses; everything behind that is real.
+    settings = {"ami": aws.image, "region": REGION}
+    words = tuple(bench.words(tmp_path, **LENGTH, output_dir=None, resume=None))
+    write_launch(storage, launch_id, launcher="aws", settings=settings, words=words, version="0")
+    request = LaunchRequest(
+        launch_id=launch_id,
+        home=s3_home.uri,
+        s3=S3Settings(),
+        options=options(),
+        command=("supervise", s3_home.uri, "--launch", launch_id),
+        package=store_package(storage),
+    )
+    launcher = launcher_named("aws", settings)
+    job = launcher.start(request)
+    group = job.values["group"]
+    script = tmp_path / "user-data"
+    script.write_bytes(user_data(aws, group))
+    machine = Machine(
+        tmp_path,
+        script,
+        {**environment(s3_home.server_url, tmp_path), "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url},
+    )
 
     first = machine.boot()
     first.wait_for_line("durable 5 ")
     first.lose()
     assert 5 <= committed_steps(storage)[-1] < LENGTH["max_train_steps"]
     made_at = (tmp_path / "opt" / "venv" / ".made").stat().st_mtime_ns
+    # AWS takes the machine, and the group gets another.
+    tag = [{"Name": "tag:dbr:launch", "Values": [launch_id]}]
+    [lost] = aws.instances(tag)
+    aws.client("ec2").terminate_instances(InstanceIds=[lost["InstanceId"]])
+    assert launcher.look(job).state == "running"
+    assert lost["InstanceId"] not in launcher.look(job).because
 
     # On a machine that is about to go nothing is started, until that is withdrawn.
     metadata.spot_action = SPOT_ACTION
@@ -154,6 +190,7 @@ def test_killed_held_told_to_leave_and_run_again_ends_in_the_same_bytes(
     # What systemd does when the machine is shut down. The shell has become the supervisor, so it hears of it.
     second.process.send_signal(signal.SIGTERM)
     assert second.ends() == ComeBack.exit_code
+    assert launcher.look(job).state == "running", "75 is no end: the group keeps its machine"
 
     third = machine.boot()
     assert third.ends() == 0, third.log.read_text()[-3000:]
@@ -163,3 +200,8 @@ def test_killed_held_told_to_leave_and_run_again_ends_in_the_same_bytes(
     installed = list((tmp_path / "opt" / "venv").glob("lib/python*/site-packages/dreambooth_resume/cli/main.py"))
     assert len(installed) == 1
     assert (tmp_path / "disk" / "run").is_dir(), "the stage is on the fast disk"
+    # And the machine has given itself back.
+    assert aws.instances(tag) == []
+    assert launcher.look(job).state == "ended"
+    launcher.release(job)
+    assert group not in "".join(aws.tagged())

@@ -74,6 +74,8 @@ def _launches(command: str, words: list[str]) -> None:
     if command == "launch":
         where, *words = words
         _, words = split_words(where, words)
+        if words and words[0] == "--clean-up":
+            return
     elif not words[0].startswith("--"):
         words = words[1:]
     if "--on" in words:
