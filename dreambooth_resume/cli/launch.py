@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from dreambooth_resume.cli.output import print_columns, print_json, tell_at_once
 from dreambooth_resume.config.messages import plain
 from dreambooth_resume.config.schema import Option
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.launchers import LAUNCHERS, settings_options
+from dreambooth_resume.launch.local import session_warnings
 from dreambooth_resume.workflows.launch import Prepared, prepare, start
 from dreambooth_resume.workflows.launched import clean_up, list_launches
 
@@ -42,6 +43,9 @@ def run(words: list[str]) -> int:
 
 def launch(prepared: Prepared) -> None:
     """Start it, and say how to look at it."""
+    if prepared.where == "local":
+        for warning in session_warnings():
+            tell_at_once(f"warning: {warning}")
     job = start(prepared, tell_at_once)
     home = shlex.quote(prepared.request.home)
     print(
@@ -125,8 +129,3 @@ def _option_help(option: Option) -> str:
     flag = f"--{option.name.replace('_', '-')}"
     shown = f"{flag}, --no-{flag[2:]}" if option.kind == "bool" else f"{flag} {option.placeholder}"
     return f"  {shown}\n      {option.help} [default {plain(option.default)}]"
-
-
-def settings_shown(settings: Mapping[str, object]) -> str:
-    """A launcher's settings as they are typed."""
-    return " ".join(f"--{name.replace('_', '-')} {plain(value)}" for name, value in settings.items())

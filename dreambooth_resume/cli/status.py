@@ -37,12 +37,12 @@ def run(words: list[str]) -> int:
         print_json({"summary": summary, "attempts": attempts, "launched": _job_facts(launched)})
         return 0
     if summary is None:
-        print_columns([("run", storage.describe()), ("state", "not begun"), *_job_rows(launched)])
+        print_columns([("run", storage.describe()), ("state", "not begun"), *_job_rows(storage.describe(), launched)])
         print(f"\nnext: dbr logs {shlex.quote(storage.describe())} -f shows what it is doing")
         return 0
     record = read_record(storage)
     facts = _facts(summary, effective_batch=record.effective_batch if record else None)
-    print_columns([*facts, *_job_rows(launched)])
+    print_columns([*facts, *_job_rows(summary.home, launched)])
     if attempts:
         print()
         print_columns([_attempt_row(attempt) for attempt in attempts[-_ATTEMPTS_SHOWN:]], head=_ATTEMPT_HEAD)
@@ -53,14 +53,14 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _job_rows(launched: LaunchedJob | None) -> list[Sequence[str]]:
+def _job_rows(home: str, launched: LaunchedJob | None) -> list[Sequence[str]]:
     """Where the run was launched last, and how its job stands."""
     if launched is None or launched.launch.job is None:
         return []
     return [
         ("launched", f"{launched.launch.launcher}: {launched.launch.job.name}"),
         ("", f"{launched.status.state}: {launched.status.because}"),
-        *([("", f"{launched.last_exit} (all of it: dbr logs HOME)")] if launched.last_exit else []),
+        *([("", f"{launched.last_exit} (its output: dbr logs {shlex.quote(home)})")] if launched.last_exit else []),
     ]
 
 

@@ -122,7 +122,8 @@ def translated(error: Exception, name: str) -> DbrError:
     where = f"--dataset_name {name}"
     if "gated" in text.lower():
         return AccessDenied(
-            f"{name} is gated. Accept its terms on its page on the Hub, then: hf auth login (or set HF_TOKEN)"
+            f"{name} is gated. Accept its terms at https://huggingface.co/datasets/{name}, then: hf auth login (or set "
+            "HF_TOKEN)"
         )
     if isinstance(error, datasets.exceptions.DatasetNotFoundError):
         return BadInput(

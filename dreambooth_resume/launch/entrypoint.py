@@ -37,6 +37,8 @@ from dreambooth_resume.runs.notes import post_note, read_notes
 from dreambooth_resume.runs.notice import Notice
 from dreambooth_resume.storage.base import Storage
 
+DBR = (sys.executable, "-m", "dreambooth_resume")
+"""This very program, by the Python that runs it."""
 _LOOK_SECONDS = 0.5
 _HOLD_LOOK_SECONDS = 5.0
 _LOOKS_AT_A_SOURCE = 3
@@ -59,7 +61,7 @@ class Supervised:
     tell: Callable[[str], None]
     last_output: Callable[[], str] = lambda: ""
     """The last line that the training printed."""
-    program: tuple[str, ...] = (sys.executable, "-m", "dreambooth_resume")
+    program: tuple[str, ...] = DBR
     limit_seconds: float | None = None
     """How long the platform lets this machine run from now on, as the training knows by itself too."""
     environment: dict[str, str] | None = None

@@ -138,18 +138,20 @@ def say_state(launch_id: str, state: JobStatus) -> None:
         write_whole(launch_folder(launch_id) / STATE, json.dumps(facts).encode())
 
 
-def session_warnings() -> tuple[str, ...]:
+def session_warnings(
+    cgroup: Path = Path("/proc/self/cgroup"), logind: Path = Path("/etc/systemd/logind.conf")
+) -> tuple[str, ...]:
     """What would end the run together with this shell, as far as systemd lets one see."""
     found: list[str] = []
     with contextlib.suppress(OSError):
-        unit = Path("/proc/self/cgroup").read_text().rpartition("/")[2].strip()
+        unit = cgroup.read_text().rpartition("/")[2].strip()
         if unit.endswith(".service") and not unit.startswith("user@"):
             found.append(
                 f"this shell belongs to {unit}: when systemd stops that, it ends the run too (KillMode=control-group). "
                 "To outlive it: systemd-run --user --scope dbr launch local …"
             )
     with contextlib.suppress(OSError):
-        if _KILLED_WITH_SESSION.search(Path("/etc/systemd/logind.conf").read_text()):
+        if _KILLED_WITH_SESSION.search(logind.read_text()):
             found.append(
                 "KillUserProcesses=yes in logind.conf: the run ends when you log out. To outlive it: "
                 "systemd-run --user --scope dbr launch local …, and loginctl enable-linger"

@@ -13,7 +13,7 @@ from typing import cast
 from dreambooth_resume.config.load import GivenOptions, parse_train
 from dreambooth_resume.errors import ComeBack, DbrError, StoppedOnPurpose
 from dreambooth_resume.launch.base import JobStatus, MachineEnd
-from dreambooth_resume.launch.entrypoint import Signals, Supervised, Supervisor
+from dreambooth_resume.launch.entrypoint import DBR, Signals, Supervised, Supervisor
 from dreambooth_resume.launch.launchers import launcher_named
 from dreambooth_resume.launch.local import say_state
 from dreambooth_resume.launch.output import OutputCopy
@@ -23,6 +23,7 @@ from dreambooth_resume.launch.state_folder import state_folder
 from dreambooth_resume.preemption.slurm import seconds_to_the_limit
 from dreambooth_resume.preemption.sources import polled_sources
 from dreambooth_resume.runs.holder import this_process
+from dreambooth_resume.runs.notes import post_note
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.patience import patiently
@@ -46,6 +47,7 @@ class Order:
     last_output: Callable[[], str] = lambda: ""
     output: Path | None = None
     """The file that our output goes to, and with it the training's; None: it is no file."""
+    program: tuple[str, ...] = DBR
 
 
 def supervise(order: Order) -> int:
@@ -65,7 +67,7 @@ def supervise(order: Order) -> int:
             with _copied_output(order, storage):
                 code = _in_turn(order, _supervised(order, storage, words), signals)
         if launch is not None:
-            _end_machine(order, launch, parse_train(words), code)
+            _end_machine(order, storage, launch, parse_train(words), code)
         return code
     except DbrError as error:
         code = error.exit_code
@@ -118,6 +120,7 @@ def _supervised(order: Order, storage: Storage, words: tuple[str, ...]) -> Super
         sources=sources,
         tell=order.tell,
         last_output=order.last_output,
+        program=order.program,
         limit_seconds=seconds_to_the_limit(os.environ),
     )
 
@@ -145,7 +148,7 @@ def _in_turn(order: Order, run: Supervised, signals: Signals) -> int:
         return Supervisor(run=run, signals=signals).supervise()
 
 
-def _end_machine(order: Order, launch: Launch, given: GivenOptions, code: int) -> None:
+def _end_machine(order: Order, storage: Storage, launch: Launch, given: GivenOptions, code: int) -> None:
     """Give the machine back, as the user wants it after such an end. After 75 the platform has its own way."""
     launcher = launcher_named(launch.launcher, launch.settings)
     if not launcher.owns_machine or code == ComeBack.exit_code:
@@ -153,7 +156,14 @@ def _end_machine(order: Order, launch: Launch, given: GivenOptions, code: int) -
     option = "on_finish" if code in (0, StoppedOnPurpose.exit_code) else "on_failure"
     how = cast(MachineEnd, str(given.value(option)))
     order.tell(f"--{option} {how}: {'the machine is left running.' if how == 'keep' else 'giving the machine back.'}")
-    launcher.end_machine(launch.id, how)
+    try:
+        launcher.end_machine(launch.id, how)
+    except DbrError as error:
+        # What the training ended with must not become something else, but this costs money until somebody sees it.
+        told = f"the machine could not be given back and is still paid for: {error}"
+        order.tell(told)
+        with contextlib.suppress(DbrError):
+            post_note(storage, "exit", told, values={"launch": launch.id})
 
 
 def _digest(storage: Storage) -> str:

@@ -13,7 +13,7 @@ from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.runs.adoption import Adoption
-from dreambooth_resume.runs.entries import Adopt, CheckpointRef, SkippedSteps
+from dreambooth_resume.runs.entries import Adopt, CheckpointRef, SkippedSteps, Totals
 from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage
@@ -193,12 +193,16 @@ def finished(storage: Storage, log: Log, ref: CheckpointRef, *, folder: Path, na
     copy = f" (a copy: {folder / WEIGHTS_NAME})" if str(folder) != home else ""
     return (
         f"Finished: step {state.step} of {state.max_train_steps}, {attempts} attempt{'s' if attempts > 1 else ''}, "
-        f"{totals.redone_steps} steps made twice, {totals.training_seconds:.0f} s of training.\n"
+        f"{totals.redone_steps} steps made twice, {totals.training_seconds:.0f} s of training{_paid(totals)}.\n"
         f"LoRA: {home}/{WEIGHTS_NAME}{copy}\n"
         f"SHA-256: {weights.sha256}\n"
         f"{in_other_formats}"
         f"Use it: pipe.load_lora_weights({str(folder)!r}); look at the run: dbr status {shlex.quote(home)}"
     )
+
+
+def _paid(totals: Totals) -> str:
+    return f", ${totals.cost:.2f} for {totals.machine_seconds / 3600:.2f} hours of machines" if totals.cost else ""
 
 
 def _found(adopted: Adoption[SavedState], *, staged: bool) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ code = codes.pop(0)
 told.write_text(json.dumps(codes))
 os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)
 """
+ROOT = Path(__file__).parents[3]
 NOTICE = Notice(source="AWS spot interruption", exit_code=75)
 
 
@@ -177,3 +180,36 @@ def test_before_the_platforms_limit_nothing_is_started_that_has_no_time(bench: B
     assert bench.supervise([75] * 20, limit_seconds=30.0) == 75
     assert len(bench.left) > 10
     assert "--deadline" not in bench.starts[0], "the training knows that limit by itself"
+
+
+SUPERVISED = """
+import sys
+from dreambooth_resume.launch.entrypoint import Signals, Supervised, Supervisor
+from tests.fakes.memory_storage import MemoryStorage
+signals = Signals()
+signals.install()
+run = Supervised(home="home", storage=MemoryStorage(), words=(), launch_id="x", boot_id="b", sources=(), tell=print,
+                 program=(sys.executable, sys.argv[1]))
+sys.exit(Supervisor(run=run, signals=signals).supervise())
+"""
+TRAINER = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+signal.signal(signal.SIGINT, lambda *_: sys.exit(76))
+print("training", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 76)])
+def test_a_signal_is_handed_on_and_nothing_is_started_after_it(number: int, code: int, tmp_path: Path) -> None:
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISED, str(tmp_path / "trainer.py")], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert supervisor.stdout is not None
+    assert supervisor.stdout.readline() == "training\n"
+    supervisor.send_signal(number)
+    assert supervisor.wait(20) == code
+    assert "training" not in supervisor.stdout.read(), "started again"

@@ -4,89 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import pytest
-from pydantic import BaseModel
 
 from dreambooth_resume.cli.main import main
-from dreambooth_resume.config.options.declaration import free
 from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.data.inputs import INPUTS_LIST
 from dreambooth_resume.errors import BadInput, ComeBack, HolderAlive
-from dreambooth_resume.launch.base import SETTINGS_CONFIG, Job, JobState, JobStatus, LaunchRequest
 from dreambooth_resume.launch.launchers import LAUNCHERS
-from dreambooth_resume.launch.local import LocalLauncher
 from dreambooth_resume.launch.record import read_launches
 from dreambooth_resume.models.tiny_pictures import draw_pictures
-from dreambooth_resume.runs.entries import Price
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.workflows import launch as launching
 from dreambooth_resume.workflows.launch import prepare, prepare_again, start
+from tests.fakes.far_launcher import ENTRY, FarLauncher
 from tests.fakes.s3_server import ENVIRONMENT, shared_server
 
 MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
-class FarSettings(BaseModel):
-    """Machines of nobody."""
-
-    model_config = SETTINGS_CONFIG
-
-    zone: Annotated[str, free()] = "here"
-    """Which of them."""
-
-
-class FarLauncher(LocalLauncher):
-    """Machines that see no folder of this one, and belong to it."""
-
-    shares_folders = False
-    needs_package = True
-    owns_machine = True
-    started: list[LaunchRequest] = []  # noqa: RUF012
-    released: list[str] = []  # noqa: RUF012
-    state: JobState = "ended"
-    fails = False
-
-    def __init__(self, settings: FarSettings) -> None:
-        self.settings = settings  # type: ignore[assignment]
-
-    def price(self, request: LaunchRequest) -> Price | None:
-        return Price(per_hour=0.42, on_demand_per_hour=1.2)
-
-    def start(self, request: LaunchRequest) -> Job:
-        if self.fails:
-            raise ComeBack("no machine is free")
-        self.started.append(request)
-        return Job(name=request.name, values={"zone": "here"})
-
-    def look(self, job: Job) -> JobStatus:
-        return JobStatus(state=self.state, because="as the test says")
-
-    def interrupt(self, job: Job) -> bool:
-        return False
-
-    def release(self, job: Job) -> None:
-        self.released.append(job.name)
-
-
 @pytest.fixture(autouse=True)
-def far(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[FarLauncher]]:
+def far(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FarLauncher]:
     """A launcher `far`, the S3 server, and a state folder of this test's own."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("HF_TOKEN", "hf_canary-that-nobody-may-see")
-    place = f"{__name__}:"
-    monkeypatch.setitem(LAUNCHERS, "far", (f"{place}FarLauncher", f"{place}FarSettings", "far away"))
-    monkeypatch.setattr("dreambooth_resume.launch.launchers._imported", lambda path: globals()[path.rpartition(":")[2]])
-    yield FarLauncher
-    FarLauncher.started.clear()
-    FarLauncher.released.clear()
-    FarLauncher.state, FarLauncher.fails = "ended", False
+    monkeypatch.setitem(LAUNCHERS, "far", ENTRY)
+    FarLauncher.reset()
+    return FarLauncher
 
 
 @pytest.fixture
