@@ -46,8 +46,9 @@ from dreambooth_resume.workflows.packages import extras_for
 from dreambooth_resume.workflows.pictures import find_datasets
 from dreambooth_resume.workflows.preflight import choose_options
 from dreambooth_resume.workflows.supervise import home_words
+from dreambooth_resume.workflows.validation_pictures import find_validation_pictures
 
-COPIED = ("instance_data_dir", "class_data_dir", "dataset_name")
+COPIED = ("instance_data_dir", "class_data_dir", "validation_data_dir", "dataset_name")
 """Options that name folders whose pictures a launch puts into the home."""
 NEEDED_THERE = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "validation_prompts_file")
 """Options that may name what only this machine has: refused for a launcher to other machines."""
@@ -294,7 +295,8 @@ def _to_store(home: Home, options: TrainOptions) -> tuple[tuple[str, PictureSet]
     class_pictures = find_class_pictures(home, options)
     if home.record is None and class_pictures is not None:
         found.append((CLASS_INPUTS_LIST, PictureSet(pictures=class_pictures.found)))
-    return tuple(found)
+    held_out = find_validation_pictures(home, options)
+    return (*found, *(held_out.to_store if held_out else ()))
 
 
 def _typed(name: str, value: object) -> tuple[str, str]:

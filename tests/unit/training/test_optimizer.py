@@ -212,6 +212,33 @@ def test_updates_are_those_of_the_package(kind: str) -> None:
         assert torch.equal(ours[name], theirs[name])
 
 
+def test_adafactor_of_convolutions_and_magnitudes_is_the_packages_and_goes_on_bit_for_bit() -> None:
+    def made(seed: int) -> Parameters:
+        generator = torch.Generator().manual_seed(seed)
+        shapes = {"conv.lora_A.weight": (4, 8, 3, 3), "q.lora_magnitude_vector": (17,)}
+        return {name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+
+    ours, theirs = made(1), made(1)
+    optimizer = one_group(ours, KINDS["Adafactor"].options)
+    library = Adafactor(
+        theirs.values(), lr=1e-2, weight_decay=1e-4, scale_parameter=False, relative_step=False, warmup_init=False
+    )
+    assert list(optimizer.tensors()) == [
+        "exp_avg_sq.q.lora_magnitude_vector",
+        "exp_avg_sq_col.conv.lora_A.weight",
+        "exp_avg_sq_row.conv.lora_A.weight",
+    ]
+    run_updates(ours, optimizer.torch_optimizer, range(5))
+    saved = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+    resumed = {name: torch.nn.Parameter(parameter.detach().clone()) for name, parameter in ours.items()}
+    second = one_group(resumed, KINDS["Adafactor"].options)
+    second.load(saved, optimizer.scalars())
+    run_updates(ours, optimizer.torch_optimizer, range(5, 9))
+    run_updates(resumed, second.torch_optimizer, range(5, 9))
+    run_updates(theirs, library, range(9))
+    assert all(torch.equal(ours[name], theirs[name]) and torch.equal(ours[name], resumed[name]) for name in ours)
+
+
 def test_the_schedule_free_average_is_the_packages_and_is_computed_aside() -> None:
     ours, theirs = named_parameters(0), named_parameters(0)
     optimizer, library = one_group(ours, KINDS["AdamWScheduleFree"].options), library_of("AdamWScheduleFree", theirs)
