@@ -13,7 +13,7 @@ from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.config.schema import OPTIONS, flatten
 from dreambooth_resume.errors import BadInput
 
-_DATA_SET = ("dataset_config_name", "image_column", "caption_column")
+_DATA_SET = ("dataset_config_name", "image_column")
 _BUCKET = ("s3_endpoint_url", "s3_region", "s3_addressing_style", "s3_sse", "s3_kms_key_id")
 _NEW_TOKENS = ("token_abstraction", "num_new_tokens_per_abstraction", "train_text_encoder_ti_frac")
 _PRIOR = (
@@ -220,6 +220,12 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle["prefetch_factor"] = "nothing is prepared ahead with dataloader_num_workers 0"
     if options.data.dataset_name is None:
         idle |= dict.fromkeys(_DATA_SET, "only a data set has configurations and columns: dataset_name")
+        if options.data.caption_strategy not in (None, "auto", "metadata"):
+            idle["caption_column"] = f"caption_strategy {options.data.caption_strategy} reads no columns"
+    else:
+        idle["caption_strategy"] = "the captions of a data set are in its caption_column"
+    if not options.data.shuffle_caption:
+        idle |= dict.fromkeys(("keep_tokens", "caption_separator"), "only shuffle_caption looks at single tags")
     if not options.prior.with_prior_preservation:
         idle |= dict.fromkeys(_PRIOR, "only with_prior_preservation has class pictures")
     if options.storage.storage_uri is None and "://" not in options.checkpoints.output_dir:

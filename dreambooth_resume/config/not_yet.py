@@ -9,9 +9,7 @@ from __future__ import annotations
 DIFFUSERS_SCRIPT: dict[str, str] = {}
 
 LATER: dict[str, str] = {
-    "caption_dropout": "dropping captions at random",
     "keep_best": "keeping the best checkpoint",
-    "keep_tokens": "the tags that a caption keeps in front when it is shuffled",
     "notify": "messages to a web hook",
 }
 

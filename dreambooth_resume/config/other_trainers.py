@@ -17,6 +17,7 @@ _THEIR_NAMES: dict[str, str] = {
     "instance_data_dir": "data data_dir data_path dataset dataset_dir dataset_path folder_path image_dir image_folder"
     " image_path images instance_data_root instance_dir instance_images train_data train_data_dir train_dir",
     "instance_prompt": "class_tokens concept_prompt default_caption instance_token prompt token trigger trigger_word",
+    "caption_strategy": "caption_ext caption_extension caption_extention caption_source prompt_source",
     "resolution": "image_size max_resolution size train_resolution",
     "use_aspect_ratio_buckets": "aspect_ratio_bucketing bucketing enable_bucket enable_buckets",
     "aspect_ratio_buckets": "bucket_list buckets",
@@ -82,8 +83,11 @@ _THEIR_NAMES: dict[str, str] = {
     "max_interruptions": "max_failures max_restarts",
     "price_per_hour": "hourly_price",
     "progress_seconds": "log_every log_interval logging_interval logging_steps tqdm_mininterval",
+    "caption_dropout": "caption_dropout_probability caption_dropout_rate proportion_empty_prompts ucg_rate",
+    "caption_separator": "tag_delimiter tag_separator",
+    "keep_tokens": "keep_tags keep_tags_count tag_dropout_keep",
+    "shuffle_caption": "enable_tag_shuffling shuffle_captions shuffle_tags shuffle_tokens tag_shuffle",
     # Not available here yet, either; told by the name under which they will be.
-    "caption_dropout": "caption_dropout_probability caption_dropout_rate",
     "enable_xformers_memory_efficient_attention": "xformers",
     "hub_token": "hf_token huggingface_token",
     "network_weights": "pretrained_lora_path init_lora lora_weights",

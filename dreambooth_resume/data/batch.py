@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class MicroBatch:
     Given is either `pixels` float32 [b, 3, H, W], or the VAE's `mean` and `logvar` float32 [b, C, h, w]. `vae_noise`
     (to sample from these) and `noise` (to add, and to be predicted) are float32 [b, C, h, w]; `input_noise` is what is
     added where that is something else. `timesteps` are int64 [b], `time_ids` float32 [b, 6], and `prompt_index` int64
-    [b] counts in `PictureSet.prompts`. `dropout_seed` goes to torch's global generator before the forward pass.
+    [b] counts in `PromptDraws.prompts`. `dropout_seed` goes to torch's global generator before the forward pass.
 
     With prior preservation b is twice the number of slots: first their pictures, then their class pictures, each with
     a prompt, time ids and draws of its own, and no mask. `class_weight` is then how much the class pictures' loss
@@ -112,7 +113,7 @@ class BatchBuilder:
             raise ValueError(f"micro-batches of {micro_batch_size} don't make up a batch of {plan.batch_size}")
         self._plan = plan
         self._pictures = pictures.pictures
-        self._prompt_index = {prompt: index for index, prompt in enumerate(pictures.prompts)}
+        self._prompt_index = {prompt: index for index, prompt in enumerate(draws.prompts.prompts(pictures, plan))}
         self._source = source
         self._micro_batch_size = micro_batch_size
         self._latents = latents
@@ -131,7 +132,8 @@ class BatchBuilder:
 
     def _micro_batch(self, slots: Sequence[Slot]) -> MicroBatch:
         samples = [self._source(slot) for slot in slots]
-        prompts = [self._pictures[slot.picture].prompt for slot in slots]
+        draw_prompt = partial(self._draws.prompts.prompt, seed=self._plan.seed)
+        prompts = [draw_prompt(self._pictures[slot.picture], slot) for slot in slots]
         noise = self._noise(Stream.NOISE, slots)
         if self._draws.noise_offset:
             noise = noise + self._draws.noise_offset * self._offsets(slots)

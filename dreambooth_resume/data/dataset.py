@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dreambooth_resume.data.captions import CaptionChoice, captions_in
 from dreambooth_resume.data.images import UnreadableImageError, decode_rgb
 from dreambooth_resume.data.mask_files import look_at_mask, masks_among
 from dreambooth_resume.errors import BadInput
@@ -19,9 +22,12 @@ from dreambooth_resume.errors import BadInput
 SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Resized to the resolution on its shorter side, a longer strip would take gigabytes.
 MAX_ASPECT_RATIO = 32
+MOST_TIMES = 1000
+_CONCEPT = re.compile(r"(\d+)_(.*\S.*)")
 _DECODERS = 4
 _NAMED_AT_MOST = 5
 _LOOKED_AT_BELOW = 10_000
+_logger = logging.getLogger(__name__)
 _INSTANCE, _CLASS, _HELD_OUT = "instance_data_dir", "class_data_dir", "validation_data_dir"
 
 
@@ -42,11 +48,13 @@ class Picture:
     mask_sha256: str | None = None
     """The file that says which part of the picture is trained; the picture's own for its transparency; None: none."""
     mask_size_bytes: int | None = None
+    times: int = 1
+    """How often it comes in a pass, by its folder; `repeats` is for all pictures, and multiplies it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundFile:
-    """A file that is to be looked at. `caption` None: it has the run's prompt."""
+    """A file that is to be looked at. `caption` None: it has the run's prompt. `times` as in `Picture`."""
 
     name: str
     path: Path
@@ -54,6 +62,7 @@ class FoundFile:
     is_masked: bool = False
     """Look for its mask: in `mask`, or else in its transparency."""
     mask: Path | None = None
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +73,17 @@ class PictureSet:
     skipped: tuple[tuple[str, str], ...] = ()
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """The different prompts, sorted."""
+        return tuple(sorted({picture.prompt for picture in self.pictures}))
+
+    @property
+    def times(self) -> tuple[int, ...]:
+        """How often each picture comes in a pass; empty where each comes once."""
+        found = tuple(picture.times for picture in self.pictures)
+        return found if set(found) - {1} else ()
+
+    @property
     def size_bytes(self) -> int:
         return sum(picture.size_bytes + (picture.mask_size_bytes or 0) for picture in self.pictures)
 
@@ -72,27 +92,86 @@ class PictureSet:
         """How many of the pictures have a mask."""
         return sum(picture.mask_sha256 is not None for picture in self.pictures)
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """The different prompts, sorted: `MicroBatch.prompt_index` counts in this order."""
-        return tuple(sorted({picture.prompt for picture in self.pictures}))
 
-
-def scan_pictures(folder: Path, *, prompt: str, skip_bad: bool = False, masks: bool | None = None) -> PictureSet:
+def scan_pictures(
+    folder: Path,
+    *,
+    prompt: str,
+    skip_bad: bool = False,
+    captions: CaptionChoice | None = None,
+    masks: bool | None = None,
+) -> PictureSet:
     """The pictures that lie directly in `folder`, each decoded once to prove that it can be; `masks` as `with_masks`.
 
-    Taken are files with one of SUFFIXES that aren't hidden; anything else in the folder is none of our business.
-    Raises BadInput if there are none, or, without `skip_bad`, if one can't be read.
+    If there are none, those in its `concept_folders`. Taken are files with one of SUFFIXES that aren't hidden; of
+    anything else there, only what `captions` are read from is looked at (None: no captions). Raises BadInput if there
+    are no pictures, for captions that can't be read, and, without `skip_bad`, if a picture can't be read.
     """
-    files = sorted(_picture_files(folder, _INSTANCE), key=lambda path: path.name)
-    if not files:
-        raise _nothing_found(folder)
     return look_at_files(
-        with_masks([FoundFile(name=path.name, path=path) for path in files], masks),
+        with_masks(find_files(folder, captions or CaptionChoice()), masks),
         where=f"{_INSTANCE}: {folder}",
         prompt=prompt,
         skip_bad=skip_bad,
     )
+
+
+def find_files(folder: Path, captions: CaptionChoice) -> list[FoundFile]:
+    """The picture files of `scan_pictures` with their captions, sorted by name. Raises BadInput as it does."""
+    names = sorted(path.name for path in _picture_files(folder, _INSTANCE))
+    if names:
+        beside = sorted(path.name for path in folder.iterdir() if _CONCEPT.fullmatch(path.name) and path.is_dir())
+        if beside:
+            _logger.warning(
+                "Only the pictures directly in %s are taken: %s and what else lies in sub folders is left out, since "
+                "folders with repeats count only where no picture lies beside them.", folder, beside[0],
+            )  # fmt: skip
+        described = captions_in(folder, names, captions)
+        return [FoundFile(name=name, path=folder / name, caption=described.get(name)) for name in names]
+    found: list[FoundFile] = []
+    for concept in concept_folders(folder):
+        names = sorted(path.name for path in _picture_files(concept.path, _INSTANCE))
+        described = captions_in(concept.path, names, captions, of_folder=concept.words)
+        found += [
+            FoundFile(
+                name=f"{concept.path.name}/{name}",
+                path=concept.path / name,
+                caption=described.get(name),
+                times=concept.times,
+            )
+            for name in names
+        ]
+    if not found:
+        raise _nothing_found(folder)
+    return sorted(found, key=lambda one: one.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConceptFolder:
+    """A folder such as `10_sks dog`, as kohya's scripts have it: its pictures come 10 times in a pass."""
+
+    path: Path
+    times: int
+    words: str
+
+
+def concept_folders(folder: Path) -> tuple[ConceptFolder, ...]:
+    """The folders of that kind in `folder`, sorted by name. Those that begin with 0 are left out, as in kohya's.
+
+    Raises BadInput for a number that is no count of repeats, such as a year.
+    """
+    found: list[ConceptFolder] = []
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        match = _CONCEPT.fullmatch(path.name)
+        if match is None or not path.is_dir():
+            continue
+        if int(match[1]) > MOST_TIMES:
+            raise BadInput(
+                f"{path.name} asks for its pictures {match[1]} times in a pass, and {MOST_TIMES} are the most",
+                where=f"{_INSTANCE}: {folder}",
+                fix="rename it: the number in front of NUMBER_WORDS is one of repeats, as in kohya's scripts",
+            )
+        found.append(ConceptFolder(path=path, times=int(match[1]), words=" ".join(match[2].split())))
+    return tuple(one for one in found if one.times)
 
 
 def with_masks(
@@ -232,6 +311,7 @@ def _look_at(file: FoundFile, prompt: str) -> Picture | UnreadableImageError:
         mask_path=mask.path if mask else None,
         mask_sha256=mask.sha256 if mask else None,
         mask_size_bytes=mask.size_bytes if mask else None,
+        times=file.times,
     )
 
 

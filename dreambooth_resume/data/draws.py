@@ -7,11 +7,12 @@ timesteps and plain normal noise. Each further number has a draw of its own, so 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dreambooth_resume.config.options.loss import LossOptions, WeightingScheme
+from dreambooth_resume.data.prompts import PromptDraws
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ class Timesteps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draws:
-    """How timestep and noise of a sample are drawn.
+    """How timestep, noise and prompt of a sample are drawn.
 
     `noise_offset` times a normal number for each channel is added to its noise (Lin's offset noise); the model is shown
     `input_perturbation` times more noise than it is asked for (Ning et al. 2023, arXiv:2301.11706).
@@ -81,9 +82,10 @@ class Draws:
     timesteps: Timesteps
     noise_offset: float = 0.0
     input_perturbation: float = 0.0
+    prompts: PromptDraws = field(default_factory=PromptDraws)
 
 
-def draws_of(loss: LossOptions, *, train_timesteps: int) -> Draws:
+def draws_of(loss: LossOptions, *, train_timesteps: int, prompts: PromptDraws | None = None) -> Draws:
     """What the options of a run ask for; `train_timesteps` is the base model's number of them."""
     return Draws(
         timesteps=Timesteps(
@@ -97,6 +99,7 @@ def draws_of(loss: LossOptions, *, train_timesteps: int) -> Draws:
         ),
         noise_offset=loss.noise_offset,
         input_perturbation=loss.input_perturbation,
+        prompts=prompts or PromptDraws(),
     )
 
 

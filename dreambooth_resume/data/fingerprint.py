@@ -20,9 +20,17 @@ def digest_of(value: object) -> str:
 
 
 def dataset_fingerprint(pictures: Iterable[Picture]) -> str:
-    """What a run trains on: names, contents and prompts, in the plan's order, and the masks of those that have one.
+    """What a run trains on: names, contents and prompts, in the order of the plan, with masks and repeats if any.
 
-    Where the files lie doesn't count.
+    Where the files lie doesn't count. That a picture has no mask, or comes once, isn't in it, as it never was.
     """
-    facts = ([picture.name, picture.sha256, picture.prompt, picture.mask_sha256] for picture in pictures)
-    return digest_of([one if one[-1] is not None else one[:-1] for one in facts])
+    return digest_of([_facts(picture) for picture in pictures])
+
+
+def _facts(picture: Picture) -> list[object]:
+    facts: list[object] = [picture.name, picture.sha256, picture.prompt]
+    if picture.mask_sha256 is not None:
+        facts.append(picture.mask_sha256)
+    if picture.times > 1:
+        facts.append(picture.times)
+    return facts

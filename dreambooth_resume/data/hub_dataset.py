@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dreambooth_resume.data.captioned import Columns
 from dreambooth_resume.data.dataset import FoundFile, PictureSet, look_at_files
+from dreambooth_resume.data.metadata import Columns
 from dreambooth_resume.errors import AccessDenied, BadInput, ComeBack, DbrError
 
 _SPLIT = "train"

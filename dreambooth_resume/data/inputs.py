@@ -57,6 +57,8 @@ class StoredPicture(BaseModel):
     mask_sha256: str | None = None
     """The picture's mask, a file beside the others; the picture's own digest if it is its transparency; None: none."""
     mask_size_bytes: int | None = None
+    times: int | None = None
+    """How often it comes in a pass; None, which isn't written: once."""
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -139,7 +141,7 @@ def load_inputs(storage: Storage, stage: Path, *, prompt: str, list_key: str = I
                 path=files[stored.sha256],
                 mask_path=files[stored.mask_sha256] if stored.mask_sha256 else None,
                 prompt=stored.caption or prompt,
-                **stored.model_dump(),
+                **stored.model_dump() | {"times": stored.times or 1},
             )
             for stored in listed.pictures
         )
@@ -171,8 +173,12 @@ def _parse(storage: Storage, list_key: str, body: bytes) -> StoredInputs:
 
 
 def _listing(pictures: PictureSet) -> StoredInputs:
-    listed = tuple(StoredPicture.model_validate(picture, from_attributes=True) for picture in pictures.pictures)
-    return StoredInputs(format=_FORMAT, pictures=listed)
+    return StoredInputs(format=_FORMAT, pictures=tuple(map(_line, pictures.pictures)))
+
+
+def _line(picture: Picture) -> StoredPicture:
+    line = StoredPicture.model_validate(picture, from_attributes=True)
+    return line if picture.times > 1 else line.model_copy(update={"times": None})
 
 
 def _is_listed(storage: Storage, list_key: str, wanted: StoredInputs) -> bool:

@@ -2,6 +2,7 @@
 
 Samples are numbered through the whole run: step s holds samples s*B to s*B + B-1. A pass is n * repeats samples in an
 order of its own, and steps run across its end, so every sample is seen once before any is seen again, whatever B is.
+A picture whose folder asks for it comes several times in a pass.
 
 With prior preservation a class picture rides in every slot, in passes of their own over the class pictures. These are
 counted from n on, behind the pictures 0 to n-1. The slots of the pictures are the same with and without.
@@ -69,6 +70,7 @@ class Plan:
     `class_count` is the number of class pictures, 0 without prior preservation; B does not count them. `earlier` holds
     before `first_step`, and `picture_count` is the number of pictures from there on. A step in `skipped` has what one
     far beyond the run's end would have. `buckets` has one for each of these pictures, or is empty: all are squares.
+    `times` has for each of them how often it comes in a pass, beside `repeats`, or is empty: each comes once.
     """
 
     seed: int
@@ -83,8 +85,11 @@ class Plan:
     buckets: tuple[Bucket, ...] = ()
     block_size: int = 1
     """With buckets: samples of one shape that stand together. The run's micro-batch, as it was at its first start."""
+    times: tuple[int, ...] = ()
+    _members: tuple[int, ...] = field(init=False, repr=False)
+    """The pictures of a pass, before `repeats`: each as often as its folder asks for."""
     _kinds: tuple[int, ...] = field(init=False, repr=False)
-    """`buckets` as small numbers, which are quick to look up."""
+    """The members' `buckets` as small numbers, which are quick to look up."""
 
     def __post_init__(self) -> None:
         for name in ("picture_count", "batch_size", "repeats", "variants"):
@@ -98,10 +103,15 @@ class Plan:
             raise ValueError(f"a segment begins behind the one before, not at step {self.first_step}")
         if len(self.buckets) not in (0, self.picture_count):
             raise ValueError(f"{len(self.buckets)} buckets for {self.picture_count} pictures")
+        if len(self.times) not in (0, self.picture_count) or min(self.times, default=1) < 1:
+            raise ValueError(f"{len(self.times)} numbers of times, from 1, for {self.picture_count} pictures")
         if self.block_size < 1 or self.batch_size % self.block_size:
             raise ValueError(f"blocks of {self.block_size} don't make up a batch of {self.batch_size}")
         numbers = {bucket: number for number, bucket in enumerate(sorted(set(self.buckets)))}
-        object.__setattr__(self, "_kinds", tuple(numbers[bucket] for bucket in self.buckets))
+        times = self.times or (1,) * self.picture_count
+        members = tuple(picture for picture, count in enumerate(times) for _ in range(count))
+        object.__setattr__(self, "_members", members)
+        object.__setattr__(self, "_kinds", tuple(numbers[self.buckets[one]] for one in members) if numbers else ())
 
     @property
     def pictures_in_all(self) -> int:
@@ -122,14 +132,15 @@ class Plan:
 
     @property
     def _pass_length(self) -> int:
-        return self.picture_count * self.repeats
+        return len(self._members) * self.repeats
 
     def batch(self, step: int) -> tuple[Slot, ...]:
         """The B slots of `step`, which counts from 0. O(B), and O(epoch) where an epoch begins."""
         if self.earlier is not None and step < self.first_step:
             return self.earlier.batch(step)
         drawn = self._drawn_as(step)
-        pictures = [self._sample_of_pass(drawn, slot) % self.picture_count for slot in range(self.batch_size)]
+        samples = [self._sample_of_pass(drawn, slot) for slot in range(self.batch_size)]
+        pictures = [self._members[sample % len(self._members)] for sample in samples]
         return tuple(
             Slot(
                 step=drawn,
@@ -238,11 +249,12 @@ def skipping(plan: Plan, skipped: tuple[SkippedSteps, ...]) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A data set's part in a run: from `first_step` on. `buckets` as in `Plan`."""
+    """A data set's part in a run: from `first_step` on. `buckets` and `times` as in `Plan`."""
 
     first_step: int
     picture_count: int
     buckets: tuple[Bucket, ...] = ()
+    times: tuple[int, ...] = ()
 
 
 def in_segments(plan: Plan, parts: Sequence[Part]) -> Plan:
@@ -253,6 +265,7 @@ def in_segments(plan: Plan, parts: Sequence[Part]) -> Plan:
             plan,
             picture_count=part.picture_count,
             buckets=part.buckets,
+            times=part.times,
             first_step=part.first_step,
             earlier=whole,
         )

@@ -59,6 +59,8 @@ class ModelFacts:
     """Layers of the text encoder that has fewer of them."""
     is_edm: bool = False
     """Was the model made in the EDM formulation? It can be trained in no other."""
+    empty_prompt_is_zeros: bool = True
+    """Was it made with zeros in place of the empty prompt's embeddings?"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

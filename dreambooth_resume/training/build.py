@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,8 +22,8 @@ from dreambooth_resume.data.draws import draws_of
 from dreambooth_resume.data.held_out import HeldOut
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.data.plan import Plan, Slot
+from dreambooth_resume.data.prompts import prompt_draws_of
 from dreambooth_resume.data.samples import LatentSource, SampleSource, prompt_entry
-from dreambooth_resume.data.transforms import FloatArray
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.base import Encoders, ExistingLora, Family, ModelFacts
 from dreambooth_resume.models.digests import SourceDigests
@@ -40,7 +40,7 @@ from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.groups import parameter_groups
 from dreambooth_resume.training.latents import held_out_source, sample_source
 from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
-from dreambooth_resume.training.model import LoadedModel, load_model
+from dreambooth_resume.training.model import LoadedModel, Pair, load_model, prompts_for
 from dreambooth_resume.training.objective import Objective, objective_of
 from dreambooth_resume.training.optimizer import Optimizer
 from dreambooth_resume.training.precision import accelerates_precision, make_scaler
@@ -51,14 +51,9 @@ from dreambooth_resume.training.step import (
     Prompts,
     StepMetrics,
     TrainableModel,
-    TrainedPrompts,
-    prompt_table,
     train_step,
 )
 from dreambooth_resume.training.validation_loss import HeldOutLoss
-
-_Pair = tuple[FloatArray, FloatArray]
-"""A prompt's embeddings [tokens, width] and pooled embeddings [width]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +175,7 @@ def build_parts(
     model = TrainableModel(
         denoiser=loaded.denoiser,
         parameters=loaded.parameters,
-        prompts=_prompts(assignment.pictures.prompts, loaded, pairs, device=device),
+        prompts=_prompts(assignment, loaded, pairs, device=device),
         accelerator=accelerator,
         encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
         scaler=scaler,
@@ -234,18 +229,17 @@ def _say_what_is_trained_until_when(assignment: Assignment, reporter: Reporter) 
 
 
 def _prompts(
-    prompts: Sequence[str], loaded: LoadedModel, pairs: Mapping[str, _Pair], *, device: torch.device
+    assignment: Assignment, loaded: LoadedModel, pairs: Mapping[str, Pair], *, device: torch.device
 ) -> Prompts:
-    if loaded.text_encoders is None:
-        return prompt_table([pairs[one] for one in prompts], denoiser=loaded.denoiser, device=device)
-    return TrainedPrompts(text_encoders=loaded.text_encoders, tokens_NS=loaded.text_encoders.tokenize(prompts))
+    zeros = assignment.facts.empty_prompt_is_zeros
+    return prompts_for(_trained_prompts(assignment), loaded, pairs, zeros=zeros, device=device)
 
 
 def _held_out_loss(
     assignment: Assignment,
     model: TrainableModel,
     loaded: LoadedModel,
-    pairs: Mapping[str, _Pair],
+    pairs: Mapping[str, Pair],
     held_out: LatentSource | None,
     *,
     state: TrainingState,
@@ -255,7 +249,7 @@ def _held_out_loss(
     pictures, count = assignment.held_out, len(assignment.held_out.pictures)
     samples = [held_out(Slot(step=0, slot=0, picture=picture, variant=0)) for picture in range(count)]
     timesteps = assignment.facts.num_train_timesteps
-    prompts = _prompts(pictures.prompts, loaded, pairs, device=model.accelerator.device)
+    prompts = prompts_for(pictures.prompts, loaded, pairs, zeros=False, device=model.accelerator.device)
     text_encoders = loaded.text_encoders.models.values() if loaded.text_encoders else ()
     return HeldOutLoss(
         model=replace(model, prompts=prompts, objective=Objective(edm_style=model.objective.edm_style)),
@@ -272,7 +266,7 @@ def _encode(
     *,
     reporter: Reporter,
     watcher: Watcher,
-) -> tuple[dict[str, _Pair], SampleSource, LatentSource | None]:
+) -> tuple[dict[str, Pair], SampleSource, LatentSource | None]:
     """Every prompt's embeddings, and where samples and held-out ones come from. Encodes only what the home lacks.
 
     No embeddings where the text encoders are trained: they are others after every step.
@@ -301,7 +295,11 @@ def _encode(
 def _all_prompts(assignment: Assignment) -> list[str]:
     """Each once."""
     held_out = assignment.held_out.prompts if assignment.held_out else ()
-    return list(dict.fromkeys([*assignment.pictures.prompts, *_preview_prompts(assignment), *held_out]))
+    return list(dict.fromkeys([*_trained_prompts(assignment), *_preview_prompts(assignment), *held_out]))
+
+
+def _trained_prompts(assignment: Assignment) -> tuple[str, ...]:
+    return prompt_draws_of(assignment.options.data).prompts(assignment.pictures, assignment.plan)
 
 
 def _preview_prompts(assignment: Assignment) -> tuple[str, ...]:
@@ -318,7 +316,7 @@ def _easel(
     model: TrainableModel,
     loaded: LoadedModel,
     encoders: Encoders,
-    pairs: Mapping[str, _Pair],
+    pairs: Mapping[str, Pair],
     *,
     state: TrainingState,
 ) -> Easel:
@@ -370,7 +368,7 @@ def _batches(assignment: Assignment, samples: SampleSource, micro_batch_size: in
             pixels_per_latent=facts.pixels_per_latent,
             resolution=options.data.resolution,
         ),
-        draws=draws_of(options.loss, train_timesteps=facts.num_train_timesteps),
+        draws=draws_of(options.loss, train_timesteps=facts.num_train_timesteps, prompts=prompt_draws_of(options.data)),
         class_weight=options.prior.prior_loss_weight,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.data.prompts import DROPPED
 from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.transforms import FloatArray
 from dreambooth_resume.models.attention import use_xformers
@@ -23,6 +24,10 @@ from dreambooth_resume.models.new_words import new_words
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.training.precision import weight_dtype
 from dreambooth_resume.training.preview import Embeddings, undisturbed
+from dreambooth_resume.training.step import Prompts, TrainedPrompts, as_dropped, prompt_table
+
+Pair = tuple[FloatArray, FloatArray]
+"""A prompt's embeddings [tokens, width] and pooled embeddings [width]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +117,25 @@ def load_model(
 
 def _token_draw(seed: int, encoder: int, shape: tuple[int, int]) -> FloatArray:
     return generator(seed, Stream.INIT, step=encoder, draw=1).standard_normal(shape, dtype=np.float32)
+
+
+def prompts_for(
+    prompts: Sequence[str],
+    loaded: LoadedModel,
+    pairs: Mapping[str, Pair],
+    *,
+    zeros: bool,
+    device: torch.device,
+) -> Prompts:
+    """What the denoiser reads for these prompts; `zeros`: for a dropped caption that, and not the empty prompt."""
+    if loaded.text_encoders is None:
+        rows = [as_dropped(pairs[one]) if zeros and one == DROPPED else pairs[one] for one in prompts]
+        return prompt_table(rows, denoiser=loaded.denoiser, device=device)
+    return TrainedPrompts(
+        text_encoders=loaded.text_encoders,
+        tokens_NS=loaded.text_encoders.tokenize(prompts),
+        zeros=prompts.index(DROPPED) if zeros and DROPPED in prompts else None,
+    )
 
 
 def _init_draw(seed: int, number: int, shape: tuple[int, ...]) -> FloatArray:

@@ -72,11 +72,13 @@ class PromptTable:
 class TrainedPrompts:
     """Every prompt's tokens, encoded at each step by text encoders that are trained; gradients flow into these.
 
-    tokens_NS: int64 [prompts, tokens] for each encoder, on the device.
+    tokens_NS: int64 [prompts, tokens] for each encoder, on the device. The prompt of the number `zeros` has zeros for
+    embeddings, whatever the encoders make of it.
     """
 
     text_encoders: TextEncoders
     tokens_NS: tuple[torch.Tensor, ...]
+    zeros: int | None = None
 
     def embeddings(self, prompt_index_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Each prompt of the batch is encoded once, in the order of their numbers, as Diffusers' script does for one.
@@ -88,7 +90,21 @@ class TrainedPrompts:
         embeds_USD, pooled_UP = self.text_encoders.encode(tuple(tokens[rows] for tokens in self.tokens_NS))
         # Not by an index: its backward pass adds rows up in any order, on a CPU with several threads.
         order = row_B.tolist()
-        return torch.stack([embeds_USD[row] for row in order]), torch.stack([pooled_UP[row] for row in order])
+        embeds_BSD, pooled_BP = (torch.stack([one[row] for row in order]) for one in (embeds_USD, pooled_UP))
+        if self.zeros is None:
+            return embeds_BSD, pooled_BP
+        is_zeros_B = (prompt_index_B == self.zeros).to(embeds_BSD.device)
+        return embeds_BSD.masked_fill(is_zeros_B[:, None, None], 0), pooled_BP.masked_fill(is_zeros_B[:, None], 0)
+
+
+def as_dropped(
+    pair: tuple[NDArray[np.float32], NDArray[np.float32]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What stands for a dropped caption: zeros in the pair's shapes, as in SDXL's own training.
+
+    Source: `ucg_rate` in GeneralConditioner.forward of Stability AI's generative-models.
+    """
+    return np.zeros_like(pair[0]), np.zeros_like(pair[1])
 
 
 def prompt_table(

@@ -17,12 +17,17 @@ from dreambooth_resume.workflows.pictures import buckets_for
 
 
 def decided(options: TrainOptions) -> TrainOptions:
-    """What does not depend on the pictures: a seed, so that an unseeded run resumes as exactly as any; no masks."""
+    """What does not depend on the pictures: a seed, so that an unseeded run resumes as exactly as any; no masks.
+
+    A new run reads captions; written out, since a run without a record of it was begun before there were any.
+    """
     values: dict[str, object] = {}
     if options.training.seed is None:
         values["seed"] = secrets.randbelow(2**32)
     if options.loss.masked_training is None:
         values["masked_training"] = False
+    if options.data.caption_strategy is None:
+        values["caption_strategy"] = "auto"
     return with_values(options, values) if values else options
 
 

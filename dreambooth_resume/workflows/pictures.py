@@ -68,6 +68,7 @@ class DataSets:
                 first_step=first_step,
                 picture_count=len(self.sets[fingerprint].pictures),
                 buckets=buckets_for(self.sets[fingerprint], buckets),
+                times=self.sets[fingerprint].times,
             )
             for first_step, fingerprint in parts
         ]
@@ -178,6 +179,7 @@ def _drift(before: Sequence[Picture], after: Sequence[Picture]) -> str:
             for name in both
             if then[name].sha256 == now[name].sha256 and then[name].mask_sha256 != now[name].mask_sha256
         ],
+        "repeats changed": [name for name in both if then[name].times != now[name].times],
         "caption changed": [
             name for name in both if then[name].sha256 == now[name].sha256 and then[name].prompt != now[name].prompt
         ],

@@ -179,7 +179,6 @@ def check_start(home: Home, options: Options) -> Checked:
     refuse_two_sources(chosen, options.sources)
     refuse_half_a_prior(chosen, options.sources)
     refuse_cost_without_price(chosen, options.sources)
-    refuse_cost_without_price(chosen, options.sources)
     refuse_missing_packages(chosen, options.sources)
     check_trackers(chosen.reporting, options.sources)
     begins_from = find_seed(home, chosen)
@@ -216,6 +215,7 @@ def _plan(home: Home, options: TrainOptions, inputs: Inputs) -> Plan:
         picture_count=len(inputs.pictures.pictures),
         batch_size=batch_size,
         repeats=data.repeats,
+        times=inputs.pictures.times,
         class_count=inputs.class_pictures.count if inputs.class_pictures else 0,
         buckets=buckets_for(inputs.pictures, buckets_of(data)),
         block_size=math.gcd(block_size, batch_size),

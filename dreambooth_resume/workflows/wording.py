@@ -32,10 +32,11 @@ def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str)
     """The run in a few lines, before anything is loaded."""
     pictures = inputs.pictures
     skipped = f" ({len(pictures.skipped)} unreadable ones left out)" if pictures.skipped else ""
+    repeated = f" ({sum(pictures.times)} with the repeats of their folders)" if pictures.times else ""
     epochs = steps * plan.batch_size / plan.epoch_length
     ridden = class_pictures(inputs.class_pictures) if inputs.class_pictures else ""
     return (
-        f"{_count(len(pictures.pictures), 'picture')}{skipped}, {_count(steps, 'step')} of "
+        f"{_count(len(pictures.pictures), 'picture')}{repeated}{skipped}, {_count(steps, 'step')} of "
         f"{_count(plan.batch_size, 'sample')} "
         f"({epochs:.1f} epochs), base model {inputs.source.name}\n"
         f"{ridden}{_buckets(plan)}{_masks(pictures)}"

@@ -48,6 +48,8 @@ SAME: dict[str, str] = {
     "num_repeats": "repeats",
     "dataset_repeats": "repeats",
     "keep_tokens": "keep_tokens",
+    "shuffle_caption": "shuffle_caption",
+    "caption_separator": "caption_separator",
     "caption_dropout_rate": "caption_dropout",
     "enable_bucket": "use_aspect_ratio_buckets",
     "alpha_mask": "masked_training",
@@ -64,11 +66,15 @@ OTHERWISE: dict[str, str] = {
     "save_every_n_steps": "every one of them can be resumed here",
     "sample_every_n_epochs": "here also after the first epoch",
     "alpha_mask": "outside of it the loss counts 0.1 here, by unmasked_weight, and each picture as much as any other",
+    "shuffle_caption": "8 orders of each caption are drawn here, and a step picks one",
+    "caption_dropout_rate": "a dropped caption is zeros here, as in SDXL's own training, and the empty prompt there",
     "flip_aug": "drawn for each step here, and kept in the cache as a variant",
 }
 """Of SAME: what differs about it, to be said."""
 
 ANYWAY: dict[str, str] = {
+    "caption_extension": "files that end in .txt or .caption beside the pictures are read",
+    "caption_extention": "files that end in .txt or .caption beside the pictures are read",
     "cache_text_encoder_outputs": "prompts are encoded once where the text encoders don't train",
     "cache_text_encoder_outputs_to_disk": "prompts' embeddings are kept in the run's home",
     "disable_mmap_load_safetensors": "nothing depends on how files are read",
@@ -86,7 +92,6 @@ ANYWAY: dict[str, str] = {
     "use_safetensors": "files are safetensors",
     "vae_batch_size": "the VAE encodes one picture a call, so that the cache never changes a bit",
     "debug_dataset": "`dbr train` names what it reads",
-    "caption_separator": "tags are separated by commas",
 }
 """What it asks for happens here always."""
 
@@ -100,8 +105,6 @@ NOTHING: dict[str, str] = {
     "bucket_reso_steps": "the step between buckets is 64; aspect_ratio_buckets lists shapes of your own",
     "cache_info": "a file with the pictures' sizes; sizes are kept in the home",
     "caption_dropout_every_n_epochs": "epochs without captions",
-    "caption_extension": "the ending of caption files",
-    "caption_extention": "the ending of caption files",
     "caption_prefix": "text before each caption",
     "caption_suffix": "text behind each caption",
     "caption_tag_dropout_rate": "dropping single tags",
@@ -172,7 +175,6 @@ NOTHING: dict[str, str] = {
     "scale_weight_norms": "a limit of the weights' norms",
     "schedulefree_wrapper_args": "schedule-free around another optimizer",
     "secondary_separator": "a second separator of tags",
-    "shuffle_caption": "shuffled tags",
     "text_encoder_batch_size": "prompts are encoded one a call",
     "token_warmup_min": "captions that grow",
     "token_warmup_step": "captions that grow",

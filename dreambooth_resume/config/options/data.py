@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field
 
 from dreambooth_resume.config.options.declaration import (
+    FINITE,
     NOT_BLANK,
     SECTION_CONFIG,
     TILDE_EXPANDED,
@@ -15,6 +16,7 @@ from dreambooth_resume.config.options.declaration import (
     refused,
 )
 
+CaptionStrategy = Literal["auto", "textfile", "metadata", "filename", "instanceprompt"]
 Interpolation = Literal["lanczos", "bilinear", "bicubic", "nearest", "nearest_exact", "box", "hamming"]
 
 _SHAPES = "it decides the shapes and the order of the pictures; start a new run"
@@ -34,6 +36,9 @@ def _bucket_list(value: str | None) -> str | None:
         if side < _SMALLEST_SIDE or side % _SIDE_STEP:
             raise ValueError(f"must have sides of at least {_SMALLEST_SIDE}, in multiples of {_SIDE_STEP}, not {side}")
     return ";".join(f"{int(height)},{int(width)}" for height, width in pairs)
+
+
+_CAPTIONS = "all steps of a run draw their captions in one way; start a new run"
 
 
 class DataOptions(BaseModel):
@@ -59,7 +64,32 @@ class DataOptions(BaseModel):
 
     caption_column: Annotated[str | None, NOT_BLANK, free()] = None
     """Column of the data set that holds a caption for each picture. Where one is blank, and without this option,
-    instance_prompt is the picture's prompt. The run keeps pictures and captions; others are other pictures."""
+    instance_prompt is the picture's prompt. The run keeps pictures and captions; others are other pictures. Of metadata
+    in instance_data_dir: null is text, caption or prompt, the first that is there."""
+
+    caption_strategy: Annotated[
+        CaptionStrategy | None,
+        any_case("auto", "textfile", "metadata", "filename", "instanceprompt"),
+        free(null_is_unset=True),
+    ] = None
+    """Where the captions of pictures in instance_data_dir come from. textfile: NAME.txt or NAME.caption beside the
+    picture NAME.png. metadata: metadata.jsonl or metadata.csv there. auto: the first of these that has one. filename:
+    the picture's own name. instanceprompt: none. A picture without a caption has instance_prompt. null: auto for a new
+    run; runs of earlier releases go on without captions. Class pictures always have class_prompt."""
+
+    caption_dropout: Annotated[float, FINITE, Field(ge=0, le=1), refused(_CAPTIONS)] = 0.0
+    """How often a picture is trained without its caption (0.05 to 0.1 is usual), so that the LoRA also learns what the
+    pictures have in common beside the words. A dropped caption is zeros where the base model was made so, as SDXL was,
+    else the empty prompt. Class pictures keep theirs."""
+
+    shuffle_caption: Annotated[bool, refused(_CAPTIONS)] = False
+    """Train each caption with its tags in changing order: 8 orders are drawn for it, and a step picks one."""
+
+    keep_tokens: Annotated[int, Field(ge=0), refused(_CAPTIONS)] = 0
+    """So many tags stay in front, in their order, when shuffle_caption shuffles the others."""
+
+    caption_separator: Annotated[str, NOT_BLANK, refused(_CAPTIONS)] = ","
+    """What stands between the tags of a caption, for shuffle_caption."""
 
     instance_prompt: Annotated[
         str,

@@ -76,6 +76,7 @@ class SdxlFamily:
             picture_side=int(unet.get("sample_size") or 128) * pixels_per_latent,
             text_layers=min(_text_layers(source, name) for name in ("text_encoder", "text_encoder_2")),
             is_edm=is_edm(_scheduler_config(source)),
+            empty_prompt_is_zeros=_negative_prompt_is_zeros(source),
         )
 
     def adapter_sizes(

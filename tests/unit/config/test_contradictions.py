@@ -140,4 +140,8 @@ def test_a_folder_beside_a_data_set_is_refused_and_columns_without_one_are_remar
     assert refusal.value.where == "--dataset_name"
     given = parse_train([*REQUIRED, "--caption_column", "text", "--image_column", "photo"])
     said = remarks(resolve(given, recorded=None), given.sources)
-    assert [line.split()[0] for line in said] == ["image_column", "caption_column"]
+    assert [line.split()[0] for line in said] == ["image_column"]
+    words = ["--caption_column", "text", "--caption_strategy", "textfile"]
+    given = parse_train([*REQUIRED, *words])
+    said = remarks(resolve(given, recorded=None), given.sources)
+    assert said == ("caption_column has no effect: caption_strategy textfile reads no columns",)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_resume.data.captioned import Columns, is_picture_folder, scan_captioned
+from dreambooth_resume.data.captioned import is_picture_folder, scan_captioned
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
+from dreambooth_resume.data.metadata import Columns
 from dreambooth_resume.errors import BadInput
 
 from .conftest import DrawPicture

@@ -38,7 +38,7 @@ def test_pictures_are_found_sorted_and_measured(pictures_folder: Path, draw: Dra
         prompt=PROMPT,
     )
     assert found.size_bytes == sum(path.stat().st_size for path in pictures_folder.iterdir())
-    assert found.prompts == (PROMPT,)
+    assert {picture.prompt for picture in found.pictures} == {PROMPT}
 
 
 def test_stray_files_and_folders_are_ignored(pictures_folder: Path, draw: DrawPicture) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreambooth_resume.data.captioned import Columns
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.hub_dataset import load_dataset_pictures, translated
+from dreambooth_resume.data.metadata import Columns
 from dreambooth_resume.errors import AccessDenied, BadInput, ComeBack
 
 datasets = pytest.importorskip("datasets")

@@ -16,6 +16,7 @@ from dreambooth_resume.data.batch import BatchBuilder, LatentSize, MicroBatch
 from dreambooth_resume.data.dataset import Picture, PictureSet
 from dreambooth_resume.data.draws import Draws, Timesteps
 from dreambooth_resume.data.plan import Plan, Slot
+from dreambooth_resume.data.prompts import PromptDraws
 from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.samples import Sample
 
@@ -69,7 +70,7 @@ def builder(plan: Plan, *, micro_batch_size: int, class_weight: float = 1.0) -> 
 
 
 def prompts_of(plan: Plan, part: MicroBatch) -> list[str]:
-    return [pictures_of(plan).prompts[index] for index in part.prompt_index.tolist()]
+    return [PromptDraws().prompts(pictures_of(plan), plan)[index] for index in part.prompt_index.tolist()]
 
 
 def test_golden_class_slots() -> None:
