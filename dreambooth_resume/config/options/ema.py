@@ -23,4 +23,4 @@ class EmaOptions(BaseModel):
         float, FINITE, Field(ge=0, lt=1), applied("the average follows at the new decay from the next step on")
     ] = 0.9999
     """How much of the average stays at each step: 0.999 goes over about a thousand steps. It begins low and rises to
-    this as (1 + step) / (10 + step), so that a short run's average is of its second half."""
+    this as (1 + step) / (10 + step), so that a short run's average is mostly of its last fifth."""
