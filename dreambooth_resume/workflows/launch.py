@@ -50,7 +50,12 @@ from dreambooth_resume.workflows.validation_pictures import find_validation_pict
 
 COPIED = ("instance_data_dir", "class_data_dir", "validation_data_dir", "dataset_name")
 """Options that name folders whose pictures a launch puts into the home."""
-NEEDED_THERE = ("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "validation_prompts_file")
+NEEDED_THERE = (
+    "pretrained_model_name_or_path",
+    "pretrained_vae_model_name_or_path",
+    "network_weights",
+    "validation_prompts_file",
+)
 """Options that may name what only this machine has: refused for a launcher to other machines."""
 LEFT_OUT = ("output_dir", "stage_dir", "cache_dir", "logging_dir")
 """Options that name folders of this machine: another one has its own."""
@@ -242,23 +247,27 @@ def _refuse_secrets(given: GivenOptions) -> None:
 
 def _refuse_folders(home: Home, options: TrainOptions, given: GivenOptions, where: str) -> None:
     """Raises BadInput for what only this machine has."""
+    begin_here = "begin the run here, with the home in the bucket, and stop it after its first save: then dbr resume"
+    fixes = {
+        "pretrained_model_name_or_path": "name one of the Hub, such as stabilityai/stable-diffusion-xl-base-1.0",
+        "pretrained_vae_model_name_or_path": "name one of the Hub",
+        "network_weights": begin_here,
+        "resume_from_checkpoint": begin_here,
+        "validation_prompts_file": "leave it out, or begin the run here",
+    }
     chosen = flatten(options)
-    for name in NEEDED_THERE:
+    # Once the run has begun, the home has a copy of what it began from.
+    begun_with = ("network_weights", "resume_from_checkpoint") if home.record is not None else ()
+    for name in (*NEEDED_THERE, "resume_from_checkpoint"):
         value = chosen[name]
-        if value is not None and Path(str(value)).exists():
-            is_model = name.startswith("pretrained")
-            raise BadInput(
-                f"{value} is on this machine alone, and {where} has other machines",
-                where=given.sources.get(name, name),
-                fix="name one of the Hub, such as stabilityai/stable-diffusion-xl-base-1.0"
-                if is_model
-                else "leave it out",
-            )
-    if options.checkpoints.seed_folder is not None and home.record is None:
+        if value is None or name in begun_with or not Path(str(value)).exists():
+            continue
+        if name == "resume_from_checkpoint" and options.checkpoints.seed_folder is None:
+            continue
         raise BadInput(
-            f"{options.checkpoints.seed_folder} is on this machine alone, and {where} has other machines",
-            where=given.sources.get("resume_from_checkpoint", "resume_from_checkpoint"),
-            fix="begin the run here, with the home in the bucket, and stop it after its first save: then dbr resume",
+            f"{value} is on this machine alone, and {where} has other machines",
+            where=given.sources.get(name, name),
+            fix=fixes[name],
         )
     if not options.data.store_inputs:
         raise BadInput(
@@ -292,6 +301,8 @@ def _to_store(home: Home, options: TrainOptions) -> tuple[tuple[str, PictureSet]
     if not options.data.store_inputs:
         return ()
     found = list(find_datasets(home, options).to_store)
+    if (held_out := find_validation_pictures(home, options)) is not None:
+        found += held_out.to_store
     class_pictures = find_class_pictures(home, options)
     if home.record is None and class_pictures is not None:
         found.append((CLASS_INPUTS_LIST, PictureSet(pictures=class_pictures.found)))
