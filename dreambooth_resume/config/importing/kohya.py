@@ -59,8 +59,9 @@ def _default(found: Findings, given: Settings, name: str, ours: str) -> None:
 
 
 def _take_size(found: Findings, given: Settings) -> None:
-    _default(found, given, "network_dim", "rank")
-    _default(found, given, "network_alpha", "lora_alpha")
+    if "network_weights" not in found.values:  # its rank and alpha are taken
+        _default(found, given, "network_dim", "rank")
+        _default(found, given, "network_alpha", "lora_alpha")
     if (batch := given.get("train_batch_size") or given.get("batch_size")) is not None:
         found.take("train_batch_size", batch.value, theirs=batch.theirs)
     else:
@@ -194,17 +195,30 @@ def _take_network(found: Findings, given: Settings) -> None:
     module = given.get("network_module")
     if module is not None and module.value not in ("networks.lora", None):
         found.leave_out(given.pop("network_module"), "another adapter than a LoRA")
+    for name in ("fp8_base", "fp8_base_unet"):
+        if (fp8 := given.get(name)) is not None and fp8.value is True:
+            found.take(
+                "base_precision", "fp8", theirs=fp8.theirs, otherwise="each row is scaled to the whole range here"
+            )
     setting = given.get("network_args")
+    takes_layers = "network_weights" not in found.values
+    if takes_layers:
+        text = "kohya's LoRA is on more linear layers than Diffusers'"
+        found.take("lora_layers", names.LAYERS, theirs="network_module networks.lora", otherwise=text)
     for word in _listed(setting.value) if setting is not None else []:
         name, _, value = str(word).partition("=")
         theirs = f"{setting.theirs} {name}" if setting is not None else name
-        if name in names.NETWORK_ARGUMENTS:
+        takes_no_layers = name.startswith("conv_") and not takes_layers
+        if takes_no_layers:
+            found.say(About.ANYWAY, theirs, "the layers of network_weights are taken")
+        elif name in names.NETWORK_ARGUMENTS:
             found.take(names.NETWORK_ARGUMENTS[name], value, theirs=theirs)
+        elif name.startswith("block_"):
+            found.say(About.NOTHING, theirs, "a number for each of kohya's blocks; ranks of parts here: rank_pattern")
         else:
             found.say(About.NOTHING, theirs, f"an argument of the network ({value})")
-    eight_bits = next((given[name] for name in ("fp8_base", "fp8_base_unet") if name in given), None)
-    if eight_bits is not None and eight_bits.value is True:
-        found.take("base_precision", "fp8", theirs=eight_bits.theirs)
+    if takes_layers and "conv_dim" in found.values and "conv_alpha" not in found.values:
+        found.take("conv_alpha", 1, theirs="conv_alpha, not given", otherwise="kohya's default is 1")
 
 
 def _take_pictures(found: Findings, given: Settings, subsets: Sequence[Mapping[str, Setting]]) -> None:

@@ -75,6 +75,7 @@ OTHERWISE: dict[str, str] = {
 ANYWAY: dict[str, str] = {
     "caption_extension": "files that end in .txt or .caption beside the pictures are read",
     "caption_extention": "files that end in .txt or .caption beside the pictures are read",
+    "dim_from_weights": "the rank of network_weights is taken always",
     "cache_text_encoder_outputs": "prompts are encoded once where the text encoders don't train",
     "cache_text_encoder_outputs_to_disk": "prompts' embeddings are kept in the run's home",
     "disable_mmap_load_safetensors": "nothing depends on how files are read",
@@ -117,7 +118,6 @@ NOTHING: dict[str, str] = {
     "ddp_gradient_as_bucket_view": "several processes",
     "ddp_static_graph": "several processes",
     "ddp_timeout": "several processes",
-    "dim_from_weights": "the rank of another LoRA",
     "dynamo_backend": "torch.compile",
     "enable_wildcard": "captions with alternatives",
     "face_crop_aug_range": "crops around faces",
@@ -234,6 +234,9 @@ NETWORK_ARGUMENTS: dict[str, str] = {
     "loraplus_lr_ratio": "loraplus_lr_ratio",
 }
 """Names in network_args -> ours."""
+
+LAYERS = "to_k,to_q,to_v,to_out.0,ff.net.0.proj,ff.net.2,proj_in,proj_out"
+"""The UNet's linear layers that its LoRA is on."""
 
 DEFAULTS: dict[str, object] = {
     "network_dim": 4,

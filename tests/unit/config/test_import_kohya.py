@@ -127,6 +127,9 @@ def test_options_and_the_data_set_that_they_name_make_one_run(tmp_path: Path) ->
         "lr_warmup_steps": 0,
         "mixed_precision": "bf16",
         "use_dora": True,
+        "lora_layers": "to_k,to_q,to_v,to_out.0,ff.net.0.proj,ff.net.2,proj_in,proj_out",
+        "conv_dim": 4,
+        "conv_alpha": 1.0,
         "num_train_epochs": 10,
         "snr_gamma": 5.0,
         "max_grad_norm": 1e9,
@@ -216,6 +219,14 @@ def test_lion_its_betas_a_warm_up_by_ratio_and_loraplus_are_taken(tmp_path: Path
     found = imported(tmp_path, config_toml=adafactor)
     assert found.values["optimizer"] == "Adafactor"
     assert not any("relative_step" in name for name in said(found, About.NOTHING))
+
+
+def test_the_layers_of_a_lora_to_begin_from_are_its_own(tmp_path: Path) -> None:
+    lines = ('network_weights = "old.safetensors"', "dim_from_weights = true", 'network_args = ["conv_dim=4"]')
+    found = imported(tmp_path, config_toml="\n".join((*lines, "fp8_base = true", "")))
+    assert (found.values["network_weights"], found.values["base_precision"]) == ("old.safetensors", "fp8")
+    assert not {"rank", "lora_alpha", "lora_layers", "conv_dim"} & set(found.values)
+    assert {"network_args conv_dim", "dim_from_weights"} <= set(said(found, About.ANYWAY))
 
 
 def test_an_optimizer_that_is_not_here_is_said(tmp_path: Path) -> None:
