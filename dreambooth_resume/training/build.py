@@ -275,7 +275,7 @@ def _encode(
     prompt_key = assignment.family.prompt_key(assignment.digests)
     fixed = [] if assignment.options.text_part is not None else _all_prompts(assignment)
     clip_skip = assignment.options.model.clip_skip
-    encode = partial(encoders.encode_prompt, clip_skip=clip_skip) if clip_skip else encoders.encode_prompt
+    encode = partial(encoders.encode_prompt, clip_skip=clip_skip)
     entries = [prompt_entry(prompt, encoder=prompt_key, encode=encode, clip_skip=clip_skip) for prompt in fixed]
     filled = not entries or cache.fill(
         entries, should_stop=watcher.should_stop, on_progress=partial(reporter.phase, "encoding prompts")
@@ -325,7 +325,8 @@ def _easel(
 
     def embed(prompt: str) -> Embeddings:
         # Somebody may ask for pictures of any prompt in the middle of a training.
-        pair = pairs[prompt] if prompt in pairs else encoders.encode_prompt(prompt)
+        clip_skip = assignment.options.model.clip_skip
+        pair = pairs[prompt] if prompt in pairs else encoders.encode_prompt(prompt, clip_skip=clip_skip)
         embeds, pooled = (torch.from_numpy(np.array(one)).to(device) for one in pair)
         return embeds, pooled
 

@@ -49,7 +49,7 @@ def find_weights(home: Home, options: TrainOptions) -> StartingWeights | None:
         raise BadInput(
             "is not the file that the run was begun from", where=where, fix="leave it out, or start a new run with it"
         )
-    return StartingWeights(body=_stored(home.storage, pinned), where=where)
+    return StartingWeights(body=stored_weights(home.storage, pinned), where=where)
 
 
 def store_weights(storage: Storage, weights: StartingWeights) -> None:
@@ -69,7 +69,9 @@ def _read(path: Path, where: str) -> bytes:
         ) from None
 
 
-def _stored(storage: Storage, sha256: str) -> bytes:
+def stored_weights(storage: Storage, sha256: str) -> bytes:
+    """The file in the home. Raises RefusedToGoOn if it is missing or damaged."""
+
     def checked(body: bytes) -> bytes:
         if hashlib.sha256(body).hexdigest() != sha256:
             raise RefusedToGoOn(

@@ -31,7 +31,6 @@ _IMPLEMENTATIONS: dict[Layout, str] = {
 _TRAINING = {
     "ss_batch_size_per_device": "train_batch_size",
     "ss_caption_dropout_rate": "caption_dropout",
-    "ss_clip_skip": "clip_skip",
     "ss_gradient_accumulation_steps": "gradient_accumulation_steps",
     "ss_gradient_checkpointing": "gradient_checkpointing",
     "ss_keep_tokens": "keep_tokens",
@@ -77,11 +76,12 @@ def export_header(
         "usage_hint": f"Use {phrase}" if phrase else None,
         "description": f"LoRA of step {step}, trained with DreamBooth on {shown_base(options)}",
         "tags": "dreambooth, " + ("dora" if options.get("use_dora") else "lora"),
-        "encoder_layer": options.get("clip_skip"),
+        "encoder_layer": _encoder_layer(options),
     }
     kohya = {name: value for name, value in family_header.items() if name.startswith("ss_")}
     trained: dict[str, JsonValue] = {name: options.get(option) for name, option in _TRAINING.items()}
     trained |= {
+        "ss_clip_skip": _encoder_layer(options),
         "ss_num_train_images": len(prompts) or None,
         "ss_output_name": title,
         "ss_resolution": f"({side}, {side})" if side else None,
@@ -94,6 +94,12 @@ def export_header(
         trained.pop("ss_prior_loss_weight", None)
     header = {f"modelspec.{name}": value for name, value in spec.items()} | kohya | trained
     return {name: str(value) for name, value in sorted(header.items()) if value is not None}
+
+
+def _encoder_layer(options: Mapping[str, JsonValue]) -> int | None:
+    """The layer of the text encoders that is read, counted from their end; None for SDXL's own, the second to last."""
+    skipped = options.get("clip_skip")
+    return skipped + 2 if isinstance(skipped, int) and skipped else None
 
 
 def shown_base(options: Mapping[str, JsonValue]) -> str:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth_resume.config.load import GivenOptions, resolve
+from dreambooth_resume.config.load import GivenOptions, resolve, with_values
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.errors import BadInput, RefusedToGoOn
 from dreambooth_resume.models.digests import default_cache_file, digest_files
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
+from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.source import MODEL_FLAG, ModelSource, resolve_source
 from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.home import STATE_TENSORS_NAME, WEIGHTS_NAME
@@ -27,6 +28,7 @@ from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.record import RunRecord, read_record
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.workflows.adapter import adapter_of
+from dreambooth_resume.workflows.existing import stored_weights
 from dreambooth_resume.workflows.export import options_at
 from dreambooth_resume.workflows.picture_grid import draw_grid
 
@@ -92,7 +94,9 @@ def generate(
     source = _source(options, record, model=model)
     trained = [_read(storage, ref, options) for ref in refs]
     tell(f"Loading {source.name}.")
-    studio = _open_studio(options, source, wanted)
+    # The LoRA is for the whole base, whatever it was trained on.
+    options = with_values(options, {"base_precision": "no"})
+    studio = _open_studio(options, source, _adapter(storage, record, options, source), wanted)
     rows: list[tuple[str | None, AbstractContextManager[None]]] = []
     if wanted.beside_base or not refs:
         rows.append((None, studio.without_adapter()))
@@ -184,6 +188,14 @@ def _source(options: TrainOptions, record: RunRecord, *, model: str | None) -> M
     return source
 
 
+def _adapter(storage: Storage, record: RunRecord, options: TrainOptions, source: ModelSource) -> LoraSpec:
+    family, pinned = family_named(source.family), record.pins.network_weights
+    existing = None
+    if pinned is not None:
+        existing = family.read_adapter(source, stored_weights(storage, pinned), where=storage.describe())
+    return adapter_of(options, family, source, existing=existing)
+
+
 def _read(storage: Storage, ref: CheckpointRef, options: TrainOptions) -> _Trained:
     from dreambooth_resume.checkpoint.reader import read_checked
     from dreambooth_resume.checkpoint.tensors import deserialise
@@ -199,7 +211,7 @@ def _read(storage: Storage, ref: CheckpointRef, options: TrainOptions) -> _Train
     )
 
 
-def _open_studio(options: TrainOptions, source: ModelSource, wanted: Wanted) -> _Studio:
+def _open_studio(options: TrainOptions, source: ModelSource, lora: LoraSpec, wanted: Wanted) -> _Studio:
     """Load what paints, as the training has it, prompts encoded ahead where the text encoders are frozen."""
     from dreambooth_resume.training.build import make_accelerator
     from dreambooth_resume.training.model import load_model
@@ -213,11 +225,13 @@ def _open_studio(options: TrainOptions, source: ModelSource, wanted: Wanted) -> 
     device = accelerator.device
     specs = _specs(options, wanted, multiple=facts.pixels_per_latent)
     encoders = family.encoders(source, device=device)
-    embed = None if options.text_part is not None else _frozen_embed(encoders, specs, device)
-    seed = options.training.seed or 0
-    loaded = load_model(
-        options, lora=adapter_of(options, family, source), family=family, source=source, seed=seed, device=device
+    embed = (
+        None
+        if options.text_part is not None
+        else _frozen_embed(encoders, specs, device, clip_skip=options.model.clip_skip)
     )
+    seed = options.training.seed or 0
+    loaded = load_model(options, lora=lora, family=family, source=source, seed=seed, device=device)
     side = facts.picture_side
     scaler = make_scaler(options.training.precision, device)
     easel = Easel(
@@ -261,7 +275,7 @@ def _specs(options: TrainOptions, wanted: Wanted, *, multiple: int) -> tuple[Pic
 
 
 def _frozen_embed(
-    encoders: Encoders, specs: Sequence[PictureSpec], device: torch.device
+    encoders: Encoders, specs: Sequence[PictureSpec], device: torch.device, *, clip_skip: int | None
 ) -> Callable[[str], Embeddings]:
     """Every prompt's embeddings, computed before the denoiser takes the memory."""
     import torch
@@ -269,7 +283,8 @@ def _frozen_embed(
     prompts = dict.fromkeys(prompt for spec in specs for prompt in (spec.prompt, spec.negative_prompt))
     known: dict[str, Embeddings] = {}
     for prompt in prompts:
-        embeds, pooled = (torch.from_numpy(one).to(device) for one in encoders.encode_prompt(prompt))
+        encoded = encoders.encode_prompt(prompt, clip_skip=clip_skip)
+        embeds, pooled = (torch.from_numpy(one).to(device) for one in encoded)
         known[prompt] = (embeds, pooled)
     encoders.free()
     return known.__getitem__

@@ -37,6 +37,14 @@ def test_killed_once_ends_in_the_same_bytes(name: str, bench: Bench, undisturbed
     numerics = json.loads((home / "run.json").read_text())["numerics"]
     assert numerics["base_precision"] == changed["base_precision"]
     assert ("bitsandbytes" in numerics) == (changed["base_precision"] != "fp8")
+    _pictures(bench, home)
+
+
+def _pictures(bench: Bench, home: Path) -> None:
+    """Pictures of the result are made with the whole base, and prompts read as in the training."""
+    words = ["generate", str(home), "--prompt", "a dog", "--out", str(home.parent / "pictures"), "--steps", "1"]
+    made = bench.command(home, words)
+    assert made.wait() == 0, made.output()
 
 
 def test_without_them_the_results_are_others(undisturbed: Undisturbed) -> None:

@@ -74,6 +74,9 @@ def test_killed_once_ends_in_the_same_bytes_though_the_file_is_gone(
     bench.run(home, network_weights=weights, train_text_encoder=True)
     assert log_of(home).highest_attempt == 2
     assert result_digests(home) == expected
+    words = ["generate", str(home), "--prompt", "a dog", "--out", str(tmp_path / "pictures"), "--steps", "1"]
+    made = bench.command(home, words)
+    assert made.wait() == 0, made.output()
     cleared = bench.command(home, ["gc", str(home), "--yes"])
     assert cleared.wait() == 0, cleared.output()
     assert sha256(home / "inputs" / str(run_record(home)["pins"]["network_weights"])) == sha256(first / KOHYA)  # type: ignore[index]

@@ -51,9 +51,11 @@ class CountingEncoders:
         self._real = real
         self._asked = asked
 
-    def encode_prompt(self, prompt: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def encode_prompt(
+        self, prompt: str, *, clip_skip: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         self._asked.append("prompt")
-        return self._real.encode_prompt(prompt)
+        return self._real.encode_prompt(prompt, clip_skip=clip_skip)
 
     def encode_pixels(self, pixels_CHW: torch.Tensor | NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
         self._asked.append("pixels")

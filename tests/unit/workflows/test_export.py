@@ -178,3 +178,14 @@ def test_what_a_dtype_cannot_hold_is_refused(tiny_source: ModelSource, tmp_path:
     words = ["export", str(tmp_path / "dog"), "--format", "diffusers", "--to", str(tmp_path / "d.safetensors")]
     assert main([*words, "--dtype", "fp16"]) == 2
     assert main([*words, "--dtype", "bf16"]) == 0
+
+
+def test_the_layer_that_is_read_is_counted_as_other_programs_do() -> None:
+    family_header = {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}
+    headers = [
+        export_header(family_header, {"clip_skip": skipped}, layout="kohya", title="dog", step=1, prompts=())
+        for skipped in (None, 0, 1)
+    ]
+    # SDXL's own, the second to last, goes without saying.
+    assert [one.get("ss_clip_skip") for one in headers] == [None, None, "3"]
+    assert [one.get("modelspec.encoder_layer") for one in headers] == [None, None, "3"]
