@@ -128,7 +128,6 @@ def test_options_and_the_data_set_that_they_name_make_one_run(tmp_path: Path) ->
         "mixed_precision": "bf16",
         "use_dora": True,
         "lora_layers": "to_k,to_q,to_v,to_out.0,ff.net.0.proj,ff.net.2,proj_in,proj_out",
-        "conv_dim": 4,
         "conv_alpha": 1.0,
         "num_train_epochs": 10,
         "snr_gamma": 5.0,

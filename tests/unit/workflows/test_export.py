@@ -18,6 +18,7 @@ from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.workflows.export_header import export_header
 from tests.fakes.adapter_run import AdapterRun
 
 PROMPT = "a photo of sks robot"
