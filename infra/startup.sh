@@ -7,6 +7,7 @@
 #   startup.sh            prepare, then train: as a systemd service where systemd and root are there, else right here
 #   startup.sh prepare    the stage, the Python environment and the package; what is done already is passed over
 #   startup.sh train      wait while a notice holds, then `dbr supervise` in place of this shell; its exit code is ours
+#   startup.sh ended      by the service: after an end that nobody restarts, see to it that the machine was given back
 #
 # Killed anywhere and run again it ends the same: each step looks first, and leaves its mark last.
 #
@@ -16,7 +17,7 @@
 # DBR_CONSTRAINTS, …_SHA256      the versions that it was tested with, likewise
 # DBR_EXTRAS                     extras of the package, such as prodigy
 # DBR_HF_TOKEN_PARAMETER         name in AWS Systems Manager's Parameter Store of the Hugging Face token, if one is needed
-# DBR_GROUP                      Auto Scaling group to set to 0 if this machine can't be prepared
+# DBR_GROUP                      Auto Scaling group to set to 0 where this machine is of no use
 # DBR_ROOT, DBR_STAGE            where all this lies (/opt/dbr); the fast disk (found and mounted by itself)
 # DBR_SERVICE                    auto, systemd or foreground
 set -euo pipefail
@@ -126,28 +127,41 @@ prepare() {
     if [[ $EUID -eq 0 ]] && id "$user" > /dev/null 2>&1; then chown "$user" "$stage"; fi
     echo "$stage" > "$root/stage-folder"
     if retry "Making the Python environment" make_environment && install_package; then return; fi
-    give_up
+    give_up "This machine can't be prepared."
 }
 
-give_up() { # nobody watches, and the machine costs money: let the launcher's group make no other like it
-    say "This machine can't be prepared. The lines above say why."
-    [[ -n ${DBR_GROUP:-} ]] || exit "$come_back"
-    tail -n 50 "$root/startup.log" > "$root/why.txt" 2> /dev/null || true
-    "$venv/bin/python" - "$DBR_HOME" "$DBR_GROUP" "$root/why.txt" << 'PYTHON' \
-        || aws autoscaling update-auto-scaling-group --auto-scaling-group-name "$DBR_GROUP" --min-size 0 --max-size 0 --desired-capacity 0 \
-        || say "The group $DBR_GROUP could not be set to 0: dbr stop $DBR_HOME"
-import sys
-import uuid
-import boto3
-home, group, why = sys.argv[1:]
-bucket, _, prefix = home.removeprefix("s3://").partition("/")
-try:
-    # Where `dbr logs` looks.
-    boto3.client("s3").upload_file(why, bucket, f"{prefix}/output/{uuid.uuid4().hex}/00001.txt")
-finally:
-    boto3.client("autoscaling").update_auto_scaling_group(AutoScalingGroupName=group, MinSize=0, MaxSize=0, DesiredCapacity=0)
-PYTHON
+give_up() { # WHY: nobody watches, and the machine costs money; so the launcher's group makes no other like it
+    say "$1 The lines above say more."
+    if [[ -n ${DBR_GROUP:-} ]]; then
+        { tail -n 50 "$root/startup.log" 2> /dev/null || true; echo "$1"; } | tell_the_home || say "The home could not be told."
+        group_to_zero
+    fi
     exit "$come_back"
+}
+
+tell_the_home() { # what comes in goes where `dbr logs` looks
+    "$venv/bin/python" -c 'import sys, uuid, boto3
+bucket, _, prefix = sys.argv[1].removeprefix("s3://").partition("/")
+key = f"{prefix}/output/{uuid.uuid4().hex}/00001.txt"
+boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=sys.stdin.buffer.read())' "$DBR_HOME"
+}
+
+group_to_zero() { # unless a machine is to be kept: then the group makes no other by itself
+    "$venv/bin/python" - "$DBR_GROUP" << 'PYTHON' || say "The group $DBR_GROUP could not be set to 0: dbr stop $DBR_HOME"
+import sys
+import boto3
+scaling = boto3.client("autoscaling")
+for group in scaling.describe_auto_scaling_groups(AutoScalingGroupNames=sys.argv[1:])["AutoScalingGroups"]:
+    if group["DesiredCapacity"] and "Launch" not in [one["ProcessName"] for one in group["SuspendedProcesses"]]:
+        scaling.update_auto_scaling_group(AutoScalingGroupName=sys.argv[1], MinSize=0, MaxSize=0, DesiredCapacity=0)
+PYTHON
+}
+
+ended() { # systemd says how. The supervisor gives the machine back by itself, unless it could not even read the home
+    [[ -n ${DBR_GROUP:-} && ${EXIT_CODE:-} == exited ]] || return 0
+    case ${EXIT_STATUS:-} in
+        0 | 2 | 76 | 77 | 78 | 79) group_to_zero ;;
+    esac
 }
 
 hold() { # nothing is started on a machine that is about to go: until that is withdrawn, or the machine is gone
@@ -178,7 +192,8 @@ train() {
     stage=$(< "$root/stage-folder")
     if [[ -n ${DBR_HF_TOKEN_PARAMETER:-} ]]; then
         # Into this process's environment and nowhere else.
-        HF_TOKEN=$(retry "Reading the parameter $DBR_HF_TOKEN_PARAMETER" read_parameter "$DBR_HF_TOKEN_PARAMETER")
+        HF_TOKEN=$(retry "Reading the parameter $DBR_HF_TOKEN_PARAMETER" read_parameter "$DBR_HF_TOKEN_PARAMETER") \
+            || give_up "The parameter $DBR_HF_TOKEN_PARAMETER can't be read."
         export HF_TOKEN
     fi
     # Models, caches and notes of this machine go to the fast disk; none of it is needed elsewhere.
@@ -221,9 +236,13 @@ case ${1:-} in
         prepare 2> >(tee -a "$root/startup.log" >&2)
         ;;
     train) train ;;
+    ended) ended ;;
     "")
         bash "$0" prepare || exit $?
-        if is_for_systemd; then hand_over; else train; fi
+        if ! is_for_systemd; then train; fi
+        set -E
+        trap 'give_up "The service could not be set up."' ERR
+        hand_over
         ;;
-    *) say "takes prepare, train, or nothing, and not $1"; exit 2 ;;
+    *) say "takes prepare, train, ended, or nothing, and not $1"; exit 2 ;;
 esac

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,20 @@ class Sandbox:
     def calls(self, program: str) -> list[str]:
         text = (self.folder / "calls").read_text() if (self.folder / "calls").exists() else ""
         return [line for line in text.splitlines() if line.split()[0] == program]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """An Auto Scaling group of moto's account."""
+
+    name: str
+    scaling: Any
+
+    def sizes(self) -> tuple[int, int]:
+        """How many machines it wants, and how many it takes at most."""
+        asked = {"AutoScalingGroupNames": [self.name]}
+        [there] = self.scaling.describe_auto_scaling_groups(**asked)["AutoScalingGroups"]
+        return there["DesiredCapacity"], there["MaxSize"]
 
 
 @pytest.fixture
@@ -131,32 +146,75 @@ def _wheel(storage: Storage, told: dict[str, str]) -> Mapping[str, str]:
     }
 
 
-def test_a_package_that_was_swapped_is_not_installed_and_the_group_goes_to_0(
-    sandbox: Sandbox, server: S3Server
-) -> None:
+@pytest.fixture
+def group(server: S3Server) -> Group:
+    """An Auto Scaling group that wants a machine."""
     import boto3
 
-    storage, group = S3Storage(server.new_home(), S3Settings()), f"dbr-{uuid.uuid4().hex[:8]}"
-    scaling = boto3.client("autoscaling")
-    boto3.client("ec2").create_launch_template(LaunchTemplateName=group, LaunchTemplateData={"ImageId": "ami-1"})
+    name, scaling = f"dbr-{uuid.uuid4().hex[:8]}", boto3.client("autoscaling")
+    boto3.client("ec2").create_launch_template(LaunchTemplateName=name, LaunchTemplateData={"ImageId": "ami-1"})
     scaling.create_auto_scaling_group(
-        AutoScalingGroupName=group,
-        LaunchTemplate={"LaunchTemplateName": group},
+        AutoScalingGroupName=name,
+        LaunchTemplate={"LaunchTemplateName": name},
         MinSize=0,
         MaxSize=1,
         DesiredCapacity=1,
         AvailabilityZones=["us-east-1a"],
     )
-    done = sandbox.run(**_wheel(storage, {"DBR_GROUP": group, "DBR_WHEEL_SHA256": "0" * 64}))
+    return Group(name, scaling)
+
+
+def test_a_package_that_was_swapped_is_not_installed_and_the_group_goes_to_0(
+    sandbox: Sandbox, server: S3Server, group: Group
+) -> None:
+    storage = S3Storage(server.new_home(), S3Settings())
+    done = sandbox.run(**_wheel(storage, {"DBR_GROUP": group.name, "DBR_WHEEL_SHA256": "0" * 64}))
     assert done.returncode == ComeBack.exit_code
     assert "is not what was launched (SHA-256 differs)" in done.stderr
     assert [call for call in sandbox.calls("python") if "pip" in call and "dbr.whl" in call] == []
-    [there] = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"]
-    assert (there["DesiredCapacity"], there["MaxSize"]) == (0, 0)
+    assert group.sizes() == (0, 0)
     # The reason is where `dbr logs` looks.
     [output] = storage.list(OUTPUT_PREFIX)
     assert output.key == output_key(output.key.split("/")[1], 1)
-    assert b"SHA-256 differs" in storage.read(output.key)
+    told = storage.read(output.key).decode()
+    assert "SHA-256 differs" in told
+    assert told.endswith("This machine can't be prepared.\n")
+
+
+@pytest.mark.parametrize(("status", "sizes"), [("77", (0, 0)), ("75", (1, 1)), ("TERM", (1, 1))])
+def test_after_an_end_that_nobody_restarts_the_machine_is_given_back(
+    sandbox: Sandbox, group: Group, status: str, sizes: tuple[int, int]
+) -> None:
+    how = "exited" if status.isdecimal() else "killed"
+    done = sandbox.run("ended", DBR_GROUP=group.name, EXIT_CODE=how, EXIT_STATUS=status)
+    assert done.returncode == 0, done.stderr
+    assert group.sizes() == sizes
+
+
+def test_a_machine_that_is_to_be_kept_is_kept(sandbox: Sandbox, group: Group) -> None:
+    group.scaling.suspend_processes(AutoScalingGroupName=group.name, ScalingProcesses=["Launch"])
+    assert sandbox.run("ended", DBR_GROUP=group.name, EXIT_CODE="exited", EXIT_STATUS="78").returncode == 0
+    assert group.sizes() == (1, 1)
+
+
+def test_a_token_that_cannot_be_read_ends_the_machine(sandbox: Sandbox, server: S3Server, group: Group) -> None:
+    storage = S3Storage(server.new_home(), S3Settings())
+    told = {"DBR_GROUP": group.name, "DBR_HOME": storage.describe(), "DBR_HF_TOKEN_PARAMETER": "/dbr/no-such"}
+    assert sandbox.run(**told).returncode == ComeBack.exit_code
+    assert group.sizes() == (0, 0)
+    [output] = storage.list(OUTPUT_PREFIX)
+    assert b"The parameter /dbr/no-such can't be read." in storage.read(output.key)
+
+
+def test_a_service_that_cannot_be_set_up_ends_the_machine(sandbox: Sandbox, server: S3Server, group: Group) -> None:
+    for name in ("systemctl", "chown"):
+        sandbox.program(name)
+    sandbox.program("id", "exit 1")
+    sandbox.program("useradd", "exit 1")
+    told = {"DBR_SERVICE": "systemd", "DBR_UNITS": str(sandbox.folder), "DBR_HOME": server.new_home()}
+    assert sandbox.run(**told, DBR_GROUP=group.name).returncode == ComeBack.exit_code
+    assert group.sizes() == (0, 0)
+    assert not sandbox.calls("systemctl")
 
 
 def test_pip_is_asked_again_and_a_second_run_asks_nobody(sandbox: Sandbox, tmp_path: Path) -> None:
