@@ -11,7 +11,7 @@ from dreambooth_resume.config.schema import Option
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.launchers import LAUNCHERS, settings_options
 from dreambooth_resume.launch.local import session_warnings
-from dreambooth_resume.workflows.launch import Prepared, prepare, start
+from dreambooth_resume.workflows.launch import Prepared, plan, prepare, start
 from dreambooth_resume.workflows.launched import clean_up, list_launches
 
 _LIST, _YES = "list", "--yes"
@@ -35,7 +35,7 @@ def run(words: list[str]) -> int:
     is_dry_run = any(word in ("--dry-run", "--dry_run") for word in rest)
     prepared = prepare(where, [word for word in rest if word not in ("--dry-run", "--dry_run")])
     if is_dry_run:
-        print(prepared.launcher.plan(prepared.request))
+        print(plan(prepared))
         return 0
     launch(prepared)
     return 0

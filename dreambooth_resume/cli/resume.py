@@ -5,7 +5,7 @@ from __future__ import annotations
 from dreambooth_resume.cli.launch import launch
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.launchers import LAUNCHERS
-from dreambooth_resume.workflows.launch import prepare_again
+from dreambooth_resume.workflows.launch import plan, prepare_again
 
 _HELP = """\
 usage: dbr resume HOME [--on WHERE] [--dry-run] [--OPTION VALUE ...]
@@ -42,7 +42,7 @@ def run(words: list[str]) -> int:
             left.append(word)
     prepared = prepare_again(home, where, left)
     if is_dry_run:
-        print(prepared.launcher.plan(prepared.request))
+        print(plan(prepared))
     else:
         launch(prepared)
     return 0

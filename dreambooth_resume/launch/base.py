@@ -56,7 +56,7 @@ class LaunchRequest:
     """What the machine runs, as the words behind the program's name: `supervise s3://bucket/dog --launch ID …`. It
     ends with the exit code that the restart rule left; nobody has to start it again but for a lost machine."""
     package: Package | None = None
-    """In the home before `start` is called; None for launchers on this machine, and in `check` and `plan`."""
+    """In the home before `start` is called; for `plan`, as it would be. None in `check`, and where none is needed."""
 
     @property
     def name(self) -> str:

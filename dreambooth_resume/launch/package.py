@@ -30,6 +30,19 @@ _FILE_MODE = 0o100644 << 16
 
 def store_package(storage: Storage, *, extras: tuple[str, ...] = ()) -> Package:
     """Put wheel and constraints into the home, unless they are there. `extras` are what the options ask for, too."""
+    package, wheel, constraints = _made(extras)
+    storage.put_if_absent(package.wheel_key, wheel)
+    storage.put_if_absent(package.constraints_key, constraints)
+    return package
+
+
+def describe_package(*, extras: tuple[str, ...] = ()) -> Package:
+    """What `store_package` would put into a home, which is made and not stored."""
+    return _made(extras)[0]
+
+
+def _made(extras: tuple[str, ...]) -> tuple[Package, bytes, bytes]:
+    """The package, its wheel and its constraints."""
     wheel_name, wheel = make_wheel()
     constraints = make_constraints(extras=extras).encode()
     wheel_sha256, constraints_sha256 = (hashlib.sha256(body).hexdigest() for body in (wheel, constraints))
@@ -40,9 +53,7 @@ def store_package(storage: Storage, *, extras: tuple[str, ...] = ()) -> Package:
         constraints_sha256=constraints_sha256,
         extras=extras,
     )
-    storage.put_if_absent(package.wheel_key, wheel)
-    storage.put_if_absent(package.constraints_key, constraints)
-    return package
+    return package, wheel, constraints
 
 
 def installed_version() -> str:

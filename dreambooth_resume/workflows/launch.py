@@ -26,7 +26,7 @@ from dreambooth_resume.errors import BadInput, HolderAlive
 from dreambooth_resume.launch.base import Job, Launcher, LaunchRequest
 from dreambooth_resume.launch.launchers import launcher_named, split_words
 from dreambooth_resume.launch.ledger import remember
-from dreambooth_resume.launch.package import installed_version, store_package
+from dreambooth_resume.launch.package import describe_package, installed_version, store_package
 from dreambooth_resume.launch.record import forget_launch, read_launches, write_launch, write_started
 from dreambooth_resume.runs.summary import summarise
 from dreambooth_resume.storage.access import check_access
@@ -141,6 +141,14 @@ def prepare_again(home: str, where: str | None, words: Sequence[str]) -> Prepare
     settings = last.settings if last and last.launcher == chosen else {}
     before = last.words if last else ()
     return prepare(chosen, [*before, *words, *home_words(home)], settings=settings)
+
+
+def plan(prepared: Prepared) -> str:
+    """Exactly what `start` would send now, as text. Makes nothing; another launch has another number."""
+    request = prepared.request
+    if prepared.launcher.needs_package:
+        request = replace(request, package=describe_package(extras=extras_for(request.options)))
+    return prepared.launcher.plan(request)
 
 
 def start(prepared: Prepared, tell: Callable[[str], None]) -> Job:

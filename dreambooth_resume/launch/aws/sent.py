@@ -15,7 +15,6 @@ from dreambooth_resume.launch.base import LaunchRequest
 
 LAUNCH_TAG, HOME_TAG = "dbr:launch", "dbr:home"
 _LONGEST_TAG = 256
-_NOT_YET = "known-once-it-lies-in-the-home"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,19 +100,16 @@ def group_parameters(request: LaunchRequest, settings: AwsSettings, found: Found
 
 def user_data(request: LaunchRequest, settings: AwsSettings, region: str) -> str:
     """infra/startup.sh with this launch's settings behind its first line. Nothing of it is secret."""
-    package = request.package
-    told = {
-        "AWS_DEFAULT_REGION": region,
-        "DBR_HOME": request.home,
-        "DBR_WORDS": shlex.join(request.command),
-        "DBR_WHEEL": package.wheel_key if package else _NOT_YET,
-        "DBR_WHEEL_SHA256": package.wheel_sha256 if package else _NOT_YET,
-        "DBR_CONSTRAINTS": package.constraints_key if package else _NOT_YET,
-        "DBR_CONSTRAINTS_SHA256": package.constraints_sha256 if package else _NOT_YET,
-        "DBR_EXTRAS": ",".join(package.extras) if package else "",
-        "DBR_GROUP": request.name,
-        "DBR_HF_TOKEN_PARAMETER": settings.hf_token_parameter or "",
-    }
+    told = {"AWS_DEFAULT_REGION": region, "DBR_HOME": request.home, "DBR_WORDS": shlex.join(request.command)}
+    if (package := request.package) is not None:
+        told |= {
+            "DBR_WHEEL": package.wheel_key,
+            "DBR_WHEEL_SHA256": package.wheel_sha256,
+            "DBR_CONSTRAINTS": package.constraints_key,
+            "DBR_CONSTRAINTS_SHA256": package.constraints_sha256,
+            "DBR_EXTRAS": ",".join(package.extras),
+        }
+    told |= {"DBR_GROUP": request.name, "DBR_HF_TOKEN_PARAMETER": settings.hf_token_parameter or ""}
     first, _, script = (files("dreambooth_resume.infra") / "startup.sh").read_text().partition("\n")
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in told.items() if value)
     return f"{first}\n{exports}{script}"

@@ -263,7 +263,7 @@ def test_launched_and_stopped_by_command(aws: Account, tmp_path: Path, capsys: p
     uri = aws.server.new_home()
     words = ["launch", "aws", "--ami", aws.image, "--region", REGION, "--spot", "aws", *_words(tmp_path, uri)]
     assert main([*words, "--dry-run"]) == 0
-    assert "known-once-it-lies-in-the-home" in capsys.readouterr().out
+    shown = capsys.readouterr().out
     storage = S3Storage(uri, S3Settings())
     assert not list(storage.list("notes/")), "a dry run leaves nothing"
     assert main(words) == 0
@@ -273,6 +273,7 @@ def test_launched_and_stopped_by_command(aws: Account, tmp_path: Path, capsys: p
     script = base64.b64decode(version["LaunchTemplateData"]["UserData"]).decode()
     [wheel] = [key for key in (found.key for found in storage.list("packages/")) if key.endswith(".whl")]
     assert f"DBR_WHEEL={wheel}\n" in script
+    assert f"DBR_WHEEL={wheel}\n" in shown
     assert "--price_per_hour 1e-05" in script, "what the API says"
     # A second one of the same home would only wait for the first.
     assert main(words) == ComeBack.exit_code
