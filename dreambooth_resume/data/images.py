@@ -69,6 +69,12 @@ def _opened(body: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image
         raise UnreadableImageError(f"is damaged or cut short ({error})") from error
 
 
+def frames_in(body: bytes) -> int:
+    """How many pictures the readable file holds; 1 for what a camera puts beside the first one (MPO)."""
+    with Image.open(io.BytesIO(body), formats=_known_formats()) as image:
+        return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+
+
 def _known_formats() -> list[str]:
     """FORMATS less what this Pillow was built without: naming such a one is a KeyError for every file."""
     Image.init()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dreambooth_resume.data.images import UnreadableImageError, decode_rgb
+from dreambooth_resume.data.images import UnreadableImageError, decode_rgb, frames_in
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -138,3 +140,43 @@ def test_reasons_go_on_after_the_name() -> None:
 def test_postscript_is_not_even_tried() -> None:
     with pytest.raises(UnreadableImageError, match="not a picture"):
         decode_rgb(encoded(Image.new("RGB", (2, 2)), "EPS"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_colour_is_scaled_and_not_cut_off(kind: str) -> None:
+    """Pillow can't write such files, so their bytes are put together here."""
+    values = np.array([[[0, 257, 65535], [32768, 514, 65280]]], dtype=np.uint16)
+    image = decode_rgb(_png_16_bit(values) if kind == "PNG" else _tiff_16_bit(values))
+    found = [image.getpixel((x, 0)) for x in range(2)]
+    assert np.abs(np.array(found) - values[0] / 257).max() <= 1
+
+
+def _png_16_bit(values_HWC: Any) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    height, width, _ = values_HWC.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values_HWC)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def _tiff_16_bit(values_HWC: Any) -> bytes:
+    height, width, _ = values_HWC.shape
+    pixels = values_HWC.astype("<u2").tobytes()
+    bits = struct.pack("<HHH", 16, 16, 16)
+    data_at = 8
+    bits_at = data_at + len(pixels)
+    fields = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits_at), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 1, data_at), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, len(pixels)),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(fields)) + b"".join(struct.pack("<HHII", *one) for one in fields) + b"\0" * 4
+    return b"II*\0" + struct.pack("<I", bits_at + len(bits)) + pixels + bits + directory
+
+
+def test_frames_are_counted() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+    assert frames_in(encoded(frames[0])) == 1
+    for kind in ("GIF", "WEBP", "PNG"):
+        assert frames_in(encoded(frames[0], kind, save_all=True, append_images=frames[1:])) == 2
