@@ -53,7 +53,7 @@ class Findings:
         self.remarks: list[Remark] = []
 
     def say(self, about: About, theirs: str, text: str) -> None:
-        remark = Remark(about=about, theirs=theirs, text=text)
+        remark = Remark(about=about, theirs=_in_one_line(theirs), text=_in_one_line(text))
         if remark not in self.remarks:
             self.remarks.append(remark)
 
@@ -88,9 +88,14 @@ class Findings:
         self._set(ours, found, theirs)
 
     def _set(self, ours: str, value: object, theirs: str) -> None:
-        self.values[ours], self.origins[ours] = value, theirs
+        self.values[ours], self.origins[ours] = value, _in_one_line(theirs)
 
     def leave_out(self, setting: Setting, why: str) -> None:
         may_be_secret = any(word in setting.name for word in _SECRET_WORDS)
         told = "" if may_be_secret or setting.value is True else f" ({shown(setting.value)})"
         self.say(About.NOTHING, f"{setting.theirs}{told}", why)
+
+
+def _in_one_line(text: str) -> str:
+    """For a comment in YAML: what stood behind a line break would be an option there."""
+    return " ".join(text.split())

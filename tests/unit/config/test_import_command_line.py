@@ -124,6 +124,13 @@ def test_a_line_alone_a_notebooks_cell_and_options_alone_are_read(tmp_path: Path
         assert imported(tmp_path, text).values == {"rank": 8, "use_dora": True}
 
 
+def test_a_line_break_in_a_word_never_becomes_an_option(tmp_path: Path) -> None:
+    words = "--instance_prompt 'a $DOG\nrank: 99' --foo 'x\nrank: 98' '--bar\nrank: 97' 3"
+    found = imported(tmp_path, f"python train_dreambooth_lora_sdxl.py {words}")
+    values = yaml.safe_load(imported_yaml(found, source="train.sh"))
+    assert values == found.values == {"instance_prompt": "a $DOG\nrank: 99"}
+
+
 def test_the_advanced_script_writes_kohyas_file_unasked(tmp_path: Path) -> None:
     text = "python train_dreambooth_lora_sdxl_advanced.py --train_text_encoder --cache_latents --adam_weight_decay 0.01"
     found = imported(tmp_path, text)
