@@ -27,6 +27,12 @@ def run(words: list[str]) -> int:
         metavar="NAME",
         help="the repository; left out: the run's, else the home's name in your account",
     )
+    parser.add_argument(
+        "--resumable",
+        action="store_true",
+        help="with the training state: --resume_from_checkpoint NAME/checkpoint-500 goes on from it in an empty home; "
+        "without the pictures",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_words(words)
     storage, _ = open_run(arguments)
@@ -37,7 +43,7 @@ def run(words: list[str]) -> int:
     check_repository_name(name)
     hub = HubUpload(token=None)
     hub.check(where="dbr push")
-    address = push_checkpoint(storage, log, ref, name=name, hub=hub)
+    address = push_checkpoint(storage, log, ref, name=name, hub=hub, resumable=arguments.resumable)
     if arguments.json:
         print_json({"address": address, "checkpoint": ref.folder, "step": ref.step})
         return 0

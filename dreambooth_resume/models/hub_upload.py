@@ -50,22 +50,32 @@ class HubUpload:
                 "hf auth login (or set HF_TOKEN)"
             )
 
-    def upload(self, repo: str, files: Mapping[str, bytes], *, message: str = _MESSAGE) -> str:
+    def upload(
+        self, repo: str, files: Mapping[str, bytes], *, message: str = _MESSAGE, replaces: str | None = None
+    ) -> str:
         """Create the repository if it isn't there, and put these files into it by one commit; its address.
 
         Files that it has already cost nothing, and if it has all of them there is no new commit. What the Hub then says
-        that it has of the large ones is compared. Raises AccessDenied, BadInput for a name that the Hub refuses,
+        that it has of the large ones is compared. What is there below folders that begin with `replaces` goes in the
+        same commit. Raises AccessDenied, BadInput for a name that the Hub refuses,
         HubUnreachable for the rest.
         """
         import httpx2
-        from huggingface_hub import CommitOperationAdd, HfApi
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
         from huggingface_hub.hf_api import RepoFile
 
         api = HfApi(token=self._token)
         try:
             created = api.create_repo(repo, exist_ok=True)
+            operations: list[CommitOperationAdd | CommitOperationDelete]
             operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=body) for name, body in files.items()]
+            if replaces is not None:
+                operations += [
+                    CommitOperationDelete(path_in_repo=old)
+                    for old in api.list_repo_files(created.repo_id)
+                    if "/" in old and old.startswith(replaces) and old not in files
+                ]
             api.create_commit(created.repo_id, operations, commit_message=message)
             there = api.get_paths_info(created.repo_id, [name for name in files if name.endswith(_LARGE)])
         except HFValidationError:

@@ -205,9 +205,9 @@ def _copy(
         files: list[StoredFile] = []
         for file in ref.files:
             on_file(len(keys) + len(files), total)
-            files.append(_copy_file(source, target, file, folder))
+            files.append(copy_checkpoint_file(source, target, file, folder))
         on_file(total, total)
-        _commit(writer, ref, folder, tuple(files), then, origin=source.describe())
+        commit_copy(writer, ref, folder, tuple(files), then, origin=source.describe())
         write_command_entry(writer, f"dbr fork: begun from step {ref.step} of {source.describe()}")
 
 
@@ -240,7 +240,7 @@ def _copy_shared(source: Storage, target: Storage, key: str) -> None:
         raise StorageUnavailable(f"{target.describe()}: {key} was stored otherwise than it was written.")
 
 
-def _copy_file(source: Storage, target: Storage, file: StoredFile, folder: str) -> StoredFile:
+def copy_checkpoint_file(source: Storage, target: Storage, file: StoredFile, folder: str) -> StoredFile:
     """One file of the checkpoint, compared with its entry when read and when stored."""
     name = file.key.rpartition("/")[2]
 
@@ -261,7 +261,7 @@ def _copy_file(source: Storage, target: Storage, file: StoredFile, folder: str) 
     return StoredFile(key=key, size_bytes=file.size_bytes, sha256=file.sha256)
 
 
-def _commit(
+def commit_copy(
     writer: LogWriter, ref: CheckpointRef, folder: str, files: tuple[StoredFile, ...], then: RunState, *, origin: str
 ) -> None:
     def build(log: Log) -> tuple[EntryBody, RunState]:

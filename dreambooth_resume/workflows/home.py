@@ -163,9 +163,18 @@ def _is_object(storage: Storage, key: str) -> bool:
     return False  # an empty one: consoles make such for a folder
 
 
+HUB_ORIGIN = "https://huggingface.co/"
+"""Begins the origin of a run that began from a checkpoint on the Hub."""
+
+
 def refuse_half_a_fork(home: Home) -> None:
     """Raises RefusedToGoOn for a fork whose checkpoint is not there yet: trained now, it would begin at step 0."""
     origin = home.record.forked_from if home.record else None
+    if origin is not None and origin.home.startswith(HUB_ORIGIN) and not home.log.line:
+        raise RefusedToGoOn(
+            f"{home.storage.describe()}: this run was interrupted before its checkpoint was fetched. Begin it again: "
+            f"--resume_from_checkpoint {origin.home.removeprefix(HUB_ORIGIN)}/{origin.folder}"
+        )
     if origin is not None and not home.log.line:
         raise RefusedToGoOn(
             f"{home.storage.describe()}: this fork was interrupted before its checkpoint was copied. The same command "

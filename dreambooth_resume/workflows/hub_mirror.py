@@ -16,8 +16,10 @@ from dreambooth_resume.errors import DbrError
 from dreambooth_resume.models.hub_upload import HubUpload, repository_name
 from dreambooth_resume.runs.adoption import ref_of
 from dreambooth_resume.runs.entries import CheckpointRef, Commit
+from dreambooth_resume.runs.home import CHECKPOINT_PREFIX
 from dreambooth_resume.runs.log import Log, LogWriter
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.workflows.hub_checkpoint import resumable_files
 from dreambooth_resume.workflows.push import files_of
 
 logger = logging.getLogger(__name__)
@@ -98,10 +100,17 @@ def open_mirror(options: ReportingOptions, storage: Storage, writer: LogWriter) 
         return None
     name = repository_name(options.hub_model_id, storage.describe())
     hub = HubUpload(token=options.hub_token)
+    resumable = options.hub_strategy == "checkpoint"
+
+    def files(ref: CheckpointRef) -> Mapping[str, bytes]:
+        shown = files_of(storage, writer.log, ref, name=name)
+        return {**shown, **resumable_files(storage, writer.log, ref)} if resumable else shown
+
+    replaces = CHECKPOINT_PREFIX if resumable else None
     return HubMirror(
         lambda: newest_commit(writer.log),
-        files=lambda ref: files_of(storage, writer.log, ref, name=name),
-        send=lambda message, files: hub.upload(name, files, message=message),
+        files=files,
+        send=lambda message, sent: hub.upload(name, sent, message=message, replaces=replaces),
     )
 
 

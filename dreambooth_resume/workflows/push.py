@@ -11,12 +11,20 @@ from dreambooth_resume.errors import AccessDenied
 from dreambooth_resume.models.hub import HubUnreachable
 from dreambooth_resume.models.hub_upload import HubUpload, check_repository_name
 from dreambooth_resume.runs.entries import CheckpointRef
-from dreambooth_resume.runs.home import CARD_NAME, EMBEDDINGS_NAME, KOHYA_NAME, STATE_TENSORS_NAME, WEIGHTS_NAME
+from dreambooth_resume.runs.home import (
+    CARD_NAME,
+    CHECKPOINT_PREFIX,
+    EMBEDDINGS_NAME,
+    KOHYA_NAME,
+    STATE_TENSORS_NAME,
+    WEIGHTS_NAME,
+)
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.notes import post_note, read_notes
 from dreambooth_resume.runs.samples import read_samples
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.training.progress import Reporter
+from dreambooth_resume.workflows.hub_checkpoint import resumable_files
 from dreambooth_resume.workflows.model_card import final_samples, model_card, publish_card, training_facts
 from dreambooth_resume.workflows.results import to_embeddings, to_kohya
 
@@ -76,16 +84,21 @@ def push(
     return address
 
 
-def push_checkpoint(storage: Storage, log: Log, ref: CheckpointRef, *, name: str, hub: HubUpload) -> str:
+def push_checkpoint(
+    storage: Storage, log: Log, ref: CheckpointRef, *, name: str, hub: HubUpload, resumable: bool = False
+) -> str:
     """Upload any checkpoint's LoRA to the repository `name`, with a card and the pictures of its step; the address.
 
-    Raises CheckpointDamaged, AccessDenied, BadInput or HubUnreachable.
+    `resumable`: with all that a run needs to go on from it, in place of an earlier such checkpoint. Raises
+    CheckpointDamaged, AccessDenied, BadInput or HubUnreachable.
     """
     files = dict(files_of(storage, log, ref, name=name))
     is_result = log.finished is not None and log.finished.checkpoint == ref.number
     if is_result:
         files[CARD_NAME] = publish_card(storage, log, ref, name=name)
-    address = hub.upload(name, files, message=f"Step {ref.step}")
+    if resumable:
+        files |= resumable_files(storage, log, ref)
+    address = hub.upload(name, files, message=f"Step {ref.step}", replaces=CHECKPOINT_PREFIX if resumable else None)
     if is_result:
         done: dict[str, JsonValue] = {"repo": name, "sha256": ref.file_named(WEIGHTS_NAME).sha256}
         if not any(note.values == done for note in read_notes(storage, "pushed")):

@@ -12,7 +12,9 @@ from functools import partial
 from dreambooth_resume.config.change_policy import refuse_if_refused, table
 from dreambooth_resume.config.contradictions import remarks
 from dreambooth_resume.config.load import GivenOptions
+from dreambooth_resume.config.options.checkpoints import hub_checkpoint
 from dreambooth_resume.errors import HolderAlive, StorageUnavailable
+from dreambooth_resume.models.hub import HuggingFaceHub
 from dreambooth_resume.models.hub_upload import repository_name
 from dreambooth_resume.models.quiet import few_collections
 from dreambooth_resume.preemption.deadline import DeadlineSource
@@ -57,6 +59,7 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
         refuse_several_processes()
         place = find_place(given)
         home = patiently(lambda: open_home(place), tell=reporter.message, should_stop=watcher.should_stop)
+        home = _begun_from_the_hub(home, given, reporter)
         refuse_half_a_fork(home)
         options = choose_options(home, given)
         _refuse_or_show(options, reporter)
@@ -84,6 +87,17 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
     finally:
         poller.close()
         reporter.close()
+
+
+def _begun_from_the_hub(home: Home, given: GivenOptions, reporter: Reporter) -> Home:
+    """The home, with the checkpoint on the Hub in it from which the run is to begin, if one is named."""
+    address = hub_checkpoint(given.value("resume_from_checkpoint"))
+    if address is None:
+        return home
+    from dreambooth_resume.workflows.hub_checkpoint import begin_from_hub
+
+    begin_from_hub(home, address, given, hub=HuggingFaceHub(), tell=reporter.message)
+    return open_home(home.place)
 
 
 def _deadline(options: Options, started_monotonic_s: float) -> list[NoticeSource]:

@@ -106,7 +106,7 @@ def answer(hub: FakeHub, path: str) -> tuple[int, dict[str, str], bytes]:
         return 200, {}, json.dumps({"id": "owner/model", "sha": COMMIT, "siblings": siblings}).encode()
     if path.startswith(f"{api}/revision/"):
         return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
-    if path == f"{api}/tree/{COMMIT}":
+    if path in (f"{api}/tree/{COMMIT}", f"{api}/tree/main"):
         entries = [
             {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
             for name, body in hub.files.items()
@@ -180,6 +180,8 @@ def _commit(hub: FakeHub, sent: bytes) -> dict[str, str]:
             hub.commits.append(value["summary"])
         elif line["key"] == "file":
             hub.files[value["path"]] = base64.b64decode(value["content"])
+        elif line["key"] == "deletedFile":
+            del hub.files[value["path"]]
         elif line["key"] == "lfsFile":
             hub.files[value["path"]] = hub.objects[value["oid"]]
     return {"commitUrl": f"{hub.endpoint}/owner/model/commit/{COMMIT}", "commitOid": COMMIT}

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from dreambooth_resume.config.options.declaration import FINITE, NOT_BLANK, SECTION_CONFIG, TILDE_EXPANDED, free
 
 _CHECKPOINT = re.compile(r"checkpoint-[1-9]\d*(-a[1-9]\d*)?")
+_ON_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*/checkpoint-[1-9]\d*(-a[1-9]\d*)?")
 _STEP = re.compile(r"[1-9]\d*")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -53,6 +54,14 @@ def _request_id(value: str | None) -> str | None:
     return value
 
 
+def hub_checkpoint(value: object) -> tuple[str, str] | None:
+    """(owner/name, checkpoint-500) if `value` names a checkpoint on the Hub and no folder of this machine."""
+    if not isinstance(value, str) or _ON_THE_HUB.fullmatch(value) is None or Path(value).is_dir():
+        return None
+    repo, _, folder = value.rpartition("/")
+    return repo, folder
+
+
 class CheckpointOptions(BaseModel):
     """Where the run lives, when it is saved, and how it is taken up again."""
 
@@ -85,7 +94,8 @@ class CheckpointOptions(BaseModel):
     ] = None
     """latest goes on from the newest checkpoint, or starts when there is none: safe to give always. 500 or
     checkpoint-500 goes back to that step. The path of a checkpoint folder of Diffusers' own script, such as
-    out/checkpoint-500, begins a new run from it; given again, it means latest."""
+    out/checkpoint-500, begins a new run from it, and so does you/repository/checkpoint-500 on the Hub
+    (hub_strategy checkpoint); given again, it means latest."""
 
     resume_request_id: Annotated[
         str | None,
@@ -114,9 +124,16 @@ class CheckpointOptions(BaseModel):
     def seed_folder(self) -> Path | None:
         """The checkpoint folder of Diffusers' script that a new run is to begin from."""
         value = self.resume_from_checkpoint
-        return Path(value).absolute() if value is not None and "/" in value else None
+        is_path = value is not None and "/" in value and self.hub_checkpoint is None
+        return Path(str(value)).absolute() if is_path else None
+
+    @property
+    def hub_checkpoint(self) -> tuple[str, str] | None:
+        """The repository on the Hub and the checkpoint in it that a new run is to begin from; a folder here wins."""
+        return hub_checkpoint(self.resume_from_checkpoint)
 
     @property
     def resume_target(self) -> str | None:
         """`latest`, a step or a checkpoint's name: where in its own home the run goes on."""
-        return "latest" if self.seed_folder is not None else self.resume_from_checkpoint
+        value = self.resume_from_checkpoint
+        return "latest" if value is not None and "/" in value else value
