@@ -6,13 +6,12 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from dreambooth_resume.cli.help import WIDTH
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.workflows.supervise import Order, supervise
 
 _TAIL_BYTES = 8192
 _OWN = "dbr supervise: "
-_HELP = f"""\
+_HELP = """\
 usage: dbr supervise [HOME] [--launch ID] [--queue] [--OPTION VALUE ...]
 
 Runs `dbr train … --resume latest` until nobody should start it again, and ends with its exit code.
@@ -20,7 +19,7 @@ Started again: after 75 (come back), 70 (a bug), and a death by signal, with gro
 Never again: after 0, 2, 76, 77, 78, 79. Three crashes on this machine that got the run no further:
 once more from one checkpoint before, and then 78. While a notice says that this machine goes away,
 nothing is started; signals are handed on to the training, which saves, and nothing is started after.
-{"-" * WIDTH}
+
   HOME                   the run's home: a folder or s3://BUCKET/NAME; without it the options name it
   --launch ID            take the options of that launch from the home, as `dbr launch` left them there
   --queue                wait for this machine's GPU: one run at a time, first come, first served

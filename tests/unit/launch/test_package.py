@@ -11,6 +11,8 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 
+import pytest
+
 from dreambooth_resume.launch.package import installed_version, make_constraints, make_wheel, store_package
 from dreambooth_resume.runs.home import is_package
 from tests.fakes.memory_storage import MemoryStorage
@@ -28,6 +30,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_is_the_same_each_time() -
     assert not [member for member in members if "__pycache__" in member or "tests/" in member]
 
 
+@pytest.mark.slow
 def test_pip_installs_it_and_it_runs_from_there(tmp_path: Path) -> None:
     name, wheel = make_wheel()
     (tmp_path / name).write_bytes(wheel)
