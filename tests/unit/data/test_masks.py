@@ -67,6 +67,15 @@ def test_masks_count_as_pictures_only_in_runs_from_before_there_were_any(
     assert [(one.name, one.mask_sha256) for one in ridden.pictures] == [("a.png", None), ("lone-mask.png", None)]
 
 
+def test_masks_lie_beside_their_pictures_in_folders_with_repeats_too(pictures_folder: Path, draw: DrawPicture) -> None:
+    (pictures_folder / "10_sks dog").mkdir()
+    for name in ("10_sks dog/a.png", "10_sks dog/a-mask.png"):
+        draw(name)
+    (picture,) = scan_pictures(pictures_folder, prompt="p", masks=True).pictures
+    assert (picture.name, picture.times) == ("10_sks dog/a.png", 10)
+    assert picture.mask_path == pictures_folder / "10_sks dog" / "a-mask.png"
+
+
 def test_masks_of_a_data_set_need_no_line_in_its_metadata(pictures_folder: Path, draw: DrawPicture) -> None:
     for name in ("a.png", "a-mask.png", "b.png"):
         draw(name)

@@ -22,16 +22,24 @@ SHAPES = st.lists(st.sampled_from(standard_buckets(1024)[12:20]), min_size=1, ma
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     buckets = draw(SHAPES)
+    times = draw(st.lists(st.integers(1, 3), min_size=len(buckets), max_size=len(buckets)).map(tuple))
     block_size = draw(st.integers(1, 5))
     return Plan(
         seed=draw(st.integers(0, 2**64 - 1)),
         picture_count=len(buckets),
         buckets=buckets,
+        times=draw(st.sampled_from([(), times])),
         block_size=block_size,
         batch_size=block_size * draw(st.integers(1, 4)),
         repeats=draw(st.integers(1, 3)),
         class_count=draw(st.integers(0, 4)),
     )
+
+
+def in_a_pass(plan: Plan) -> dict[int, int]:
+    """How often each picture comes in a pass: its folder's number, times `repeats`."""
+    times = plan.times or (1,) * plan.picture_count
+    return {picture: count * plan.repeats for picture, count in enumerate(times)}
 
 
 def samples_of(plan: Plan, count: int, *, first: int = 0) -> list[Slot]:
@@ -49,25 +57,28 @@ def test_golden_plan_with_buckets() -> None:
 @given(plans())
 def test_every_pass_has_each_sample_once_wherever_steps_and_blocks_fall(plan: Plan) -> None:
     """No sample is dropped and none repeated, however few share a shape."""
-    length, passes = plan.picture_count * plan.repeats, 3
+    length, passes = sum(in_a_pass(plan).values()), 3
     slots = samples_of(plan, passes * length)
     assert all(slot.bucket == plan.buckets[slot.picture] for slot in slots)
     for number in range(passes):
         seen = Counter(slot.picture for slot in slots[number * length : (number + 1) * length])
-        assert seen == dict.fromkeys(range(plan.picture_count), plan.repeats)
+        assert seen == in_a_pass(plan)
 
 
 @settings(deadline=None)
 @given(plans())
 def test_as_many_blocks_as_can_be_have_one_shape(plan: Plan) -> None:
     """Of a pass's whole blocks at most one is broken up, where the pass begins or ends within a block."""
-    length, size, passes = plan.picture_count * plan.repeats, plan.block_size, 4
+    length, size, passes = sum(in_a_pass(plan).values()), plan.block_size, 4
+    of_shape: Counter[Bucket] = Counter()
+    for picture, count in in_a_pass(plan).items():
+        of_shape[plan.buckets[picture]] += count
     slots = samples_of(plan, passes * length)
     for number in range(passes):
         begins, ends = number * length, (number + 1) * length
         blocks = [slots[at : at + size] for at in range(-(-begins // size) * size, ends - size + 1, size)]
         of_one = sum(len({slot.bucket for slot in block}) == 1 for block in blocks)
-        whole = sum(count * plan.repeats // size for count in Counter(plan.buckets).values())
+        whole = sum(count // size for count in of_shape.values())
         # A pass that is shorter than two blocks may have no room for one between its ends.
         assert of_one >= whole - 1
 
@@ -111,7 +122,7 @@ def test_portions_of_one_shape_are_the_slots_in_a_row() -> None:
 @given(plans(), SHAPES, st.integers(1, 12))
 def test_a_segment_begins_a_pass_over_its_own_pictures(first: Plan, buckets: tuple[Bucket, ...], begins: int) -> None:
     parts = [
-        Part(first_step=0, picture_count=first.picture_count, buckets=first.buckets),
+        Part(first_step=0, picture_count=first.picture_count, buckets=first.buckets, times=first.times),
         Part(first_step=begins, picture_count=len(buckets), buckets=buckets),
     ]
     plan = in_segments(first, parts)
