@@ -25,7 +25,14 @@ TOKENS: dict[str, object] = {
 }
 VARIANTS: dict[str, dict[str, object]] = {
     "tokens": {**TOKENS, "mixed_precision": "fp16", "gradient_accumulation_steps": 2, "train_batch_size": 1},
-    "prodigy": {**TOKENS, "optimizer": "prodigy", "learning_rate": 1.0, "lr_scheduler": "constant", "use_ema": True},
+    "prodigy": {
+        **TOKENS,
+        "optimizer": "prodigy",
+        "learning_rate": 1.0,
+        "lr_scheduler": "constant",
+        "use_ema": True,
+        "caption_dropout": 0.5,
+    },
     "text_lora": {
         "train_text_encoder": True,
         "train_text_encoder_frac": 0.5,

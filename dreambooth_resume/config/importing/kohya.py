@@ -228,14 +228,22 @@ def _take_pictures(found: Findings, given: Settings, subsets: Sequence[Mapping[s
         found.take("center_crop", True, theirs="random_crop, not given", otherwise=text)
     own = [one for one in subsets if "is_reg" not in one or one["is_reg"].value is not True]
     regular = [one for one in subsets if "is_reg" in one and one["is_reg"].value is True]
-    folder = given.get("train_data_dir")
-    if folder is not None and not own:
-        own = _folders_below(folder)
+    if (folder := given.get("train_data_dir")) is not None and folder.value and not own:
+        _take_folders_with_repeats(found, folder)
     if (data := given.get("reg_data_dir")) is not None and data.value and not regular:
         regular = _folders_below(data)
-    _take_folder(found, own, what="pictures")
+    _take_folder(found, own)
     if regular:
         _take_class_folder(found, regular)
+
+
+def _take_folders_with_repeats(found: Findings, setting: Setting) -> None:
+    """kohya's folder of folders is read here as it is; only a prompt is needed all the same."""
+    text = "folders such as 10_sks dog in it count as there; the words are the prompt of pictures without captions"
+    found.take("instance_data_dir", setting.value, theirs=setting.theirs, otherwise=text)
+    first = next((one["class_tokens"] for one in _folders_below(setting) if "class_tokens" in one), None)
+    if first is not None:
+        found.take("instance_prompt", first.value, theirs=first.theirs)
 
 
 def _folders_below(setting: Setting) -> list[Mapping[str, Setting]]:
@@ -254,24 +262,18 @@ def _folders_below(setting: Setting) -> list[Mapping[str, Setting]]:
     return list(folders) or [{"image_dir": setting}]
 
 
-def _take_folder(found: Findings, subsets: Sequence[Mapping[str, Setting]], *, what: str) -> None:
+def _take_folder(found: Findings, subsets: Sequence[Mapping[str, Setting]]) -> None:
     if not subsets:
         return
     first = subsets[0]
     if len(subsets) > 1:
         others = ", ".join(PurePosixPath(str(one["image_dir"].value)).name for one in subsets[1:] if "image_dir" in one)
-        found.say(About.NOTHING, f"{len(subsets)} folders of {what}", f"one folder is taken here; left out: {others}")
+        found.say(About.NOTHING, f"{len(subsets)} folders of pictures", f"one folder is taken here; left out: {others}")
     for name, ours in {"image_dir": "instance_data_dir", "num_repeats": "repeats"}.items():
         if name in first:
             found.take(ours, first[name].value, theirs=first[name].theirs)
     if (tokens := first.get("class_tokens")) is not None:
         found.take("instance_prompt", tokens.value, theirs=tokens.theirs)
-    elif "image_dir" in first and first["image_dir"].name == "train_data_dir":
-        text = (
-            "it holds folders such as 10_sks dog there: give that folder as instance_data_dir, 10 as repeats and "
-            '"sks dog" as instance_prompt'
-        )
-        found.say(About.FILL_IN, first["image_dir"].theirs, text)
 
 
 def _take_class_folder(found: Findings, subsets: Sequence[Mapping[str, Setting]]) -> None:

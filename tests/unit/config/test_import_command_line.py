@@ -13,7 +13,6 @@ from dreambooth_resume.config.importing.findings import About, Findings
 from dreambooth_resume.config.importing.read import read_file
 from dreambooth_resume.config.importing.written import imported_yaml, report
 from dreambooth_resume.config.load import parse_train, resolve
-from dreambooth_resume.config.not_yet import NOT_YET
 from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.errors import BadInput
 
@@ -176,4 +175,4 @@ def test_a_file_that_is_not_there_and_one_that_is_no_text_are_refused(tmp_path: 
 
 
 def test_every_name_that_means_something_else_is_an_option() -> None:
-    assert set(OTHERWISE) <= set(OPTIONS) | set(NOT_YET)
+    assert set(OTHERWISE) <= set(OPTIONS)

@@ -9,7 +9,6 @@ import pytest
 from dreambooth_resume.config.importing import kohya_names as names
 from dreambooth_resume.config.importing.findings import About, Findings
 from dreambooth_resume.config.importing.read import read_file
-from dreambooth_resume.config.not_yet import NOT_YET
 from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.errors import BadInput
 
@@ -183,11 +182,13 @@ def test_folders_with_repeats_in_their_names_are_looked_into(tmp_path: Path) -> 
     (tmp_path / "reg" / "1_dog").mkdir(parents=True)
     text = f'train_data_dir = "{tmp_path}/img"\nreg_data_dir = "{tmp_path}/reg"\n'
     found = imported(tmp_path, config_toml=text)
-    assert found.values["instance_data_dir"] == str(tmp_path / "img" / "10_sks dog")
-    assert (found.values["repeats"], found.values["instance_prompt"]) == (10, "sks dog")
+    assert found.values["instance_data_dir"] == str(tmp_path / "img")
+    assert found.values["instance_prompt"] == "sks dog"
+    assert "repeats" not in found.values  # the folder's own name says so
     assert (found.values["class_data_dir"], found.values["class_prompt"]) == (str(tmp_path / "reg" / "1_dog"), "dog")
     elsewhere = imported(tmp_path, config_toml='train_data_dir = "not/here"\n')
-    assert "10_sks dog" in said(elsewhere, About.FILL_IN)["train_data_dir"]
+    assert elsewhere.values["instance_data_dir"] == "not/here"
+    assert "instance_prompt" in said(elsewhere, About.FILL_IN)
 
 
 def test_lion_its_betas_a_warm_up_by_ratio_and_loraplus_are_taken(tmp_path: Path) -> None:
@@ -294,5 +295,5 @@ def test_every_name_of_theirs_is_known_once() -> None:
 
 def test_every_right_hand_name_is_an_option() -> None:
     ours = {*names.SAME.values(), *names.OPTIMIZER_ARGUMENTS.values(), *names.NETWORK_ARGUMENTS.values()}
-    assert ours <= set(OPTIONS) | set(NOT_YET)
+    assert ours <= set(OPTIONS)
     assert set(names.OPTIMIZERS.values()) == set(names.OPTIMIZER_DEFAULTS) <= set(OPTIONS["optimizer"].choices)
