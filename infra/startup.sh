@@ -77,7 +77,9 @@ make_environment() {
     local python=${DBR_PYTHON:-python3}
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "Python 3.11 or newer is needed."; return 1; }
     # Debian and Ubuntu ship python3 without ensurepip.
-    "$python" -c 'import ensurepip' 2> /dev/null || { apt-get -qq update && apt-get -qq install -y python3-venv; } || return 1
+    "$python" -c 'import ensurepip' 2> /dev/null || {
+        apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y python3-venv
+    } || return 1
     rm -rf "$venv"
     "$python" -m venv "$venv" && touch "$venv/.made"
 }
@@ -197,7 +199,7 @@ train() {
         export HF_TOKEN
     fi
     # Models, caches and notes of this machine go to the fast disk; none of it is needed elsewhere.
-    export HF_HOME=${HF_HOME:-$stage/huggingface} XDG_CACHE_HOME=$stage/cache XDG_STATE_HOME=$stage/state
+    export HOME=$stage HF_HOME=${HF_HOME:-$stage/huggingface} XDG_CACHE_HOME=$stage/cache XDG_STATE_HOME=$stage/state
     cd "$stage"
     eval "set -- ${DBR_WORDS:-supervise \"\$DBR_HOME\"}"
     [[ $DBR_HOME != s3://* ]] || set -- "$@" --stage_dir "$stage/run"

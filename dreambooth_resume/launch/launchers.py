@@ -24,7 +24,7 @@ LAUNCHERS: dict[str, tuple[str, str, str]] = {
     "aws": (
         "dreambooth_resume.launch.aws.launcher:AwsLauncher",
         "dreambooth_resume.launch.aws.settings:AwsSettings",
-        "a spot machine of Amazon EC2, which an Auto Scaling group replaces whenever AWS takes it away",
+        "spot machines of Amazon EC2, replaced by AWS itself; not run on AWS so far",
     ),
 }
 

@@ -69,9 +69,12 @@ class Aws:
     def _session(self) -> Any:
         # 0.2 s, and only who launches on AWS needs it.
         import boto3
+        import botocore.session
 
         try:
-            return boto3.session.Session()
+            session = botocore.session.get_session()
+            session.register_component("data_loader", _descriptions())
+            return boto3.session.Session(botocore_session=session)
         except _sdk_errors() as error:
             raise _translated(error, "the profile") from error
 
@@ -85,6 +88,14 @@ class Aws:
             return self._session.client(service, region_name=self.region, config=config)
         except _sdk_errors() as error:
             raise _translated(error, service) from error
+
+
+@functools.cache
+def _descriptions() -> Any:
+    """The SDK's files on the services: megabytes, read once by a command that asks about twenty launches."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _camel(operation: str) -> str:

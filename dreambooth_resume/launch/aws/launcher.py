@@ -193,5 +193,5 @@ class AwsLauncher:
 
     def _of(self, job: Job) -> Aws:
         """A job's own region: the settings of today may name another."""
-        region = job.values.get("region", self.aws.region)
-        return self.aws if region == self.aws.region else Aws(region)
+        region = job.values.get("region")
+        return self.aws if region in (None, self.settings.region) else Aws(region)

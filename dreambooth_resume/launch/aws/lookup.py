@@ -15,6 +15,7 @@ def find_all(aws: Aws, settings: AwsSettings) -> Found:
     types = _types(aws, listed(settings.instance_types))
     image = _image(aws, settings.ami)
     _refuse_other_processors(types, image)
+    _refuse_small_disk(image, settings.disk_gb)
     _profile(aws, settings.instance_profile)
     names = tuple(one["InstanceType"] for one in types)
     gpus = {gpu["Name"] for one in types for gpu in one.get("GpuInfo", {}).get("Gpus", ())}
@@ -67,6 +68,16 @@ def _refuse_other_processors(types: list[dict[str, Any]], image: dict[str, Any])
                 where="--instance_types",
                 fix="leave it out, or name an image for it: --ami ami-…",
             )
+
+
+def _refuse_small_disk(image: dict[str, Any], disk_gb: int) -> None:
+    for disk in image.get("BlockDeviceMappings", ()):
+        needed_gb = disk.get("Ebs", {}).get("VolumeSize", 0)
+        if disk.get("DeviceName") == image["RootDeviceName"] and needed_gb > disk_gb:
+            raise BadInput(
+                f"the image {image['ImageId']} alone takes {needed_gb} GB", where=f"--disk_gb {disk_gb}",
+                fix=f"--disk_gb {needed_gb + 50} or more",
+            )  # fmt: skip
 
 
 def _profile(aws: Aws, name: str) -> None:

@@ -35,7 +35,7 @@ class AwsSettings(BaseModel):
     one L4 GPU (24 GB), so a resume on another of them is exact; on another kind of GPU it is equivalent."""
 
     on_demand: Annotated[bool, free()] = False
-    """Machines that AWS doesn't take away, at two to three times the price of spot machines."""
+    """Dearer machines, which AWS doesn't take away. EC2 doesn't tell their price: price_per_hour does, for a budget."""
 
     region: Annotated[str | None, NOT_BLANK, free()] = None
     """Where: best the region of the bucket. null: what boto3 finds in the environment or the profile."""

@@ -78,6 +78,7 @@ class Stubbed:
         self.answer("ec2", "describe_instance_types", {"InstanceTypes": types})
         self.answer("ssm", "get_parameter", {"Parameter": {"Value": "ami-12345678"}}, {"Name": DEFAULT_AMI_PARAMETER})
         image = {"ImageId": "ami-12345678", "RootDeviceName": "/dev/sda1", "Architecture": "x86_64"}
+        image["BlockDeviceMappings"] = [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 75}}]
         self.answer("ec2", "describe_images", {"Images": [image]}, {"ImageIds": ["ami-12345678"]})
         dates = {"CreateDate": datetime(2026, 1, 1, tzinfo=UTC), "Path": "/"}
         role = {
@@ -227,6 +228,21 @@ def test_credentials_that_are_not_known_are_no_missing_permission(stubbed: Stubb
     stubbed.refuse("ec2", "describe_instance_types", code)
     with pytest.raises(AccessDenied, match=said):
         stubbed.launcher.check(REQUEST)
+
+
+def test_a_disk_that_is_smaller_than_the_image_is_refused() -> None:
+    with _stubbed(disk_gb=60) as stubbed:
+        stubbed.everything_is_found()
+        with pytest.raises(BadInput, match="alone takes 75 GB"):
+            stubbed.launcher.check(REQUEST)
+
+
+def test_a_job_is_found_in_its_own_region_without_one_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    launcher = AwsLauncher(AwsSettings())
+    with pytest.raises(ComeBack, match="autoscaling:DescribeAutoScalingGroups"):
+        launcher.look(Job(name="", values={"group": "dbr-dog", "region": REGION}))
 
 
 def test_no_default_vpc_is_said(stubbed: Stubbed) -> None:
