@@ -55,8 +55,9 @@ class Optimizer:
         Neither they nor their moments change from then on, and nothing is computed for their sake.
         """
         for group in self.groups:
-            for parameter in group.parameters.values():
-                parameter.requires_grad_(group.trains_in(step))
+            if group.pivot_step is not None:
+                for parameter in group.parameters.values():
+                    parameter.requires_grad_(group.trains_in(step))
 
     def set_rates(self, step: int) -> None:
         """To be called before each update: there is no scheduler that would keep count."""
