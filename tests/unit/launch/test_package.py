@@ -13,8 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from dreambooth_resume.launch.base import Job
+from dreambooth_resume.launch.output import OutputCopy
 from dreambooth_resume.launch.package import installed_version, make_constraints, make_wheel, store_package
+from dreambooth_resume.launch.record import write_launch, write_started
 from dreambooth_resume.runs.home import is_package
+from dreambooth_resume.workflows.inventory import take_inventory
 from tests.fakes.memory_storage import MemoryStorage
 
 ROOT = Path(__file__).parents[3]
@@ -61,6 +65,24 @@ def test_the_versions_are_those_of_here_without_their_build() -> None:
     assert "pytest" not in pinned
     tested = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.M))
     assert pinned["diffusers"] == tested["diffusers"]
+
+
+def test_what_launches_leave_in_a_home_is_known_to_who_deletes_it(tmp_path: Path) -> None:
+    storage = MemoryStorage()
+    store_package(storage)
+    write_launch(storage, "0" * 32, launcher="local", settings={}, words=(), version="0.1.0")
+    write_started(storage, "0" * 32, launcher="local", job=Job(name="pid 7"))
+    (tmp_path / "output.log").touch()
+    copy = OutputCopy(storage, tmp_path / "output.log", interval_seconds=60.0)
+    (tmp_path / "output.log").write_text("step 1")
+    copy.copy()
+    found = take_inventory(storage)
+    assert found.foreign == ()
+    assert {kind: len(keys) for kind, keys in found.ours.items() if keys} == {
+        "package": 2,
+        "note": 2,
+        "status and curves": 1,
+    }
 
 
 def test_both_lie_in_the_home_under_their_digests_and_are_put_there_once() -> None:
