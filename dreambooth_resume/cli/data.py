@@ -1,4 +1,4 @@
-"""`dbr data check`: looks through the pictures before a run is begun."""
+"""`dbr data check`: looks through the pictures before a run is begun; `dbr data caption`: describes them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.output import files_shown, print_json
 from dreambooth_resume.cli.wording import count, size
 from dreambooth_resume.config.load import parse_train, resolve
+from dreambooth_resume.data.captions import CaptionChoice
+from dreambooth_resume.data.dataset import find_files
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.workflows.contact_sheet import write_contact_sheet
+from dreambooth_resume.workflows.data_caption import caption_pictures
 from dreambooth_resume.workflows.data_check import DataCheck, check_data, uncommon_word
 from dreambooth_resume.workflows.first_start import decided
 
 _EXAMPLES = "dbr data check pictures, or dbr data check --config run.yaml"
+_CAPTION_EXAMPLE = "dbr data caption pictures --model Salesforce/blip-image-captioning-large --prefix 'sks dog, '"
 _NAMED_AT_MOST = 8
 _NO_PROMPT = "-"
 _NO_MODEL = "none"
@@ -29,7 +33,8 @@ def run(words: list[str]) -> int:
     parser = CommandParser(
         "dbr data",
         description="check: look through the pictures of a folder or a run file, for what is better known before a "
-        "run is begun. `dbr data check --help` has its options.",
+        "run is begun. caption: write a caption beside each picture that has none. `dbr data check --help` and "
+        "`dbr data caption --help` have their options.",
         fix=_EXAMPLES,
     )
     parser.add_argument("action", choices=list(_ACTIONS), metavar="|".join(_ACTIONS))
@@ -72,7 +77,45 @@ def _check(words: list[str]) -> int:
     return BadInput.exit_code if found.unreadable else 0
 
 
-_ACTIONS: dict[str, Callable[[list[str]], int]] = {"check": _check}
+def _caption(words: list[str]) -> int:
+    """0, or 2 if a picture can't be read."""
+    parser = CommandParser(
+        "dbr data caption",
+        description="Write NAME.txt with a caption beside each picture of DIR that has none, by an image-to-text model "
+        "of the kind of BLIP. What is there is never overwritten without --overwrite, so the command can be stopped "
+        "and started again. Read the captions before you train on them. Not run on a GPU, or with a model from the "
+        "Hub, so far.",
+        fix=_CAPTION_EXAMPLE,
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder of pictures")
+    parser.add_argument("--model", required=True, metavar="NAME", help="a folder, or an id on the Hub")
+    parser.add_argument("--revision", metavar="REVISION", help="of the model on the Hub")
+    parser.add_argument("--cache-dir", metavar="DIR", help="where what is downloaded is kept")
+    parser.add_argument("--prefix", metavar="TEXT", default="", help='in front of each caption: "sks dog, "')
+    parser.add_argument("--overwrite", action="store_true", help="write captions that are there anew")
+    parser.add_argument("--json", action="store_true", help="everything, for programs")
+    arguments = parser.parse_words(words)
+    find_files(arguments.folder, CaptionChoice())  # what is wrong with the folder is said before a model loads
+    from dreambooth_resume.models.captioner import Captioner
+
+    captioner = Captioner(arguments.model, revision=arguments.revision, cache_dir=arguments.cache_dir)
+    with files_shown("captioning") as on_picture:
+        done = caption_pictures(
+            arguments.folder,
+            captioner,
+            prefix=arguments.prefix,
+            overwrite=arguments.overwrite,
+            on_picture=on_picture,
+        )
+    if arguments.json:
+        print_json(done)
+    else:
+        print(f"Wrote {count(len(done.written), 'caption')}; {count(len(done.kept), 'picture')} had one.")
+        print("".join(f"can't be read: {name} {reason}\n" for name, reason in done.unreadable), end="")
+    return BadInput.exit_code if done.unreadable else 0
+
+
+_ACTIONS: dict[str, Callable[[list[str]], int]] = {"check": _check, "caption": _caption}
 
 
 def _words(arguments: argparse.Namespace) -> list[str]:

@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("dreambooth_resume.cli.logs:run", "what a launched run printed"),
     "gc": ("dreambooth_resume.cli.gc:run", "clear a home of what no log entry names"),
     "delete": ("dreambooth_resume.cli.delete:run", "delete a whole run"),
-    "data": ("dreambooth_resume.cli.data:run", "look through pictures and captions before a run is begun"),
+    "data": ("dreambooth_resume.cli.data:run", "look through pictures and captions, or write captions"),
     "config": ("dreambooth_resume.cli.config:run", "write a commented YAML file: new, or from another trainer's"),
     "options": ("dreambooth_resume.cli.options:run", "search the options of train, by any trainer's name for them"),
     "supervise": ("dreambooth_resume.cli.supervise:run", "train, and start again by the restart rule of launchers"),
