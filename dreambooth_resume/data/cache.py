@@ -94,7 +94,7 @@ class Cache:
                 done, encoded = done + 1, encoded + was_encoded
                 on_progress(done, total)
         if encoded:
-            _logger.info("Encoded %d of %d entries; the others were in the cache.", encoded, total)
+            _logger.info("Encoded %d of %d; what was encoded before is in the cache.", encoded, total)
         return done == total
 
     def arrays(self, entry: Entry) -> Arrays:
