@@ -15,7 +15,7 @@ class EmaOptions(BaseModel):
     model_config = SECTION_CONFIG
 
     use_ema: Annotated[bool, refused("the average goes over all steps of a run; start a new run")] = False
-    """Keep an average of the LoRA's weights over the steps, which is steadier than the newest weights: results, every
+    """Keep an average of the LoRA's weights over the steps, which is steadier than the newest weights. Results, every
     checkpoint's LoRA and validation pictures are made with it. The weights that train are kept beside it in each
     checkpoint (trainer_state.safetensors). Not with optimizer AdamWScheduleFree, which averages itself."""
 

@@ -37,9 +37,10 @@ class ReportingOptions(BaseModel):
     """Repository of the result, such as you/dog-lora. null: the last part of output_dir, under your own account."""
 
     hub_strategy: Annotated[Literal["end", "every_save", "checkpoint"], _UNDERSCORES, free()] = "end"
-    """When push_to_hub uploads: the result at the end, or besides it the LoRA of each save, on a thread of its own; of
-    saves that come quicker than the uploads the newest. checkpoint: with all that resume_from_checkpoint needs to go on
-    from there in an empty home, but without the pictures. Trouble there is an alarm in `dbr status`, no more."""
+    """When push_to_hub uploads: the result at the end, or besides it the LoRA of each save. That has a thread of its
+    own, and of saves that come quicker than the uploads the newest goes. checkpoint: with all that
+    resume_from_checkpoint needs to go on from there in an empty home, but without the pictures. Trouble there is an
+    alarm in `dbr status`, no more."""
 
     hub_token: Annotated[str | None, NOT_BLANK, free(recorded=False)] = Field(default=None, repr=False)
     """Token with write access to the Hub; never recorded or shown. Better HF_TOKEN or `hf auth login`: what is typed

@@ -19,7 +19,7 @@ class ValidationOptions(BaseModel):
     and change nothing about the training; what goes wrong with them is said, and training goes on."""
 
     validation_prompts_file: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
-    """File of more prompts, a picture each, behind those of validation_prompt: lines such as `a photo of sks dog --n
+    """File of more prompts, a picture each, behind those of validation_prompt. Lines such as `a photo of sks dog --n
     blurry --w 1024 --h 768 --d 7 --l 5 --s 30` (negative prompt, width, height, seed, guidance, steps: as in kohya's
     files), or JSON, JSONL or YAML with those as names. Kept in the home for other machines."""
 
@@ -36,7 +36,7 @@ class ValidationOptions(BaseModel):
     """Prompt of the pictures that are made with the result, where there is no validation_prompt."""
 
     validation_data_dir: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
-    """Folder with pictures of the subject that are not trained on: their loss (val_loss in the metrics and trackers)
+    """Folder with pictures of the subject that are not trained on. Their loss (val_loss in the metrics and trackers)
     rises when the LoRA only learns its own pictures by heart. Measured when validation pictures are due and at the
     last step, at four fixed noise levels, with instance_prompt; it changes nothing about the training. The pictures are
     copied into the home at the first start, and later edits of the folder don't count."""

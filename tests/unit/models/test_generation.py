@@ -76,7 +76,14 @@ def theirs(source: ModelSource, settings: SamplingSettings, noise: torch.Tensor,
 def test_picture_is_that_of_diffusers_pipeline(edm_style: bool, tiny_source: ModelSource) -> None:
     settings = replace(SETTINGS, edm_style=edm_style)
     prompts = ("a photo of sks robot", "a red toy")
-    assert np.array_equal(ours(tiny_source, settings, NOISE, *prompts), theirs(tiny_source, settings, NOISE, *prompts))
+    assert_same_pictures(ours(tiny_source, settings, NOISE, *prompts), theirs(tiny_source, settings, NOISE, *prompts))
+
+
+def assert_same_pictures(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> None:
+    """To a 255th: the pipeline decodes all pictures at once, and on some processors the last bits are others then."""
+    difference = np.abs(one.astype(int) - other.astype(int))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01
 
 
 def test_a_model_whose_negative_prompt_is_the_empty_one(model_copy: Path, edit_config: Callable[..., None]) -> None:

@@ -88,11 +88,12 @@ def _compare_with_a_difference(denoiser: Any, parameters: dict[str, torch.nn.Par
 
 def test_fp8_rows_are_scaled_to_the_whole_range() -> None:
     """Weights of SDXL are a few hundredths: unscaled, e4m3 would keep a bit or two of them."""
-    plain = torch.nn.Linear(64, 32, bias=True)
+    plain = torch.nn.Linear(64, 32, bias=False)
     with torch.no_grad():
+        plain.weight.copy_(torch.randn(32, 64, generator=torch.Generator().manual_seed(1)))
         plain.weight.mul_(torch.logspace(-4, 0, 32).unsqueeze(1))
-    inputs = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
     small = Fp8Linear(plain, dtype=torch.float32)
-    error = (small(inputs) - plain(inputs)).abs().amax(dim=0) / plain(inputs).abs().amax(dim=0)
-    assert error.max() < 0.1
+    # What an identity gives is the weights: e4m3 has three bits behind the point, so it rounds by a sixteenth at most.
+    error = (small(torch.eye(64)) - plain(torch.eye(64))).abs().amax(dim=0) / plain.weight.abs().amax(dim=1)
+    assert error.max() <= 1 / 16
     assert small.weight.element_size() == 1
