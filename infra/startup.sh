@@ -110,7 +110,7 @@ install_package() {
     local wheel=$root/${DBR_WHEEL##*/} constraints=$root/constraints.txt
     local mark=$venv/.installed-$DBR_WHEEL_SHA256-$DBR_CONSTRAINTS_SHA256
     [[ ! -f $mark ]] || return 0
-    retry "Installing boto3" pip install boto3 || return 1
+    "$venv/bin/python" -c 'import boto3' 2> /dev/null || retry "Installing boto3" pip install boto3 || return 1
     retry "Reading $DBR_HOME/$DBR_WHEEL" fetch "$DBR_WHEEL" "$DBR_WHEEL_SHA256" "$wheel" || return 1
     retry "Reading $DBR_HOME/$DBR_CONSTRAINTS" fetch "$DBR_CONSTRAINTS" "$DBR_CONSTRAINTS_SHA256" "$constraints" || return 1
     # torch first and alone, so that nothing else can choose another build of it.
