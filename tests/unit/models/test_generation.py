@@ -59,6 +59,11 @@ def theirs(source: ModelSource, settings: SamplingSettings, noise: torch.Tensor,
     if not settings.edm_style:
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
+    # Weights that could have gradients take other kernels, even where none is recorded: their last bits are others on
+    # some processors, and now and then one of those rounds to another pixel. Ours are frozen, so theirs are.
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+        part.requires_grad_(False)
+    pipeline.vae.enable_slicing()  # one picture a call, as ours decodes, for the same reason
     with torch.no_grad():
         pictures = pipeline(
             list(prompts),
