@@ -269,7 +269,14 @@ def commit_copy(
         itself = LiveCheckpoint(number=log.next_number, step=ref.step, attempt=writer.attempt, folder=folder)
         before = log.entries[-1].state
         state = before.model_copy(
-            update={"step": ref.step, "live": (itself,), "totals": Totals(), "segments": then.segments}
+            update={
+                "step": ref.step,
+                "live": (itself,),
+                "totals": Totals(),
+                # Both decide what the steps to come are trained on.
+                "segments": then.segments,
+                "skipped": then.skipped,
+            }
         )
         return body, state
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dreambooth_resume.data.plan import SKIP_STRIDE
 from tests.resume.conftest import Undisturbed
+from tests.resume.faults import fault
 from tests.resume.harness import Bench, committed_steps, result_digests
 from tests.resume.s3_home import S3Home
 
@@ -25,3 +27,16 @@ def test_a_fork_in_a_bucket_trained_with_the_same_options_ends_in_the_same_bytes
     assert "encoding pictures 1/" not in process.output(), "what was computed from the pictures was copied too"
     assert result_digests(s3_home.storage) == undisturbed()
     assert committed_steps(home) == [4] or committed_steps(home) == [2, 4]
+
+
+def test_a_fork_from_among_steps_that_train_on_other_samples_ends_in_the_same_bytes(bench: Bench, home: Path) -> None:
+    # Back twice: the second time to the start, and steps 1 to 5 are trained on other samples from then on.
+    faults = [fault("nan", step=4), fault("nan", step=4 + SKIP_STRIDE)]
+    bench.run(home, faults=faults)
+    new = home.with_name("new")
+    process = bench.command(home, ["fork", str(home), "--step", "2", "--to", str(new)])
+    assert process.wait() == 0, process.output()
+    process = bench.command(new, ["train", "--output_dir", str(new), "--resume", "latest"], faults=faults)
+    assert process.wait() == 0, process.output()
+    assert "Going back" not in process.output()
+    assert result_digests(new) == result_digests(home)
