@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from dreambooth_resume.models.base import BasePrecision
 
 # pillow: it resizes the pictures, and its releases do not round alike.
 _PACKAGES = ("torch", "diffusers", "peft", "accelerate", "numpy", "pillow", "safetensors", "transformers")
+# What some options need; runs of earlier releases have no record of them.
+_OF_SOME_RUNS = frozenset(("bitsandbytes", "lion_pytorch", "prodigyopt", "schedulefree", "xformers"))
 _CPU_FLAGS = (
     "avx",
     "avx2",
@@ -56,9 +58,11 @@ def numerics_fingerprint(
     mixed_precision: str,
     allow_tf32: bool,
     base_precision: BasePrecision | None = None,
+    packages: Sequence[str] = (),
 ) -> dict[str, str]:
     """All that two attempts must share for their results to be the same bit for bit, as name -> value.
 
+    `packages` are those that the run's options need beside the usual ones, such as its optimizer's.
     Taken after `make_deterministic`, in run.json form: short names, text values, sorted.
     """
     facts = {
@@ -66,12 +70,10 @@ def numerics_fingerprint(
         "device": device.type,
         "micro_batch_size": str(micro_batch_size),
         "mixed_precision": mixed_precision,
-        **{package: version(package) for package in _PACKAGES},
+        **{package: version(package) for package in (*_PACKAGES, *packages)},
     }
     if base_precision is not None:
         facts["base_precision"] = base_precision
-        if base_precision != "fp8":
-            facts["bitsandbytes"] = version("bitsandbytes")
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts["device_name"] = properties.name
@@ -87,8 +89,11 @@ def numerics_fingerprint(
 
 
 def compare_fingerprints(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[tuple[str, str, str], ...]:
-    """(name, value then, value now) for everything that differs, sorted by name; "-" where one side has no value."""
-    names = sorted(then.keys() | now.keys())
+    """(name, value then, value now) for everything that differs, sorted by name; "-" where one side has no value.
+
+    Of a package that only some options need, and that the run has no record of, nobody knows: it does not differ.
+    """
+    names = sorted((then.keys() | now.keys()) - (_OF_SOME_RUNS - then.keys()))
     pairs = ((name, then.get(name, "-"), now.get(name, "-")) for name in names)
     return tuple(pair for pair in pairs if pair[1] != pair[2])
 

@@ -63,6 +63,11 @@ PACKAGES = (
 _TRACKER_EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "comet_ml": "comet"}
 
 
+def of_the_numerics(options: TrainOptions) -> tuple[str, ...]:
+    """The packages that compute in a run with these options: another release of one may round otherwise."""
+    return tuple(sorted({package.name for package in PACKAGES if package.is_needed(options)}))
+
+
 def extras_for(options: TrainOptions) -> tuple[str, ...]:
     """The extras of our own package that a machine needs for these options."""
     wanted = {package.extra for package in PACKAGES if package.extra is not None and package.is_needed(options)}

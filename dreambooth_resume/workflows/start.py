@@ -36,6 +36,7 @@ from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.attempt import Attempt, run_attempt
 from dreambooth_resume.workflows.existing import store_weights
 from dreambooth_resume.workflows.home import Home, stage_of
+from dreambooth_resume.workflows.packages import of_the_numerics
 from dreambooth_resume.workflows.preflight import Checked, Options, as_json
 from dreambooth_resume.workflows.trackers import Shown
 
@@ -199,6 +200,7 @@ def _get_ready(checked: Checked) -> _Ready:
             mixed_precision=chosen.training.precision,
             allow_tf32=chosen.training.allow_tf32,
             base_precision=chosen.training.quantised_base,
+            packages=of_the_numerics(chosen),
         ),
     )
 

@@ -42,6 +42,13 @@ def test_differences_are_named_with_both_values() -> None:
     )
 
 
+def test_a_package_that_the_options_need_counts_and_one_of_which_there_is_no_record_does_not() -> None:
+    now = fingerprint(packages=("prodigyopt",))
+    assert compare_fingerprints({**now, "prodigyopt": "1.0"}, now) == (("prodigyopt", "1.0", now["prodigyopt"]),)
+    # A run of an earlier release, which noted no such package.
+    assert compare_fingerprints(fingerprint(), now) == ()
+
+
 def test_make_deterministic_sets_torchs_switches() -> None:
     # In a process of its own: the switches hold for a whole process, and other tests are to run without them.
     script = """

@@ -6,7 +6,8 @@ import pytest
 
 from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.errors import BadInput
-from dreambooth_resume.workflows.packages import refuse_missing_packages
+from dreambooth_resume.training.numerics import compare_fingerprints
+from dreambooth_resume.workflows.packages import PACKAGES, of_the_numerics, refuse_missing_packages
 
 REQUIRED = ["--pretrained_model_name_or_path", "model", "--instance_data_dir", "pictures", "--instance_prompt", "a dog"]
 
@@ -37,3 +38,13 @@ def test_missing_package_is_named_with_the_command_that_gets_it(argv: tuple[str,
 def test_package_of_an_option_without_effect_is_not_asked_for() -> None:
     look()
     look("--optimizer", "prodigy", "--use_8bit_adam", installed=("prodigyopt",))
+
+
+def test_a_runs_numerics_have_the_packages_that_its_options_need() -> None:
+    argv = (*REQUIRED, "--optimizer", "Lion", "--base_precision", "int8")
+    assert of_the_numerics(resolve(parse_train(argv), recorded=None)) == ("bitsandbytes", "lion_pytorch")
+    assert of_the_numerics(resolve(parse_train(REQUIRED), recorded=None)) == ()
+
+
+def test_none_of_them_counts_in_a_run_that_was_begun_before_they_were_noted() -> None:
+    assert compare_fingerprints({}, {package.name: "1.0" for package in PACKAGES}) == ()
