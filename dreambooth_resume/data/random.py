@@ -21,7 +21,8 @@ class Stream(IntEnum):
 
     SHUFFLE (step is the epoch): 0 the pictures' order, 1 the class pictures', 2 with buckets the order of the blocks.
     AUGMENT: 0 a slot's variant, 1 a variant's crop (step is the picture's content, slot the variant), 2 a free crop;
-    3 and 4 are the variant and the free crop of the class picture in that slot.
+    3 and 4 are the variant and the free crop of the class picture in that slot; 5 and 6 how a variant and a free crop
+    are turned and in their colours changed.
     CAPTION: 0 whether a slot's caption is dropped, and in which order its tags are; 1 one of these orders (step is the
     caption's content, slot the number of the order).
     TIMESTEP, NOISE, VAE: 0 the picture in the slot, 1 the class picture.

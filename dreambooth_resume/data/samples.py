@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dreambooth_resume.data.augment import recipe_of
 from dreambooth_resume.data.buckets import Bucket
 from dreambooth_resume.data.cache import Arrays, Cache, Entry
 from dreambooth_resume.data.dataset import Picture
@@ -165,6 +166,7 @@ def latent_variants(
             "resized": [crop.resized_height, crop.resized_width],
             "top_left": [crop.top, crop.left],
             "flip": crop.flip,
+            **recipe_of(crop.change),
         }
         return Variant(crop=crop, entry=Entry(label=picture.name, recipe=recipe, encode=encode_crop))
 

@@ -2,7 +2,8 @@
 
 The path is that of `DreamBoothDataset` in Diffusers' `train_dreambooth_lora_sdxl.py`, with Pillow and numpy in place of
 torchvision: upright RGB, shorter side resized to the resolution, flip, crop, values to [-1, 1]. With buckets the
-picture is resized until it covers its bucket, and cut to that. Shapes: C channels (3), H and W pixels.
+picture is resized until it covers its bucket, and cut to that. A picture that is turned is resized until what is cut
+out turned lies within it, so there are no empty corners. Shapes: C channels (3), H and W pixels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dreambooth_resume.data.augment import NO_CHANGES, UNCHANGED, Change, Limits, recoloured, room_to_turn, turned
 from dreambooth_resume.data.buckets import Bucket
 from dreambooth_resume.data.dataset import Picture
 from dreambooth_resume.data.images import UnreadableImageError, decode_rgb
@@ -41,15 +43,17 @@ INTERPOLATIONS = {
 # AUGMENT's draws (`random.Stream` has all of them).
 _VARIANT_CROP_DRAW = 1
 _FREE_CROP_DRAW, _CLASS_FREE_CROP_DRAW = 2, 4
+_VARIANT_CHANGE_DRAW, _FREE_CHANGE_DRAW = 5, 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropOptions:
-    """How pictures are cut: to squares of `resolution` pixels, where they have no bucket."""
+    """How pictures are cut: to squares of `resolution` pixels, where they have no bucket; and how far changed."""
 
     resolution: int
     center_crop: bool
     random_flip: bool
+    limits: Limits = NO_CHANGES
 
     @property
     def square(self) -> Bucket:
@@ -58,7 +62,10 @@ class CropOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crop:
-    """What is done to a picture: resize to this size, flip if `flip`, cut `target` whose corner is (top, left)."""
+    """What is done to a picture: resize to this size, flip if `flip`, cut `target` whose corner is (top, left).
+
+    If `change` turns it, it is turned about the middle of `target` before that is cut.
+    """
 
     resized_height: int
     resized_width: int
@@ -66,6 +73,7 @@ class Crop:
     left: int
     flip: bool
     target: Bucket
+    change: Change = UNCHANGED
 
 
 def variant_crop(
@@ -78,30 +86,38 @@ def variant_crop(
     """
     content = int(picture.sha256[:16], 16)
     rng = generator(seed, Stream.AUGMENT, step=content, slot=variant, draw=_VARIANT_CROP_DRAW)
-    return _draw_crop(picture, rng, options, bucket)
+    change_rng = generator(seed, Stream.AUGMENT, step=content, slot=variant, draw=_VARIANT_CHANGE_DRAW)
+    return _draw_crop(picture, rng, options, bucket, change=options.limits.draw(change_rng))
 
 
 def free_crop(picture: Picture, slot: Slot, *, seed: int, options: CropOptions) -> Crop:
-    """A crop of this sample's own, for runs that encode at every step."""
+    """A crop of this sample's own, for runs that encode at every step. Class pictures are cut, and never changed."""
     draw = _CLASS_FREE_CROP_DRAW if slot.is_class else _FREE_CROP_DRAW
     rng = generator(seed, Stream.AUGMENT, step=slot.step, slot=slot.slot, draw=draw)
-    return _draw_crop(picture, rng, options, slot.bucket)
+    change_rng = generator(seed, Stream.AUGMENT, step=slot.step, slot=slot.slot, draw=_FREE_CHANGE_DRAW)
+    change = UNCHANGED if slot.is_class else options.limits.draw(change_rng)
+    return _draw_crop(picture, rng, options, slot.bucket, change=change)
 
 
-def _draw_crop(picture: Picture, rng: np.random.Generator, options: CropOptions, bucket: Bucket | None) -> Crop:
+def _draw_crop(
+    picture: Picture, rng: np.random.Generator, options: CropOptions, bucket: Bucket | None, *, change: Change
+) -> Crop:
     # Always three words, so that turning one option on leaves what the others do as it was.
     flip, top, left = (int(word) for word in raw_words(rng, 3))
     target = bucket or options.square
-    height, width = resized_size(picture.height, picture.width, target)
-    spare_height, spare_width = height - target.height, width - target.width
+    rows, columns = room_to_turn(target, change.turn)
+    covered = Bucket(height=target.height + 2 * rows, width=target.width + 2 * columns)
+    height, width = resized_size(picture.height, picture.width, covered)
+    spare_height, spare_width = height - covered.height, width - covered.width
     return Crop(
         resized_height=height,
         resized_width=width,
         # Python's rounding of halves to even is torchvision's too.
-        top=round(spare_height / 2) if options.center_crop else top % (spare_height + 1),
-        left=round(spare_width / 2) if options.center_crop else left % (spare_width + 1),
+        top=rows + (round(spare_height / 2) if options.center_crop else top % (spare_height + 1)),
+        left=columns + (round(spare_width / 2) if options.center_crop else left % (spare_width + 1)),
         flip=options.random_flip and flip % 2 == 1,
         target=target,
+        change=change,
     )
 
 
@@ -120,18 +136,22 @@ def load_pixels(picture: Picture, crop: Crop, *, interpolation: str) -> FloatArr
 
     Raises RefusedToGoOn if the file isn't what it was when the run looked at it first: it would be another run.
     """
-    image = cut(_read_again(picture), crop, INTERPOLATIONS[interpolation])
+    image = recoloured(cut(_read_again(picture), crop, INTERPOLATIONS[interpolation]), crop.change)
     pixels_HWC = np.asarray(image).astype(np.float32) / np.float32(255)
     pixels_HWC = (pixels_HWC - np.float32(0.5)) / np.float32(0.5)
     return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
 
 
 def cut(image: Image.Image, crop: Crop, interpolation: Image.Resampling) -> Image.Image:
-    """What `crop` says, done to a picture or to its mask."""
+    """What `crop` says, done to a picture or to its mask; but for the colours."""
     image = image.resize((crop.resized_width, crop.resized_height), interpolation)
     if crop.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return image.crop((crop.left, crop.top, crop.left + crop.target.width, crop.top + crop.target.height))
+    target, degrees = crop.target, crop.change.turn
+    rows, columns = room_to_turn(target, degrees)
+    bottom, right = crop.top + target.height + rows, crop.left + target.width + columns
+    image = image.crop((crop.left - columns, crop.top - rows, right, bottom))
+    return turned(image, degrees, target, interpolation) if degrees else image
 
 
 def time_ids(picture: Picture, crop: Crop) -> FloatArray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dreambooth_resume.data.augment import NO_CHANGES, limits_of
 from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.dataset import Picture
 from dreambooth_resume.data.plan import Use
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 def sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> SampleSource:
     """What a slot of the plan yields; of a LatentSource the entries have to be filled in."""
     data = assignment.options.data
-    crops = CropOptions(resolution=data.resolution, center_crop=data.center_crop, random_flip=data.random_flip)
+    crops = CropOptions(
+        resolution=data.resolution,
+        center_crop=data.center_crop,
+        random_flip=data.random_flip,
+        limits=limits_of(data),
+    )
     pictures = assignment.pictures.pictures
     is_masked = bool(assignment.options.loss.masked_training)
     masking = Masking(pixels_per_latent=assignment.facts.pixels_per_latent if is_masked else None)
@@ -32,7 +39,11 @@ def sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> S
             masking=masking,
         )
     used = assignment.plan.variants_used(range(assignment.max_train_steps))
-    variants = _variants(assignment, pictures, used, crops, encoders=encoders)
+    own = [use for use in used if use.picture < assignment.plan.pictures_in_all]
+    ridden = [use for use in used if use.picture >= assignment.plan.pictures_in_all]
+    variants = _variants(assignment, pictures, own, crops, encoders=encoders)
+    # Class pictures keep the class as the base model has it: other colours would be another class.
+    variants |= _variants(assignment, pictures, ridden, replace(crops, limits=NO_CHANGES), encoders=encoders)
     return LatentSource(pictures, variants, cache=cache, masking=masking)
 
 

@@ -110,7 +110,7 @@ NOTHING: dict[str, str] = {
     "caption_suffix": "text behind each caption",
     "caption_tag_dropout_rate": "dropping single tags",
     "clip_skip": "kohya's SDXL script ignores it, so nothing is lost",
-    "color_aug": "changed colours",
+    "color_aug": "kohya's kind of changed colours; random_hue and random_brightness are near: 0.09 and 0.05",
     "conditioning_data_dir": "a folder of masks: put them beside the pictures as NAME-mask.png: masked_training",
     "cpu_offload_checkpointing": "activations in main memory",
     "custom_attributes": "attributes of a subset",

@@ -38,6 +38,7 @@ def _bucket_list(value: str | None) -> str | None:
     return ";".join(f"{int(height)},{int(width)}" for height, width in pairs)
 
 
+_COLOURS = "start a new run for other changes of its pictures"
 _CAPTIONS = "all steps of a run draw their captions in one way; start a new run"
 
 
@@ -118,6 +119,24 @@ class DataOptions(BaseModel):
     random_flip: Annotated[bool, refused("start a new run for other flips")] = False
     """Mirror pictures left to right at random. Not for faces, or for anything with writing on it."""
 
+    random_rotate: Annotated[float, FINITE, Field(ge=0, le=180), refused(_COLOURS)] = 0.0
+    """Turn pictures at random by up to so many degrees either way; their masks turn along. A turned picture is
+    enlarged until the crop lies within it, so that no empty corner is trained: at 10 degrees a square by a sixth.
+    Class pictures are never turned, and never changed in their colours."""
+
+    random_brightness: Annotated[float, FINITE, Field(ge=0, le=1), refused(_COLOURS)] = 0.0
+    """Make pictures brighter or darker at random, by a factor that differs from 1 by at most this. 0.1 is little."""
+
+    random_contrast: Annotated[float, FINITE, Field(ge=0, le=1), refused(_COLOURS)] = 0.0
+    """Give pictures more or less contrast at random, by a factor that differs from 1 by at most this."""
+
+    random_saturation: Annotated[float, FINITE, Field(ge=0, le=1), refused(_COLOURS)] = 0.0
+    """Give pictures stronger or weaker colours at random, by a factor that differs from 1 by at most this."""
+
+    random_hue: Annotated[float, FINITE, Field(ge=0, le=1), refused(_COLOURS)] = 0.0
+    """Move the colours of pictures along the colour circle at random, at most by this part of half of it. 0.05 is
+    little; 1 makes any colour of any other. Not for a subject whose colours matter."""
+
     repeats: Annotated[int, Field(ge=1), refused("it decides the order of the pictures; start a new run")] = 1
     """How often each picture comes in an epoch."""
 
@@ -129,8 +148,8 @@ class DataOptions(BaseModel):
     """How pictures are made larger or smaller."""
 
     cache_latents: Annotated[bool, refused("cached and free crops are other pictures; start a new run")] = True
-    """Encode every picture once, in 8 variants of crop and flip, and keep the results in the run's home. Off: encode
-    freely drawn crops in every step; slower, and the VAE stays in memory."""
+    """Encode every picture once, in 8 variants of crop, flip and change, and keep the results in the run's home. Off:
+    encode freely drawn ones in every step; slower, and the VAE stays in memory."""
 
     skip_bad_images: Annotated[bool, free()] = False
     """Go on without pictures that can't be read, and name them. Off: the first one ends the start."""
