@@ -14,6 +14,9 @@ command -v faketime > /dev/null || packages+=(faketime)
 # A test reads the start-up script with it.
 command -v shellcheck > /dev/null || packages+=(shellcheck)
 
+# Tests launch on a Slurm of their own; the packages start no service where nothing starts services.
+{ command -v slurmctld && command -v slurmd && command -v munged; } > /dev/null || packages+=(slurm-wlm munge)
+
 [ "${#packages[@]}" -eq 0 ] && exit 0
 command -v apt-get > /dev/null || { echo "Please install what your system calls: ${packages[*]}" >&2; exit 1; }
 echo "Installing Debian packages: ${packages[*]}"

@@ -21,6 +21,11 @@ LAUNCHERS: dict[str, tuple[str, str, str]] = {
         "dreambooth_resume.launch.local:LocalSettings",
         "this machine: in the background, one run at a time for each GPU",
     ),
+    "slurm": (
+        "dreambooth_resume.launch.slurm:SlurmLauncher",
+        "dreambooth_resume.launch.slurm_settings:SlurmSettings",
+        "a node of this cluster: saved and requeued before the time limit and at a preemption",
+    ),
     "aws": (
         "dreambooth_resume.launch.aws.launcher:AwsLauncher",
         "dreambooth_resume.launch.aws.settings:AwsSettings",

@@ -11,8 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +21,12 @@ from pydantic import BaseModel, ValidationError
 from dreambooth_resume.config.options.declaration import free
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.base import SETTINGS_CONFIG, Job, JobStatus, LaunchRequest, MachineEnd
-from dreambooth_resume.launch.state_folder import launch_folder, write_whole
+from dreambooth_resume.launch.growing_file import growing_lines
+from dreambooth_resume.launch.state_folder import launch_folder, output_file, write_whole
 from dreambooth_resume.runs.entries import Price, Process
 from dreambooth_resume.runs.holder import is_known_gone, process_with, this_process
 
-OUTPUT, STATE = "output.log", "state.json"
-_FOLLOW_SECONDS = 0.25
+STATE = "state.json"
 _KILLED_WITH_SESSION = re.compile(r"^\s*KillUserProcesses\s*=\s*(?:yes|true|1|on)\s*$", re.M | re.I)
 
 
@@ -63,7 +62,7 @@ class LocalLauncher:
     def plan(self, request: LaunchRequest) -> str:
         lines = [
             shlex.join(["setsid", "dbr", *self._words(request)]),
-            f"  < /dev/null > {_output(request.launch_id)} 2>&1",
+            f"  < /dev/null > {output_file(request.launch_id)} 2>&1",
         ]
         return "\n".join([*lines, *(f"# {warning}" for warning in session_warnings())])
 
@@ -71,7 +70,7 @@ class LocalLauncher:
         return None
 
     def start(self, request: LaunchRequest) -> Job:
-        output = _output(request.launch_id)
+        output = output_file(request.launch_id)
         output.parent.mkdir(parents=True, exist_ok=True)
         try:
             with output.open("ab") as log:
@@ -119,10 +118,10 @@ class LocalLauncher:
         return
 
     def logs(self, job: Job, *, follow: bool) -> Iterator[str] | None:
-        output = _output(job.values.get("launch", ""))
+        output = output_file(job.values.get("launch", ""))
         if not output.is_file():
             return None
-        return _lines(output, is_over=lambda: not follow or self.look(job).state == "ended")
+        return growing_lines(output, is_over=lambda: not follow or self.look(job).state == "ended")
 
     def end_machine(self, launch_id: str, how: MachineEnd) -> None:  # noqa: ARG002  the machine is the user's
         return
@@ -159,10 +158,6 @@ def session_warnings(
     return tuple(found)
 
 
-def _output(launch_id: str) -> Path:
-    return launch_folder(launch_id) / OUTPUT
-
-
 def _process(job: Job) -> Process | None:
     try:
         return Process.model_validate_json(job.values.get("process", ""))
@@ -176,21 +171,3 @@ def _said(launch_id: str) -> JobStatus | None:
         return JobStatus(state=facts["state"], because=facts["because"], exit_code=facts["exit_code"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _lines(path: Path, *, is_over: Callable[[], bool]) -> Iterator[str]:
-    """The lines of a file that grows; the rest is read once more after it is over."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        begun = ""
-        while True:
-            over = is_over()
-            while piece := file.readline():
-                begun += piece
-                if begun.endswith("\n"):
-                    yield begun[:-1]
-                    begun = ""
-            if over:
-                if begun:
-                    yield begun
-                return
-            time.sleep(_FOLLOW_SECONDS)

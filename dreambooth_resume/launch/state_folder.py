@@ -18,6 +18,11 @@ def launch_folder(launch_id: str) -> Path:
     return state_folder() / "launches" / launch_id
 
 
+def output_file(launch_id: str) -> Path:
+    """What a launch's supervisor and training print, where they run by this state folder."""
+    return launch_folder(launch_id) / "output.log"
+
+
 def write_whole(path: Path, body: bytes) -> None:
     """Write a small file so that readers see all of it or what was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ RUN = "run.json"
 LOG_PREFIX = "log/"
 CHECKPOINT_PREFIX = "checkpoint-"
 CONTROL_PREFIX = "control/"
+JOBS_PREFIX = "jobs/"
 METRICS_PREFIX = "metrics/"
 NOTES_PREFIX = "notes/"
 OUTPUT_PREFIX = "output/"
@@ -34,6 +35,7 @@ _LOG = re.compile(r"log/(\d{8})\.json")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-a(\d+))?")
 _SAMPLE = re.compile(r"samples/(?:\d+-a\d+(?:-[0-9a-f]{8})?/(?:\d+\.png|samples\.json)|prompts\.json)")
 _PACKAGE = re.compile(r"packages/[0-9a-f]{64}/[\w.-]+\.(?:whl|txt)")
+_JOB_FILE = re.compile(r"jobs/[0-9a-f]{32}/submit\.slurm")
 _NOTE = re.compile(r"notes/([a-z]+)-[0-9a-f]{32}\.json")
 _HINT = re.compile(
     r"status/\d{4,}\.json|metrics/\d{4,}-\d{5,}\.jsonl"
@@ -128,6 +130,15 @@ def output_key(supervisor: str, number: int) -> str:
 def is_package(key: str) -> bool:
     """Whether `key` is of dbr's own wheel, or of the versions to install beside it."""
     return _PACKAGE.fullmatch(key) is not None
+
+
+def job_file_key(launch_id: str) -> str:
+    """The file that a launch gave to Slurm."""
+    return f"{JOBS_PREFIX}{launch_id}/submit.slurm"
+
+
+def is_job_file(key: str) -> bool:
+    return _JOB_FILE.fullmatch(key) is not None
 
 
 def _samples_folder(step: int, attempt: int, asked: str | None) -> str:

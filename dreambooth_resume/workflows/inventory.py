@@ -27,6 +27,7 @@ from dreambooth_resume.runs.home import (
     RUN,
     checkpoint_name,
     is_hint,
+    is_job_file,
     is_package,
     is_sample,
     log_number,
@@ -36,7 +37,17 @@ from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.storage.base import Storage, StoredObject
 
 KeyKind = Literal[
-    "checkpoint", "result", "pictures", "cache", "samples", "status and curves", "package", "note", "log", "run"
+    "checkpoint",
+    "result",
+    "pictures",
+    "cache",
+    "samples",
+    "status and curves",
+    "package",
+    "job file",
+    "note",
+    "log",
+    "run",
 ]
 """In the order in which a run is deleted: what says what the run is goes last."""
 DELETION_ORDER: tuple[KeyKind, ...] = (
@@ -47,6 +58,7 @@ DELETION_ORDER: tuple[KeyKind, ...] = (
     "samples",
     "status and curves",
     "package",
+    "job file",
     "log",
     "note",
     "run",
@@ -116,6 +128,8 @@ def kind_of(key: str) -> KeyKind | None:
         return "status and curves"
     if is_package(key):
         return "package"
+    if is_job_file(key):
+        return "job file"
     return "note" if kind_of_note(key) is not None else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from dreambooth_resume.launch.state_folder import state_folder
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.s3_address import S3Settings
 from tests.fakes.aws_account import REGION, account
+from tests.fakes.slurm_cluster import PACKAGES as SLURM_PACKAGES
+from tests.fakes.slurm_cluster import missing_programs, shared_cluster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +103,34 @@ def aws_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase]:
     )
 
 
+@contextlib.contextmanager
+def slurm_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase]:
+    """A job in a partition that is closed, so that it waits. tests/resume/test_launch_slurm.py runs some."""
+    if missing := missing_programs():
+        pytest.skip(f"{', '.join(missing)} not installed: apt-get install --no-install-recommends {SLURM_PACKAGES}")
+    cluster = shared_cluster()
+    patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    for name, value in cluster.environment.items():
+        patch.setenv(name, value)
+
+    def break_start() -> None:
+        (folder / "bin").mkdir()
+        (folder / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: no more' >&2\nexit 1\n")
+        (folder / "bin" / "sbatch").chmod(0o755)
+        patch.setenv("PATH", str(folder / "bin"), prepend=os.pathsep)
+
+    yield LauncherCase(
+        launcher=launcher_named("slurm", {"partition": "closed"}),
+        request=request_for(str(folder / "dog")),
+        made=lambda: cluster.jobs() | {found.key for found in LocalStorage(folder / "dog").list()},
+        break_start=break_start,
+    )
+
+
 CASES: dict[str, Callable[[Path, pytest.MonkeyPatch], contextlib.AbstractContextManager[LauncherCase]]] = {
     "aws": aws_case,
     "local": local_case,
+    "slurm": slurm_case,
 }
+NEED_MORE = {"slurm"}
+"""Launchers whose platform may be missing here."""

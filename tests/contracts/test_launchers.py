@@ -12,7 +12,7 @@ import pytest
 from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.launch.base import Job
 from dreambooth_resume.launch.launchers import LAUNCHERS, launcher_named, settings_options, split_words
-from tests.contracts.launcher_cases import CASES, LauncherCase
+from tests.contracts.launcher_cases import CASES, NEED_MORE, LauncherCase
 
 pytestmark = pytest.mark.quick
 
@@ -24,7 +24,9 @@ def test_every_launcher_is_tried_here() -> None:
     assert set(CASES) == set(LAUNCHERS)
 
 
-@pytest.fixture(params=sorted(CASES))
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.real) if name in NEED_MORE else name for name in sorted(CASES)]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -39,7 +39,9 @@ def unit() -> configparser.ConfigParser:
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    "path", sorted([*INFRA.glob("*.sh"), *(ROOT / ".ci").glob("*.sh")]), ids=lambda path: path.name
+    "path",
+    sorted([*INFRA.glob("*.sh"), *INFRA.glob("*.slurm"), *(ROOT / ".ci").glob("*.sh")]),
+    ids=lambda path: path.name,
 )
 def test_shellcheck_has_nothing_to_say(path: Path) -> None:
     done = subprocess.run([_program("shellcheck"), str(path)], capture_output=True, text=True, timeout=60, check=False)
