@@ -198,7 +198,7 @@ def _ask(words: Sequence[str], given: str = "") -> str:
             words, input=given, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False,
             env=_environment(),
         )  # fmt: skip
-    except FileNotFoundError as error:
+    except OSError as error:
         raise BadInput(
             "is not installed on this machine",
             where=program,
