@@ -189,7 +189,13 @@ def free_ports(count: int) -> Sequence[int]:
 @functools.cache
 def shared_cluster() -> Cluster:
     """One for all tests of this process."""
-    cluster = Cluster(Path(tempfile.mkdtemp(prefix="dbr-slurm-")))
-    atexit.register(cluster.stop)
+    cluster, owner = Cluster(Path(tempfile.mkdtemp(prefix="dbr-slurm-"))), os.getpid()
+
+    def stop() -> None:
+        # A forked child inherits what is to be done at exit.
+        if os.getpid() == owner:
+            cluster.stop()
+
+    atexit.register(stop)
     cluster.start()
     return cluster
