@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dreambooth_resume.config.contradictions_lora import refuse_beside_another_kind
 from dreambooth_resume.config.contradictions_loss import refuse_loss_contradictions, without_effect_on_the_loss
 from dreambooth_resume.config.contradictions_optimizer import (
     refuse_optimizer_contradictions,
@@ -26,6 +27,7 @@ _PRIOR = (
 )
 
 _OF_THE_FILE = (
+    "lora_type",
     "lora_layers",
     "lora_unet_blocks",
     "use_blora",
@@ -60,6 +62,7 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
             where=sources.get("base_precision") or sources.get("use_dora"),
             fix="leave one of the two out",
         )
+    refuse_beside_another_kind(options, sources)
     _refuse_polynomial_that_climbs(options, sources)
     refuse_loss_contradictions(options, sources)
     _refuse_buckets_beside_squares(options, sources)
@@ -259,6 +262,8 @@ def _odd_values(options: TrainOptions) -> tuple[str, ...]:
 
 def _without_effect_on_the_lora(options: TrainOptions) -> dict[str, str]:
     idle: dict[str, str] = {}
+    if options.lora.lora_type != "lokr":
+        idle["lokr_factor"] = "only lora_type lokr has one"
     if options.lora.use_blora:
         idle["lora_unet_blocks"] = "use_blora has blocks of its own, and wins"
     if options.lora.conv_dim is None:

@@ -35,6 +35,8 @@ _THEIR_NAMES: dict[str, str] = {
     "rank": "dim linear lora_dim lora_r lora_rank network_dim r",
     "lora_alpha": "alpha linear_alpha network_alpha",
     "lora_dropout": "dropout dropout_probability network_dropout",
+    "lora_type": "adapter_type algo lycoris_algo network_type peft_type",
+    "lokr_factor": "decompose_factor lycoris_factor",
     "lora_layers": "layer_filter only_if_contains target_modules unet_target_modules",
     "lora_unet_blocks": "lora_blocks target_blocks unet_blocks",
     "conv_dim": "conv conv_lora_dim conv_rank network_conv_dim",

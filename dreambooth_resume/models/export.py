@@ -2,7 +2,9 @@
 
 `pytorch_lora_weights.safetensors` as Diffusers' script writes it ("unet.….to_q.lora.down.weight",
 "text_encoder.….q_proj.lora_linear_layer.down.weight"), with alpha in the header, which that script leaves out (readers
-then take alpha for the rank). Everything is sorted: the same adapter gives the same bytes in every process.
+then take alpha for the rank). LoHa and LoKr, for which Diffusers has no names, keep peft's ("unet.….to_q.hada_w1_a"),
+and the header is peft's configuration: `load_lora_weights` refuses them, peft loads them. Everything is sorted: the
+same adapter gives the same bytes in every process.
 """
 
 from __future__ import annotations
@@ -14,12 +16,21 @@ from dataclasses import dataclass
 import torch
 
 from dreambooth_resume.models.lora import part_of
-from dreambooth_resume.models.lora_layers import LayerSize, LoraSpec, alpha_pattern, by_layer, rank_pattern
+from dreambooth_resume.models.lora_layers import (
+    AdapterKind,
+    LayerSize,
+    LoraSpec,
+    alpha_pattern,
+    by_layer,
+    rank_pattern,
+)
+from dreambooth_resume.models.lycoris import HADA_ENDS, LOKR_ENDS
 
 _DENOISER_NAMES = (
     (".lora_A.weight", ".lora.down.weight"),
     (".lora_B.weight", ".lora.up.weight"),
     (".lora_magnitude_vector", ".lora_magnitude_vector"),
+    *((end, end) for end in (*HADA_ENDS, *LOKR_ENDS)),
 )
 _TEXT_NAMES = (
     (".lora_A.weight", ".lora_linear_layer.down.weight"),
@@ -28,6 +39,7 @@ _TEXT_NAMES = (
     (".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
 )
 _EMBEDDING_NAMES = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+_KINDS: dict[str, AdapterKind] = {"LOHA": "loha", "LOKR": "lokr"}
 _HEADER_KEY = "lora_adapter_metadata"
 
 
@@ -66,7 +78,7 @@ def diffusers_metadata(spec: LoraSpec, *, target_modules: Mapping[str, tuple[str
     for part, layers in target_modules.items():
         sizes = spec.sizes.get(part, {})
         config[f"{part}.r"] = spec.rank
-        config[f"{part}.lora_alpha"] = _number(spec.alpha)
+        config[f"{part}.{'lora_alpha' if spec.kind == 'lora' else 'alpha'}"] = _number(spec.alpha)
         config[f"{part}.target_modules"] = sorted(sizes or layers)
         if ranks := rank_pattern(sizes, spec.rank):
             config[f"{part}.rank_pattern"] = ranks
@@ -74,6 +86,10 @@ def diffusers_metadata(spec: LoraSpec, *, target_modules: Mapping[str, tuple[str
             config[f"{part}.alpha_pattern"] = {layers: _number(alpha) for layers, alpha in alphas.items()}
         if spec.dora:
             config[f"{part}.use_dora"] = True
+        if spec.kind != "lora":
+            config[f"{part}.peft_type"] = spec.kind.upper()
+        if spec.kind == "lokr":
+            config[f"{part}.decompose_factor"] = spec.factor
     return {"format": "pt", _HEADER_KEY: json.dumps(config, sort_keys=True)}
 
 
@@ -82,7 +98,13 @@ class Header:
     """What a header of `diffusers_metadata` says of each part: rank and alpha, and where layers have others."""
 
     base: Mapping[str, LayerSize]
+    ranks: Mapping[str, Mapping[str, int]]
     alphas: Mapping[str, Mapping[str, float]]
+    kind: AdapterKind
+    factor: int
+
+    def rank(self, part: str, layer: str) -> int:
+        return int(self.ranks[part].get(layer.removeprefix("text_model."), self.base[part].rank))
 
     def alpha(self, part: str, layer: str) -> float:
         return float(self.alphas[part].get(layer.removeprefix("text_model."), self.base[part].alpha))
@@ -92,12 +114,16 @@ def read_header(metadata: Mapping[str, str]) -> Header:
     """The header of an exported file. Raises ValueError for one that doesn't say how strong the LoRA is."""
     try:
         config = json.loads(metadata[_HEADER_KEY])
-        parts = [name.removesuffix(".lora_alpha") for name in config if name.endswith(".lora_alpha")]
+        alphas = {name.rpartition(".")[0]: config[name] for name in config if name.endswith((".lora_alpha", ".alpha"))}
+        first = next(iter(alphas))
         return Header(
-            base={part: LayerSize(rank=config[f"{part}.r"], alpha=config[f"{part}.lora_alpha"]) for part in parts},
-            alphas={part: by_layer(config.get(f"{part}.alpha_pattern", {})) for part in parts},
+            base={part: LayerSize(rank=config[f"{part}.r"], alpha=alpha) for part, alpha in alphas.items()},
+            ranks={part: by_layer(config.get(f"{part}.rank_pattern", {})) for part in alphas},
+            alphas={part: by_layer(config.get(f"{part}.alpha_pattern", {})) for part in alphas},
+            kind=_KINDS.get(config.get(f"{first}.peft_type"), "lora"),
+            factor=int(config.get(f"{first}.decompose_factor", -1)),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, StopIteration, TypeError) as error:
         raise ValueError("the file's header does not say how strong the LoRA is") from error
 
 

@@ -1,8 +1,9 @@
-"""The adapter: peft's LoRA layers on frozen modules, in float32, with start values that the caller draws."""
+"""The adapter: peft's layers on frozen modules, in float32, with start values that the caller draws."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,7 +11,11 @@ from numpy.typing import NDArray
 
 from dreambooth_resume.models.base import Denoiser, TextEncoders
 from dreambooth_resume.models.lora_layers import LayerSize, LoraSpec, alpha_pattern, rank_pattern
+from dreambooth_resume.models.lycoris import peft_config, start_deviation
 from dreambooth_resume.models.quiet import quiet_loading
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 ADAPTER_NAME = "default"
 TEXT_PARTS = ("text_encoder", "text_encoder_2")
@@ -37,7 +42,8 @@ def add_lora(
     1/rank of its layer (peft's "gaussian", as in Diffusers' script), B at zero, and DoRA's magnitudes at the lengths of
     the frozen weights' rows, so that a fresh adapter changes nothing. Names look like "….to_q.lora_A.weight", a text
     encoder's like "text_encoder.….q_proj.lora_A.weight". The matrices A are numbered in the order of their names, the
-    denoiser's first: its start does not depend on what else is trained.
+    denoiser's first: its start does not depend on what else is trained. LoHa and LoKr have other matrices, with start
+    values of their own (`lycoris.start_deviation`), numbered alike.
     """
     parameters: dict[str, torch.nn.Parameter] = {}
     number = 0
@@ -69,18 +75,9 @@ def _inject(
 ) -> dict[str, torch.nn.Parameter]:
     """peft's layers around the targets; their parameters, with random values, by name without the adapter's."""
     with quiet_loading():
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import inject_adapter_in_model
 
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.dropout,
-        target_modules=list(targets),
-        rank_pattern=rank_pattern(sizes, spec.rank),
-        alpha_pattern=alpha_pattern(sizes, spec.alpha),
-        init_lora_weights=False,
-        use_dora=spec.dora,
-    )
+    config = _lora_config(spec, targets, sizes) if spec.kind == "lora" else peft_config(spec, targets, sizes)
     module.requires_grad_(False)
     inject_adapter_in_model(config, module, adapter_name=ADAPTER_NAME)
     added = {}
@@ -92,25 +89,44 @@ def _inject(
     return added
 
 
+def _lora_config(spec: LoraSpec, targets: tuple[str, ...], sizes: Mapping[str, LayerSize]) -> LoraConfig:
+    with quiet_loading():
+        from peft import LoraConfig
+
+    return LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=list(targets),
+        rank_pattern=rank_pattern(sizes, spec.rank),
+        alpha_pattern=alpha_pattern(sizes, spec.alpha),
+        init_lora_weights=False,
+        use_dora=spec.dora,
+    )
+
+
 def _plain(name: str) -> str:
     # A magnitude is a parameter `weight` of a module of its own; peft saves it under the module's name.
-    plain = name.replace(f".{ADAPTER_NAME}.", ".")
+    plain = name.replace(f".{ADAPTER_NAME}.", ".").removesuffix(f".{ADAPTER_NAME}")
     return plain.removesuffix(".weight") if plain.endswith(f"{_MAGNITUDE}.weight") else plain
 
 
 def _start_values(parameters: Mapping[str, torch.nn.Parameter], *, first: int, normal_draw: NormalDraw) -> int:
-    """Fill in A and B; the number of the next matrix A."""
+    """Fill in all matrices; the number of the next one that is drawn."""
     number = first
     with torch.no_grad():
         for name, parameter in parameters.items():
-            if ".lora_A." not in name:
+            shape = tuple(parameter.shape)
+            # A's values are divided by the rank, and not multiplied: the last bits of earlier runs' starts.
+            deviation = start_deviation(name, shape)
+            if ".lora_A." not in name and deviation is None:
                 parameter.zero_()
                 continue
-            shape = tuple(parameter.shape)
             values = normal_draw(number, shape)
             if values.shape != shape or values.dtype != np.float32:
                 raise ValueError(f"the draw for {name} is {values.dtype} {values.shape}, not float32 {shape}")
-            parameter.copy_(torch.from_numpy(values / np.float32(shape[0])))
+            scaled = values / np.float32(shape[0]) if deviation is None else values * np.float32(deviation)
+            parameter.copy_(torch.from_numpy(scaled))
             number += 1
     return number
 

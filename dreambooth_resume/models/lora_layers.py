@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from math import isqrt
+from typing import Literal, TypeVar
 
 from dreambooth_resume.errors import BadInput
 
 ALL_LINEAR = "all-linear"
 """Stands for the names of all linear layers."""
+
+AdapterKind = Literal["lora", "loha", "lokr"]
 
 _Number = TypeVar("_Number", int, float)
 _LINEAR, _KERNEL = 2, 4
@@ -29,17 +32,20 @@ class LayerSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSpec:
-    """Size and strength of an adapter: its output is (alpha / rank) * B(A(dropout(input))).
+    """Kind, size and strength of an adapter: a LoRA's output is (alpha / rank) * B(A(dropout(input))).
 
     With `dora` each row of the weight W + (alpha / rank) * BA is scaled to a length that is trained too (Liu et al.
     2024, arXiv:2402.09353). `sizes` has the layers of a part of the model ("unet", "text_encoder") where they are not
-    the usual ones, or not all of `rank` and `alpha`.
+    the usual ones, or not all of `rank` and `alpha`. Of other kinds `models.lycoris` tells; `factor` is a LoKr's, as in
+    `kronecker_factors`.
     """
 
     rank: int
     alpha: float
     dropout: float = 0.0
     dora: bool = False
+    kind: AdapterKind = "lora"
+    factor: int = -1
     sizes: Mapping[str, Mapping[str, LayerSize]] = field(default_factory=dict)
 
 
@@ -125,10 +131,28 @@ def _pattern(values: Mapping[str, _Number]) -> dict[str, _Number]:
     return {"|".join(names): value for value, names in layers.items()}
 
 
-def size_of(shape: tuple[int, ...], rank: int, *, dora: bool) -> int:
+def size_of(shape: tuple[int, ...], rank: int, spec: LoraSpec) -> int:
     """How many numbers the adapter of such a weight [out, in] or [out, in, height, width] has."""
     kernel = shape[2] * shape[3] if len(shape) == _KERNEL else 1
-    return rank * (shape[0] + shape[1] * kernel) + dora * shape[0]
+    if spec.kind == "lokr":
+        (few_out, many_out), (few_in, many_in) = (kronecker_factors(size, spec.factor) for size in shape[:2])
+        is_whole = rank >= max(many_out, many_in) / 2
+        larger = many_out * many_in * kernel if is_whole else rank * (many_out + many_in * kernel)
+        return few_out * few_in + larger
+    lora = rank * (shape[0] + shape[1] * kernel)
+    return 2 * lora if spec.kind == "loha" else lora + spec.dora * shape[0]
+
+
+def kronecker_factors(size: int, factor: int) -> tuple[int, int]:
+    """The number of a layer's inputs or outputs as the product in which a LoKr takes it.
+
+    (factor, rest) if `factor` divides it; else the two that are nearest to its root (-1), or nearest below `factor`.
+    """
+    if factor > 0 and size % factor == 0:
+        return factor, size // factor
+    largest = isqrt(size) if factor < 0 else min(isqrt(size), factor)
+    smaller = next(one for one in range(largest, 0, -1) if size % one == 0)
+    return smaller, size // smaller
 
 
 def _chosen(found: Layers, choice: LayerChoice) -> list[str]:

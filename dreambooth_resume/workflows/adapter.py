@@ -36,7 +36,13 @@ def adapter_of(
         )
         sizes = family.adapter_sizes(source, choice, rank=chosen.rank, alpha=chosen.lora_alpha)
     return LoraSpec(
-        rank=chosen.rank, alpha=chosen.alpha, dropout=chosen.lora_dropout, dora=chosen.use_dora, sizes=sizes
+        rank=chosen.rank,
+        alpha=chosen.alpha,
+        dropout=chosen.lora_dropout,
+        dora=chosen.use_dora,
+        kind=chosen.lora_type,
+        factor=chosen.lokr_factor,
+        sizes=sizes,
     )
 
 

@@ -17,6 +17,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from dreambooth_resume.workflows.kind_card import hub_tag, kind_of
+
 Layout = Literal["diffusers", "kohya"]
 
 SPEC_VERSION = "1.0.1"
@@ -74,8 +76,8 @@ def export_header(
         "license": LICENSE,
         "trigger_phrase": phrase or None,
         "usage_hint": f"Use {phrase}" if phrase else None,
-        "description": f"LoRA of step {step}, trained with DreamBooth on {shown_base(options)}",
-        "tags": "dreambooth, " + ("dora" if options.get("use_dora") else "lora"),
+        "description": f"{kind_of(options)} of step {step}, trained with DreamBooth on {shown_base(options)}",
+        "tags": f"dreambooth, {hub_tag(options)}",
         "encoder_layer": _encoder_layer(options),
     }
     kohya = {name: value for name, value in family_header.items() if name.startswith("ss_")}

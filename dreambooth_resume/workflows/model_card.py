@@ -21,6 +21,7 @@ from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.runs.samples import SampleSet, read_samples
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.workflows.export_header import LICENSE, hub_id
+from dreambooth_resume.workflows.kind_card import full_kind_of, hub_tag, kind_of, loading_of_adapter
 from dreambooth_resume.workflows.new_tokens_card import (
     how_words_are_written,
     loading_of_embeddings,
@@ -99,11 +100,11 @@ def model_card(name: str, ref: CheckpointRef, facts: TrainingFacts, samples: Sam
         + f"""
 {MARK}
 
-# SDXL LoRA DreamBooth - {name}
+# SDXL {kind_of(options)} DreamBooth - {name}
 {gallery}
 ## Model description
 
-{_kind(options)} weights for {_shown_model(base)}, trained with [DreamBooth](https://dreambooth.github.io/).
+{full_kind_of(options)} weights for {_shown_model(base)}, trained with [DreamBooth](https://dreambooth.github.io/).
 
 ## Trigger words
 
@@ -127,6 +128,7 @@ Trained with `dbr`. The license of the base model, {LICENSE}, holds for these we
 
 
 def _with_diffusers(name: str, hub_base: str | None, prompt: str, options: Mapping[str, JsonValue]) -> str:
+    loading = loading_of_adapter(options, name) + loading_of_embeddings(new_words_of(options), name)
     clip_skip = f", clip_skip={skipped}" if (skipped := options.get("clip_skip")) else ""
     return f"""\
 With [Diffusers](https://github.com/huggingface/diffusers):
@@ -137,8 +139,7 @@ from diffusers import AutoPipelineForText2Image
 
 base = "{hub_base or "PATH-TO-THE-BASE-MODEL"}"
 pipeline = AutoPipelineForText2Image.from_pretrained(base, torch_dtype=torch.float16).to("cuda")
-pipeline.load_lora_weights("{name}", weight_name="{WEIGHTS_NAME}")
-{loading_of_embeddings(new_words_of(options), name)}image = pipeline({json.dumps(prompt)}{clip_skip}).images[0]
+{loading}image = pipeline({json.dumps(prompt)}{clip_skip}).images[0]
 ```"""
 
 
@@ -226,10 +227,6 @@ def _number(value: JsonValue) -> JsonValue:
     return f"{value:g}" if isinstance(value, float) else value
 
 
-def _kind(options: Mapping[str, JsonValue]) -> str:
-    return "DoRA" if options.get("use_dora") else "LoRA"
-
-
 def _table(rows: Mapping[str, JsonValue]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
@@ -263,12 +260,11 @@ def _widget(samples: SampleSet | None, words: NewWords) -> list[str]:
 
 
 def _tags(options: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    kind = "dora" if options.get("use_dora") else "lora"
     return (
         "text-to-image",
         "diffusers-training",
         "diffusers",
-        kind,
+        hub_tag(options),
         "template:sd-lora",
         "stable-diffusion-xl",
         "stable-diffusion-xl-diffusers",

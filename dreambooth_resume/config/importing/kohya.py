@@ -193,7 +193,10 @@ def _take_output(found: Findings, given: Settings) -> None:
 
 def _take_network(found: Findings, given: Settings) -> None:
     module = given.get("network_module")
-    if module is not None and module.value not in ("networks.lora", None):
+    kind = _kind_of_lycoris(given)
+    if kind is not None and module is not None:
+        _take_lycoris(found, given.pop("network_module"), kind)
+    elif module is not None and module.value not in ("networks.lora", None):
         found.leave_out(given.pop("network_module"), "another adapter than a LoRA")
     for name in ("fp8_base", "fp8_base_unet"):
         if (fp8 := given.get(name)) is not None and fp8.value is True:
@@ -204,11 +207,14 @@ def _take_network(found: Findings, given: Settings) -> None:
     takes_layers = "network_weights" not in found.values
     if takes_layers:
         text = "kohya's LoRA is on more linear layers than Diffusers'"
-        found.take("lora_layers", names.LAYERS, theirs="network_module networks.lora", otherwise=text)
+        theirs = f"network_module {module.value if module is not None and kind else 'networks.lora'}"
+        found.take("lora_layers", names.LAYERS, theirs=theirs, otherwise=text)
     for word in _listed(setting.value) if setting is not None else []:
         name, _, value = str(word).partition("=")
         theirs = f"{setting.theirs} {name}" if setting is not None else name
         takes_no_layers = name.startswith("conv_") and not takes_layers
+        if name == "algo" and kind is not None:
+            continue
         if takes_no_layers:
             found.say(About.ANYWAY, theirs, "the layers of network_weights are taken")
         elif name in names.NETWORK_ARGUMENTS:
@@ -219,6 +225,33 @@ def _take_network(found: Findings, given: Settings) -> None:
             found.say(About.NOTHING, theirs, f"an argument of the network ({value})")
     if takes_layers and "conv_dim" in found.values and "conv_alpha" not in found.values:
         found.take("conv_alpha", 1, theirs="conv_alpha, not given", otherwise="kohya's default is 1")
+    if kind is not None:
+        _leave_out_what_a_lora_has(found, kind)
+
+
+def _kind_of_lycoris(given: Settings) -> str | None:
+    """Our lora_type for the algo of a LyCORIS network; None for other networks, and for an algo that isn't here."""
+    module, arguments = given.get("network_module"), given.get("network_args")
+    if module is None or not str(module.value).startswith("lycoris.") or arguments is None:
+        return None
+    words = dict(str(word).partition("=")[::2] for word in _listed(arguments.value))
+    return names.LYCORIS.get(words.get("algo", "").lower())
+
+
+def _take_lycoris(found: Findings, module: Setting, kind: str) -> None:
+    text = "LyCORIS takes the convolutions too, unless its preset says otherwise: for those add conv_dim"
+    found.take("lora_type", kind, theirs=f"{module.theirs} {module.value}", otherwise=text)
+
+
+def _leave_out_what_a_lora_has(found: Findings, kind: str) -> None:
+    """What would be refused beside a LoHa or LoKr, and what means nothing without it."""
+    if found.values.pop("train_text_encoder", None):
+        for name in ("text_encoder_lr", "text_encoder_2_lr", "adam_weight_decay_text_encoder"):
+            found.values.pop(name, None)
+        found.say(About.NOTHING, "network_module", f"a {kind} is on the UNet alone here, not on the text encoders")
+    for name in ("lora_dropout", "use_dora", "loraplus_lr_ratio", "base_precision"):
+        if found.values.pop(name, None) is not None:
+            found.say(About.NOTHING, found.origins[name], f"a {kind} has no {name} here")
 
 
 def _take_pictures(found: Findings, given: Settings, subsets: Sequence[Mapping[str, Setting]]) -> None:

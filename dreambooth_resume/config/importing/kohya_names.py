@@ -227,8 +227,12 @@ OPTIMIZER_ARGUMENTS: dict[str, str] = {
 }
 """Names in optimizer_args -> ours; `betas` has two numbers and is split."""
 
+LYCORIS: dict[str, str] = {"loha": "loha", "lokr": "lokr"}
+"""Its algo -> our lora_type."""
+
 NETWORK_ARGUMENTS: dict[str, str] = {
     "conv_dim": "conv_dim",
+    "factor": "lokr_factor",
     "conv_alpha": "conv_alpha",
     "dora_wd": "use_dora",
     "loraplus_lr_ratio": "loraplus_lr_ratio",

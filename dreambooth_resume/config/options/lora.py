@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
@@ -13,6 +13,7 @@ from dreambooth_resume.config.options.declaration import (
     NOT_BLANK,
     SECTION_CONFIG,
     TILDE_EXPANDED,
+    any_case,
     applied,
     free,
     never,
@@ -76,6 +77,12 @@ def _alpha(text: str) -> float:
     return alpha
 
 
+def _factor(value: int) -> int:
+    if value == 0:
+        raise ValueError("is 0; write a number from 1 on, or -1")
+    return value
+
+
 def _by_part(value: str | None, number: Callable[[str], _Value]) -> dict[str, _Value]:
     pairs = (entry.partition("=") for entry in value.split(",")) if value else ()
     return {name: number(size) for name, _, size in pairs}
@@ -102,6 +109,22 @@ class LoraOptions(BaseModel):
     use_dora: Annotated[bool, never("a DoRA has weights that a LoRA lacks; start a new run")] = False
     """Train the length of each row of the layers' weights apart from its direction (DoRA): often better at a low rank,
     slower."""
+
+    lora_type: Annotated[
+        Literal["lora", "loha", "lokr"],
+        any_case("lora", "loha", "lokr"),
+        never("weights of another kind do not fit; start a new run"),
+    ] = "lora"
+    """Kind of the adapter: lora, or LyCORIS' loha and lokr on the UNet, with rank, lora_alpha and the choice of layers.
+    They are loaded by peft and, in kohya's format, by ComfyUI and AUTOMATIC1111, not by load_lora_weights. Tested with
+    a tiny model on a CPU; not run on a GPU so far."""
+
+    lokr_factor: Annotated[
+        int, Field(ge=-1), AfterValidator(_factor), never("weights of other shapes do not fit; start a new run")
+    ] = -1
+    """Size of a LoKr's smaller matrix: layers' widths are split into this and the rest. 4 to 16 is usual: greater ones
+    make it smaller. -1: into two that are alike, the smallest LoKr. If the rank is at least half of the rest, the
+    larger matrix is whole."""
 
     network_weights: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
     """LoRA to begin from, in place of a fresh one: a .safetensors of dbr, Diffusers or kohya's scripts, whose layers,

@@ -98,7 +98,7 @@ class SdxlFamily:
             for name, shape in _weight_shapes(source, component):
                 size = sizes.get(name.removesuffix(".weight"))
                 if size is not None or (not sizes and name.endswith(ends)):
-                    total += size_of(tuple(shape), size.rank if size else spec.rank, dora=spec.dora)
+                    total += size_of(tuple(shape), size.rank if size else spec.rank, spec)
         return total
 
     def read_adapter(self, source: ModelSource, body: bytes, *, where: str) -> ExistingLora:

@@ -297,3 +297,20 @@ def test_every_right_hand_name_is_an_option() -> None:
     ours = {*names.SAME.values(), *names.OPTIMIZER_ARGUMENTS.values(), *names.NETWORK_ARGUMENTS.values()}
     assert ours <= set(OPTIONS)
     assert set(names.OPTIMIZERS.values()) == set(names.OPTIMIZER_DEFAULTS) <= set(OPTIONS["optimizer"].choices)
+
+
+def test_a_lokr_of_lycoris_is_taken_without_its_text_encoders(tmp_path: Path) -> None:
+    text = (
+        'network_module = "lycoris.kohya"\nnetwork_dim = 16\nlearning_rate = 1e-4\n'
+        'network_args = ["algo=lokr", "factor=8", "conv_dim=4", "preset=full", "dora_wd=True"]\n'
+    )
+    found = imported(tmp_path, config_toml=text)
+    chosen = {name: found.values[name] for name in ("lora_type", "lokr_factor", "rank", "conv_dim")}
+    assert chosen == {"lora_type": "lokr", "lokr_factor": 8, "rank": 16, "conv_dim": 4}
+    assert not {"train_text_encoder", "text_encoder_lr", "use_dora"} & set(found.values)
+    nothing = said(found, About.NOTHING)
+    assert "UNet alone" in nothing["network_module"]
+    assert {"network_args preset", "network_args dora_wd"} <= set(nothing)
+    other = imported(tmp_path, config_toml=text.replace("algo=lokr", "algo=boft"))
+    assert "lora_type" not in other.values
+    assert 'network_module ("lycoris.kohya")' in said(other, About.NOTHING)

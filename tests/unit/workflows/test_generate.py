@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dreambooth_resume.checkpoint.tensors import deserialise, metadata_of
 from dreambooth_resume.cli.main import main
 from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.quiet import quiet_loading
@@ -119,3 +120,23 @@ def test_a_damaged_checkpoint_paints_nothing(home: Path, tmp_path: Path) -> None
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     assert main(["generate", str(copy), "--prompt", PROMPT, "--step", "2", "--out", str(tmp_path / "out")]) == 78
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_loha_is_painted_with_beside_the_base_model(tiny_source: ModelSource, tmp_path: Path) -> None:
+    run = AdapterRun(tiny_source, LoraSpec(rank=4, alpha=8, kind="loha"), with_text=False)
+    home = tmp_path / "loha"
+    run.write(LocalStorage(home), instance_data_dir="pictures", lora_alpha=8, lora_type="loha")
+    made = generate(home, tmp_path / "out", "--num-images", "1")
+    assert [one["file"] for one in made] == ["base-0.png", "checkpoint-2-0.png"]
+    assert (pixels(tmp_path / "out" / "base-0.png") != pixels(tmp_path / "out" / "checkpoint-2-0.png")).any()
+    assert main(["export", str(home), "--format", "kohya", "--to", str(tmp_path / "loha.safetensors")]) == 0
+    exported = tmp_path / "loha.safetensors"
+    names, header = deserialise(exported.read_bytes()), metadata_of(exported.read_bytes())
+    assert {name.rpartition(".")[2] for name in names} == {
+        "alpha",
+        "hada_w1_a",
+        "hada_w1_b",
+        "hada_w2_a",
+        "hada_w2_b",
+    }
+    assert (header["modelspec.tags"], header["ss_network_module"]) == ("dreambooth, loha", "lycoris.kohya")
