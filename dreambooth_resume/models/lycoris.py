@@ -21,7 +21,7 @@ HADA_ENDS = (".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b")
 LOKR_ENDS = (".lokr_w1", ".lokr_w2", ".lokr_w2_a", ".lokr_w2_b")
 """What the parameters' names end in, here and in every program."""
 
-# Above it, torch.rand() of peft's forward never lies at or below: not even the one layer in 16 million is passed over.
+# In training peft passes a layer over unless torch.rand(1) is above this, and that is 0 once in 16 million draws.
 _NEVER_LEFT_OUT = -1.0
 _STARTS_AT = {".hada_w1_a": 0.1, ".hada_w1_b": 1.0, ".hada_w2_b": 1.0}
 
