@@ -31,6 +31,21 @@ LAUNCHERS: dict[str, tuple[str, str, str]] = {
         "dreambooth_resume.launch.aws.settings:AwsSettings",
         "spot machines of Amazon EC2, replaced by AWS itself; not run on AWS so far",
     ),
+    "skypilot": (
+        "dreambooth_resume.launch.skypilot.launcher:SkyPilotLauncher",
+        "dreambooth_resume.launch.skypilot.settings:SkyPilotSettings",
+        "spot machines of any cloud, found and replaced by SkyPilot; not run on a cloud so far",
+    ),
+    "hf-jobs": (
+        "dreambooth_resume.launch.hf_jobs.launcher:HfJobsLauncher",
+        "dreambooth_resume.launch.hf_jobs.settings:HfJobsSettings",
+        "Hugging Face Jobs, some hours at a time; not run on the Hub so far",
+    ),
+    "kubernetes": (
+        "dreambooth_resume.launch.kubernetes.launcher:KubernetesLauncher",
+        "dreambooth_resume.launch.kubernetes.settings:KubernetesSettings",
+        "a Job of a cluster, by kubectl; not run on a cluster so far",
+    ),
 }
 
 

@@ -21,6 +21,8 @@ from dreambooth_resume.launch.state_folder import state_folder
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.s3_address import S3Settings
 from tests.fakes.aws_account import REGION, account
+from tests.fakes.hub_jobs_server import running_jobs
+from tests.fakes.platform_programs import FakeProgram, fake_kubectl, fake_sky
 from tests.fakes.slurm_cluster import PACKAGES as SLURM_PACKAGES
 from tests.fakes.slurm_cluster import missing_programs, shared_cluster
 
@@ -86,9 +88,7 @@ def local_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase
 def aws_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase]:
     """A group in moto's account, whose machine never boots: tests/resume/test_startup_script.py boots it."""
     aws = account(patch)
-    digest = "0" * 64
-    package = Package(wheel_key="w", wheel_sha256=digest, constraints_key="c", constraints_sha256=digest)
-    request = replace(request_for("s3://bucket/dog"), package=package)
+    request = _packed("s3://bucket/dog")
     ec2 = aws.client("ec2")
     firewall = ec2.create_security_group(GroupName=uuid.uuid4().hex, Description="of a test")["GroupId"]
     launcher = launcher_named("aws", {"ami": aws.image, "region": REGION, "security_groups": firewall})
@@ -127,10 +127,68 @@ def slurm_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase
     )
 
 
+def _packed(home: str) -> LaunchRequest:
+    digest = "0" * 64
+    package = Package(wheel_key="w", wheel_sha256=digest, constraints_key="c", constraints_sha256=digest)
+    return replace(request_for(home), package=package)
+
+
+@contextlib.contextmanager
+def skypilot_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase]:
+    """A program `sky` that keeps a queue and starts nothing."""
+    patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    sky = fake_sky(folder, patch)
+    yield LauncherCase(
+        launcher=launcher_named("skypilot", {"secrets": "HF_TOKEN"}),
+        request=_packed("s3://bucket/dog"),
+        made=lambda: _alive(sky) | {path.name for path in (state_folder() / "launches").glob("*")},
+        break_start=lambda: sky.set(breaks=True),
+    )
+
+
+@contextlib.contextmanager
+def hf_jobs_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase]:
+    """The real client library, and a Hub on this machine that starts nothing."""
+    token = os.environ["HF_TOKEN"]
+    with running_jobs(patch) as hub:
+        hub.token = token
+        patch.setenv("HF_TOKEN", token)
+
+        def break_start() -> None:
+            hub.loses_answers = True
+
+        yield LauncherCase(
+            launcher=launcher_named("hf-jobs", {"secrets": "HF_TOKEN"}),
+            request=_packed("s3://bucket/dog"),
+            made=lambda: {name for name, job in hub.jobs.items() if job["stage"] in ("SCHEDULING", "RUNNING")},
+            break_start=break_start,
+        )
+
+
+@contextlib.contextmanager
+def kubernetes_case(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[LauncherCase]:
+    """A program `kubectl` that keeps Jobs and starts no pods."""
+    patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    kubectl = fake_kubectl(folder, patch)
+    yield LauncherCase(
+        launcher=launcher_named("kubernetes", {"image": "registry/dbr:1", "secret": "dbr"}),
+        request=request_for("s3://bucket/dog"),
+        made=lambda: set(kubectl.jobs) | {path.name for path in (state_folder() / "launches").glob("*")},
+        break_start=lambda: kubectl.set(breaks=True),
+    )
+
+
+def _alive(sky: FakeProgram) -> set[str]:
+    return {name for name, job in sky.jobs.items() if job["status"] != "CANCELLED"}
+
+
 CASES: dict[str, Callable[[Path, pytest.MonkeyPatch], contextlib.AbstractContextManager[LauncherCase]]] = {
     "aws": aws_case,
+    "hf-jobs": hf_jobs_case,
+    "kubernetes": kubernetes_case,
     "local": local_case,
     "slurm": slurm_case,
+    "skypilot": skypilot_case,
 }
 NEED_MORE = {"slurm"}
 """Launchers whose platform may be missing here."""

@@ -23,8 +23,9 @@ from dreambooth_resume.launch.aws.sent import (
     plan_text,
     template_parameters,
 )
-from dreambooth_resume.launch.aws.settings import AwsSettings, listed
+from dreambooth_resume.launch.aws.settings import AwsSettings
 from dreambooth_resume.launch.base import Job, JobStatus, LaunchRequest, Leftover, MachineEnd
+from dreambooth_resume.launch.lists import listed
 from dreambooth_resume.runs.entries import Price
 
 _PRODUCT = "Linux/UNIX"

@@ -7,7 +7,8 @@ from typing import Any
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.aws.asking import Aws, Refused
 from dreambooth_resume.launch.aws.sent import Found
-from dreambooth_resume.launch.aws.settings import DEFAULT_AMI_PARAMETER, AwsSettings, listed
+from dreambooth_resume.launch.aws.settings import DEFAULT_AMI_PARAMETER, AwsSettings
+from dreambooth_resume.launch.lists import listed
 
 
 def find_all(aws: Aws, settings: AwsSettings) -> Found:

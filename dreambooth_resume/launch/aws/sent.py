@@ -7,11 +7,12 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-from dreambooth_resume.launch.aws.settings import AwsSettings, listed
+from dreambooth_resume.launch.aws.settings import AwsSettings
 from dreambooth_resume.launch.base import LaunchRequest
+from dreambooth_resume.launch.lists import listed
+from dreambooth_resume.launch.machine_settings import infra_file, machine_settings
 
 LAUNCH_TAG, HOME_TAG = "dbr:launch", "dbr:home"
 _LONGEST_TAG = 256
@@ -100,17 +101,9 @@ def group_parameters(request: LaunchRequest, settings: AwsSettings, found: Found
 
 def user_data(request: LaunchRequest, settings: AwsSettings, region: str) -> str:
     """infra/startup.sh with this launch's settings behind its first line. Nothing of it is secret."""
-    told = {"AWS_DEFAULT_REGION": region, "DBR_HOME": request.home, "DBR_WORDS": shlex.join(request.command)}
-    if (package := request.package) is not None:
-        told |= {
-            "DBR_WHEEL": package.wheel_key,
-            "DBR_WHEEL_SHA256": package.wheel_sha256,
-            "DBR_CONSTRAINTS": package.constraints_key,
-            "DBR_CONSTRAINTS_SHA256": package.constraints_sha256,
-            "DBR_EXTRAS": ",".join(package.extras),
-        }
+    told = {"AWS_DEFAULT_REGION": region, **machine_settings(request)}
     told |= {"DBR_GROUP": request.name, "DBR_HF_TOKEN_PARAMETER": settings.hf_token_parameter or ""}
-    first, _, script = (files("dreambooth_resume.infra") / "startup.sh").read_text().partition("\n")
+    first, _, script = infra_file("startup.sh").partition("\n")
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in told.items() if value)
     return f"{first}\n{exports}{script}"
 

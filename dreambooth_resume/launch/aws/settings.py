@@ -20,11 +20,6 @@ def _is_ami(value: str | None) -> str | None:
     return value
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """The parts of `a, b,c`, each once."""
-    return tuple(dict.fromkeys(part for part in re.split(r"[,\s]+", text) if part))
-
-
 class AwsSettings(BaseModel):
     """Machines of Amazon EC2."""
 

@@ -1,0 +1,1 @@
+"""Hugging Face Jobs: a machine of the Hub for a limited time."""

@@ -1,0 +1,1 @@
+"""Kubernetes: a Job, whose pods the cluster itself replaces."""
