@@ -52,6 +52,19 @@ def find_weights(home: Home, options: TrainOptions) -> StartingWeights | None:
     return StartingWeights(body=stored_weights(home.storage, pinned), where=where)
 
 
+def weights_again(chosen: str | None, pinned: str) -> StartingWeights:
+    """The file that a run began from, for a home that is to have its copy. Raises BadInput for none, or another."""
+    where = f"{_FLAG} {chosen}"
+    if chosen is None:
+        raise BadInput(
+            "the run began from a LoRA, which is not here", where=_FLAG, fix=f"give it again: {_FLAG} FILE.safetensors"
+        )
+    found = StartingWeights(body=_read(Path(chosen).expanduser(), where), where=where)
+    if found.sha256 != pinned:
+        raise BadInput("is not the file that the run was begun from", where=where, fix="give that one")
+    return found
+
+
 def store_weights(storage: Storage, weights: StartingWeights) -> None:
     """Copy the file into the home, where it isn't there already."""
     key = input_key(weights.sha256)

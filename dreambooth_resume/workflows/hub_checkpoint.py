@@ -2,10 +2,11 @@
 
 It is a copy, made after the commit, and never a second home: nobody writes a log there, and a run that begins from it
 is a new run with a home of its own. `mirror.json` beside the files is sealed and holds the log entry, whose digests the
-files are compared with, and the run's record. Pictures, and folders of the machine that trained, are not in it.
+files are compared with, and the run's record. Pictures, the LoRA that the run began from (network_weights), and folders
+of the machine that trained are not in it.
 
-Kill anywhere while a run is begun from one: first `run.json`, then an adopt, the files, and the entry that commits
-them; the same command ends the work, and until then nothing is trained.
+Kill anywhere while a run is begun from one: first that LoRA, if there is one, and `run.json`, then an adopt, the files,
+and the entry that commits them; the same command ends the work, and until then nothing is trained.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.record import ForkOrigin, RunRecord, new_record, read_record, write_record
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.workflows.existing import store_weights, weights_again
 from dreambooth_resume.workflows.fork import commit_copy, copy_checkpoint_file
 from dreambooth_resume.workflows.holders import Waiting, signs_of_life, write_command_entry
 from dreambooth_resume.workflows.home import HUB_ORIGIN, Home
@@ -87,7 +89,7 @@ def begin_from_hub(
     if home.log.line:
         return
     mirrored = _fetch(repo, folder, hub=hub)
-    stored = home.record or write_record(home.storage, _new_record(mirrored, origin, given))
+    stored = home.record or _begin(home.storage, mirrored, _new_record(mirrored, origin, given), given)
     if stored.forked_from is None or stored.forked_from.run_id != mirrored.record.run_id:
         raise RefusedToGoOn(f"{repo} holds a checkpoint of another run than the one that was begun here.")
     wish = Wish(
@@ -112,6 +114,14 @@ def begin_from_hub(
         commit_copy(writer, mirrored.ref, target, files, mirrored.entry.state, origin=origin)
         write_command_entry(writer, f"begun from {folder} of {origin}")
     tell(f"{folder} of {origin} is in {home.storage.describe()}, every byte as its log entry says.")
+
+
+def _begin(storage: Storage, mirrored: _Mirrored, mine: RunRecord, given: GivenOptions) -> RunRecord:
+    """Write the record, and before it the LoRA that the run began from, if it did: later starts look for it there."""
+    if (pinned := mirrored.record.pins.network_weights) is not None:
+        chosen = given.value("network_weights")
+        store_weights(storage, weights_again(None if chosen is None else str(chosen), pinned))
+    return write_record(storage, mine)
 
 
 def _fetch(repo: str, folder: str, *, hub: Hub) -> _Mirrored:

@@ -110,3 +110,29 @@ def test_what_does_not_fit_or_is_damaged_begins_nothing(bench: Bench, home: Path
     state = hub.files["checkpoint-4/trainer_state.safetensors"]
     hub.files["checkpoint-4/trainer_state.safetensors"] = state[:-1] + bytes([state[-1] ^ 1])
     refused(78, "is not what was written", "third")
+
+
+def test_the_lora_that_the_run_began_from_is_wanted_again_since_it_is_not_on_the_hub(
+    bench: Bench, home: Path, hub: FakeHub, undisturbed: Undisturbed
+) -> None:
+    bench.run(home.parent / "other", max_train_steps=1)
+    weights = home.parent / "lora.safetensors"
+    shutil.copy(home.parent / "other" / "pytorch_lora_weights.safetensors", weights)
+    first = home.parent / "first"
+    bench.run(first, network_weights=weights)
+    push(bench, first, hub, "--step", "4")
+    elsewhere: dict[str, object] = {
+        "resume": None,
+        "resume_from_checkpoint": ADDRESS,
+        "limits": reaching(hub, home.parent),
+    }
+    for given, said in ((None, "give it again: --network_weights"), (bench.pictures / "no", "can't be read")):
+        refused = bench.start(home, network_weights=given, **elsewhere)  # type: ignore[arg-type]
+        assert refused.wait() == 2, refused.output()
+        assert said in refused.output()
+        assert not (home / "run.json").exists()
+    moved = weights.rename(weights.with_name("moved.safetensors"))
+    bench.run(home, network_weights=moved, **elsewhere)
+    moved.unlink()
+    assert result_digests(home) == result_digests(first)
+    bench.run(home, max_train_steps=7)
