@@ -120,7 +120,7 @@ def test_what_can_not_work_is_refused_and_nothing_is_started(hub: FakeJobs, monk
         (403, AccessDenied, "needs the permission to start jobs"),
         (402, BadInput, "wants to be paid first"),
         (400, BadInput, "the Hub refuses"),
-        (503, ComeBack, "does not answer now"),
+        (500, ComeBack, "does not answer now"),
     ],
 )
 def test_the_hubs_refusals_in_our_words(hub: FakeJobs, status: int, error: type[Exception], said: str) -> None:
