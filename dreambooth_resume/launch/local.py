@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,8 @@ from dreambooth_resume.runs.entries import Price, Process
 from dreambooth_resume.runs.holder import is_known_gone, process_with, this_process
 
 STATE = "state.json"
+_STARTS_WITHIN_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
 _KILLED_WITH_SESSION = re.compile(r"^\s*KillUserProcesses\s*=\s*(?:yes|true|1|on)\s*$", re.M | re.I)
 
 
@@ -110,6 +113,7 @@ class LocalLauncher:
         process = _process(job)
         if process is None or self.look(job).state not in ("waiting", "running"):
             return self.look(job).state == "ended"
+        _wait_until_it_hears(process.pid, signal.SIGINT)
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGINT)
         return True
@@ -128,6 +132,23 @@ class LocalLauncher:
 
     def _words(self, request: LaunchRequest) -> list[str]:
         return [*request.command, *(["--queue"] if self.settings.queue else [])]
+
+
+def _wait_until_it_hears(pid: int, number: signal.Signals) -> None:
+    """A shell starts what it puts in the background with Ctrl-C ignored, and so do its children until they say else.
+
+    The supervisor does as soon as it has imported itself; a signal before that would be lost.
+    """
+    until = time.monotonic() + _STARTS_WITHIN_SECONDS
+    while time.monotonic() < until:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return
+        ignored = re.search(r"^SigIgn:\s*([0-9a-f]+)$", status, re.M)
+        if ignored is None or not int(ignored[1], 16) >> (number - 1) & 1:
+            return
+        time.sleep(_LOOK_SECONDS)
 
 
 def say_state(launch_id: str, state: JobStatus) -> None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +20,7 @@ from dreambooth_resume.launch.local import LocalLauncher, LocalSettings, say_sta
 from dreambooth_resume.launch.record import write_launch, write_started
 from dreambooth_resume.launch.state_folder import launch_folder
 from dreambooth_resume.runs.entries import Process
-from dreambooth_resume.runs.holder import this_process
+from dreambooth_resume.runs.holder import process_with, this_process
 from dreambooth_resume.runs.notes import post_note
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.s3_address import S3Settings
@@ -116,3 +122,29 @@ def test_the_state_folder_is_ours_alone_when_nothing_is_set(monkeypatch: pytest.
     monkeypatch.setenv("HOME", str(tmp_path))
     assert launch_folder(ID) == tmp_path / ".local" / "state" / "dreambooth_resume" / "launches" / ID
     assert not os.path.exists(launch_folder(ID))
+
+
+def test_a_supervisor_that_begins_with_interrupts_ignored_hears_of_one_all_the_same() -> None:
+    """As a shell starts what it puts in the background."""
+    listens = "import signal, time; time.sleep(0.5); signal.signal(signal.SIGINT, signal.SIG_DFL); time.sleep(60)"
+    command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-c", listens]
+    with subprocess.Popen(command) as child:
+        try:
+            _wait_until(lambda: _ignores_interrupts(child.pid))
+            say("waiting")
+            assert LAUNCHER.interrupt(job(process_with(child.pid)))
+            assert child.wait(20) == -signal.SIGINT
+        finally:
+            child.kill()
+
+
+def _ignores_interrupts(pid: int) -> bool:
+    (mask,) = re.findall(r"^SigIgn:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return bool(int(mask, 16) >> (signal.SIGINT - 1) & 1)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -77,7 +77,7 @@ def test_a_seed_is_drawn_and_no_masks_are_written_out() -> None:
     assert first.training.seed != second.training.seed
     assert first.loss.masked_training is False
     given = options("--seed", "7", "--masked_training")
-    assert decided(given) is given
+    assert (decided(given).training, decided(given).loss) == (given.training, given.loss)
 
 
 def test_masked_training_without_any_mask_is_refused() -> None:
