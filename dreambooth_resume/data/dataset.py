@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreambooth_resume.data.captions import CaptionChoice, captions_in
-from dreambooth_resume.data.images import UnreadableImageError, decode_rgb
+from dreambooth_resume.data.images import UnreadableImageError, decode_rgb, frames_in
 from dreambooth_resume.data.mask_files import look_at_mask, masks_among
 from dreambooth_resume.errors import BadInput
 
@@ -50,6 +50,8 @@ class Picture:
     mask_size_bytes: int | None = None
     times: int = 1
     """How often it comes in a pass, by its folder; `repeats` is for all pictures, and multiplies it."""
+    frames: int = 1
+    """How many pictures the file holds, of which the first is taken. Not kept in a home: 1 there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,11 @@ class PictureSet:
     @property
     def size_bytes(self) -> int:
         return sum(picture.size_bytes + (picture.mask_size_bytes or 0) for picture in self.pictures)
+
+    @property
+    def animated(self) -> tuple[str, ...]:
+        """The names of files with several pictures."""
+        return tuple(picture.name for picture in self.pictures if picture.frames > 1)
 
     @property
     def masked(self) -> int:
@@ -312,6 +319,7 @@ def _look_at(file: FoundFile, prompt: str) -> Picture | UnreadableImageError:
         mask_sha256=mask.sha256 if mask else None,
         mask_size_bytes=mask.size_bytes if mask else None,
         times=file.times,
+        frames=frames_in(body),
     )
 
 

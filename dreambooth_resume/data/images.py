@@ -70,9 +70,12 @@ def _opened(body: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image
 
 
 def frames_in(body: bytes) -> int:
-    """How many pictures the readable file holds; 1 for what a camera puts beside the first one (MPO)."""
-    with Image.open(io.BytesIO(body), formats=_known_formats()) as image:
-        return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    """How many pictures the file holds whose first can be read; 1 for what a camera puts beside it (MPO)."""
+    try:
+        with Image.open(io.BytesIO(body), formats=_known_formats()) as image:
+            return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    except _DAMAGED:
+        return 1  # what comes behind the first is damaged, and isn't used
 
 
 def _known_formats() -> list[str]:

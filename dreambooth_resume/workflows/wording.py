@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # these need torch, and what a finished run says does not
     from dreambooth_resume.training.step import StepMetrics
 
 _ORDINALS = {1: "first", 2: "second", 3: "third"}
+_NAMED_AT_MOST = 5
 _EXACT = "Exact: same device, libraries and threads as at the run's start"
 
 
@@ -39,7 +40,7 @@ def plan(storage: Storage, inputs: Inputs, plan: Plan, steps: int, fencing: str)
         f"{_count(len(pictures.pictures), 'picture')}{repeated}{skipped}, {_count(steps, 'step')} of "
         f"{_count(plan.batch_size, 'sample')} "
         f"({epochs:.1f} epochs), base model {inputs.source.name}\n"
-        f"{ridden}{_buckets(plan)}{_masks(pictures)}"
+        f"{ridden}{_buckets(plan)}{_masks(pictures)}{_animated(pictures)}"
         f"Home {storage.describe()}: {fencing}"
     )
 
@@ -49,6 +50,15 @@ def _masks(pictures: PictureSet) -> str:
     if not pictures.masked:
         return ""
     return f"Masks: {pictures.masked} of {_count(len(pictures.pictures), 'picture')}; the others are trained whole\n"
+
+
+def _animated(pictures: PictureSet) -> str:
+    """Which files hold several pictures, as a line with its end; nothing where none does, or they are the home's."""
+    if not pictures.animated:
+        return ""
+    named = ", ".join(pictures.animated[:_NAMED_AT_MOST])
+    more = len(pictures.animated) - _NAMED_AT_MOST
+    return f"Animated, so the first frame is taken: {named}{f' and {more} more' if more > 0 else ''}\n"
 
 
 def _buckets(plan: Plan) -> str:

@@ -39,13 +39,15 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 @pytest.fixture(scope="module")
 def masked_pictures(bench: Bench) -> Path:
-    """The test pictures, one with a mask beside it."""
+    """The test pictures: one with a mask beside it, and one that moves."""
     folder = bench.folder / "pictures-to-turn"
     shutil.copytree(bench.pictures, folder)
-    first = sorted(folder.iterdir())[0]
+    first, second, third = sorted(folder.iterdir())
     mask = Image.new("L", Image.open(first).size)
     ImageDraw.Draw(mask).ellipse((40, 20, 140, 150), fill=255)
     mask.save(folder / f"{first.stem}-mask.png")
+    Image.open(third).save(folder / "moving.gif", save_all=True, append_images=[Image.open(second)])
+    third.unlink()
     return folder
 
 
@@ -60,6 +62,7 @@ def test_killed_once_ends_in_the_same_bytes_without_the_folder(
     process.wait_for_step(3)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
+    assert "Animated, so the first frame is taken: moving.gif" in process.output()
     shutil.rmtree(folder)
     process = bench.command(home, ["train", "--output_dir", str(home), "--resume", "latest"])
     assert process.wait() == 0, process.output()

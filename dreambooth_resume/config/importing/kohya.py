@@ -299,14 +299,47 @@ def _take_folder(found: Findings, subsets: Sequence[Mapping[str, Setting]]) -> N
     if not subsets:
         return
     first = subsets[0]
+    if len(subsets) > 1 and (parent := _parent_with_repeats(subsets)) is not None:
+        _take_folders_with_repeats(found, parent)
+        if (tokens := first.get("class_tokens")) is not None:
+            found.take("instance_prompt", tokens.value, theirs=tokens.theirs)
+        return
     if len(subsets) > 1:
         others = ", ".join(PurePosixPath(str(one["image_dir"].value)).name for one in subsets[1:] if "image_dir" in one)
-        found.say(About.NOTHING, f"{len(subsets)} folders of pictures", f"one folder is taken here; left out: {others}")
+        text = f"one folder is taken here; left out: {others}. Folders such as 10_sks dog in one folder are all read"
+        found.say(About.NOTHING, f"{len(subsets)} folders of pictures", text)
     for name, ours in {"image_dir": "instance_data_dir", "num_repeats": "repeats"}.items():
         if name in first:
             found.take(ours, first[name].value, theirs=first[name].theirs)
     if (tokens := first.get("class_tokens")) is not None:
         found.take("instance_prompt", tokens.value, theirs=tokens.theirs)
+
+
+def _parent_with_repeats(subsets: Sequence[Mapping[str, Setting]]) -> Setting | None:
+    """The folder that holds all of these, if read as a folder of folders it gives the same pictures as often.
+
+    Their names then have to say what the file says: the repeats, and the words. None if it would give others.
+    """
+    paths: list[PurePosixPath] = []
+    for one in subsets:
+        path = PurePosixPath(str(one["image_dir"].value)) if "image_dir" in one else None
+        match = _FOLDER.fullmatch(path.name) if path is not None else None
+        if path is None or match is None or _number(_value(one, "num_repeats", 1)) != int(match[1]):
+            return None
+        if str(_value(one, "class_tokens", match[2])) != match[2]:
+            return None
+        paths.append(path)
+    parent = paths[0].parent
+    folder = Path(str(parent)).expanduser()
+    lying_there = {child.name for child in folder.iterdir() if child.is_dir()} if folder.is_dir() else set()
+    others = {name for name in lying_there if _FOLDER.fullmatch(name)} - {path.name for path in paths}
+    if others or len(set(paths)) < len(paths) or {path.parent for path in paths} != {parent}:
+        return None
+    return Setting(name="image_dir", value=str(parent), theirs=f"{len(subsets)} folders of pictures")
+
+
+def _value(subset: Mapping[str, Setting], name: str, default: object) -> object:
+    return subset[name].value if name in subset else default
 
 
 def _take_class_folder(found: Findings, subsets: Sequence[Mapping[str, Setting]]) -> None:

@@ -191,6 +191,55 @@ def test_folders_with_repeats_in_their_names_are_looked_into(tmp_path: Path) -> 
     assert "instance_prompt" in said(elsewhere, About.FILL_IN)
 
 
+SEVERAL_TOML = """
+[[datasets]]
+  [[datasets.subsets]]
+  image_dir = "{root}/10_sks dog"
+  num_repeats = 10
+  class_tokens = "sks dog"
+  [[datasets.subsets]]
+  image_dir = "{root}/1_sks dog in snow"
+"""
+
+
+def test_several_folders_whose_names_say_what_the_file_says_are_their_parent(tmp_path: Path) -> None:
+    root = tmp_path / "img"
+    text = SEVERAL_TOML.format(root=root)
+    found = imported(tmp_path, data_toml=text)
+    assert (found.values["instance_data_dir"], found.values["instance_prompt"]) == (str(root), "sks dog")
+    assert "repeats" not in found.values
+    assert not [theirs for theirs in said(found, About.NOTHING) if "folders" in theirs]
+    for name in ("10_sks dog", "1_sks dog in snow", "notes"):
+        (root / name).mkdir(parents=True)
+    assert imported(tmp_path, data_toml=text).values["instance_data_dir"] == str(root)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("num_repeats = 10", "num_repeats = 5"),
+        ('class_tokens = "sks dog"', 'class_tokens = "ohwx dog"'),
+        ("/1_sks dog in snow", "/snow"),
+        ("/1_sks dog in snow", "/more/1_sks dog in snow"),
+        ("/1_sks dog in snow", "/10_sks dog"),
+    ],
+)
+def test_other_folders_are_not_their_parent(tmp_path: Path, before: str, after: str) -> None:
+    """It would give other pictures, as often as the names say, or with other words."""
+    text = SEVERAL_TOML.format(root=tmp_path)
+    assert before in text
+    found = imported(tmp_path, data_toml=text.replace(before, after))
+    assert found.values["instance_data_dir"] == str(tmp_path / "10_sks dog")
+    assert "2 folders of pictures" in said(found, About.NOTHING)
+
+
+def test_a_folder_with_repeats_that_the_file_leaves_out_is_not_let_in(tmp_path: Path) -> None:
+    root = tmp_path / "img"
+    (root / "3_a third one").mkdir(parents=True)
+    found = imported(tmp_path, data_toml=SEVERAL_TOML.format(root=root))
+    assert found.values["instance_data_dir"] == str(root / "10_sks dog")
+
+
 def test_lion_its_betas_a_warm_up_by_ratio_and_loraplus_are_taken(tmp_path: Path) -> None:
     lines = (
         'optimizer_type = "Lion"',

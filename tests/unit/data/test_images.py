@@ -180,3 +180,6 @@ def test_frames_are_counted() -> None:
     assert frames_in(encoded(frames[0])) == 1
     for kind in ("GIF", "WEBP", "PNG"):
         assert frames_in(encoded(frames[0], kind, save_all=True, append_images=frames[1:])) == 2
+    cut_short = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])[:-10]
+    assert decode_rgb(cut_short).size == frames[0].size
+    assert frames_in(cut_short) in (1, 2), "what lies behind the first frame ends nothing"
