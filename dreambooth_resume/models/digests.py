@@ -52,12 +52,12 @@ def digest_files(files: Iterable[ModelFile], *, cache_file: Path | None) -> Sour
     files = sorted(files, key=lambda file: file.name)
     known = _read_cache(cache_file)
     keys = {file.name: _cache_key(file.path) for file in files}
-    unknown = [file for file in files if keys[file.name] not in known]
+    # Several parts of a model may be in one file.
+    unknown = {keys[file.name]: file.path for file in files if keys[file.name] not in known}
     if unknown:
         # hashlib lets go of the interpreter lock, so four threads read and hash four files at once.
         with ThreadPoolExecutor(max_workers=_THREADS) as pool:
-            found = pool.map(lambda file: _sha256(file.path), unknown)
-            known.update({keys[file.name]: digest for file, digest in zip(unknown, found, strict=True)})
+            known.update(zip(unknown, pool.map(_sha256, unknown.values()), strict=True))
         _write_cache(cache_file, known)
     return SourceDigests({file.name: known[keys[file.name]] for file in files})
 

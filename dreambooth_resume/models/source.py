@@ -1,4 +1,4 @@
-"""Where a base model's files are: a local Diffusers folder, or a repository on the Hub pinned to a commit.
+"""Where a base model's files are: a local Diffusers folder, a repository on the Hub pinned to a commit, or one file.
 
 Only names and sizes are looked at here; weights are read by `digests` (to name them) and by the family (to load them).
 Pickled weights (`.bin`) are never used.
@@ -10,18 +10,23 @@ import json
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.families import PIPELINE_CLASSES, family_named
 from dreambooth_resume.models.hub import Hub, HubUnreachable, is_full_commit
+from dreambooth_resume.models.single_file import is_file_name, single_file
 
 logger = logging.getLogger(__name__)
 
 MODEL_FLAG = "--pretrained_model_name_or_path"
 VAE_FLAG = "--pretrained_vae_model_name_or_path"
+BASE_CONFIG_FLAG = "--base_config"
+BASE_CONFIG = "stabilityai/stable-diffusion-xl-base-1.0"
+"""Whose configurations and tokenizers a single file gets if nothing else is said."""
+_IN_SINGLE_FILE = "single_file.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _READ_AGAIN = "download or save the base model again"
 
@@ -55,7 +60,8 @@ class ModelSource:
     """A base model whose files are all on this machine.
 
     `name` is what the user wrote, `folder` where it is, `commit` the Hub's commit (None for a folder). The VAE may come
-    from elsewhere: its files lie in `vae_folder` itself, not in a sub folder of it.
+    from elsewhere: its files lie in `vae_folder` itself, not in a sub folder of it. Weights that are all in one
+    `single_file` are in neither; folder and commit are then those of its configurations.
     """
 
     name: str
@@ -67,13 +73,18 @@ class ModelSource:
     vae_commit: str | None
     vae_variant: str | None
     files: tuple[ModelFile, ...]
+    single_file: Path | None = None
 
     def files_of(self, component: str) -> tuple[ModelFile, ...]:
         return tuple(file for file in self.files if file.component == component)
 
+    def single_file_of(self, component: str) -> Path | None:
+        """The single file that holds this component's weights; None if they lie in a folder."""
+        return next((file.path for file in self.files_of(component) if file.path == self.single_file), None)
+
     @property
     def size_bytes(self) -> int:
-        return sum(file.size_bytes for file in self.files)
+        return sum({file.path: file.size_bytes for file in self.files}.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +94,7 @@ class _Request:
     revision: str | None
     vae_revision: str | None
     variant: str | None
+    base_config: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,15 +114,26 @@ def resolve_source(
     revision: str | None = None,
     vae_revision: str | None = None,
     variant: str | None = None,
+    base_config: str | None = None,
     hub: Hub,
 ) -> ModelSource:
     """Find every file that training will read, downloading what the Hub has and this machine lacks.
+
+    `name` may be a single file; `base_config` is then the folder or Hub id with the rest of such a model, of which the
+    weights are not fetched, and `revision` is that of it.
 
     With revisions that are full commits (as run.json pins them) and files that are all here, the network isn't touched;
     without a network, what was downloaded before is used. Raises BadInput for a name that leads nowhere or to a model
     that can't be used, AccessDenied for a gated or private one, HubUnreachable if the Hub is needed and doesn't answer.
     """
-    request = _Request(name=name, vae_name=vae_name, revision=revision, vae_revision=vae_revision, variant=variant)
+    request = _Request(
+        name=name,
+        vae_name=vae_name,
+        revision=revision,
+        vae_revision=vae_revision,
+        variant=variant,
+        base_config=base_config,
+    )
     if is_full_commit(revision) and (vae_name is None or is_full_commit(vae_revision) or _is_folder(vae_name)):
         try:
             return _resolve(request, hub=hub, cached=True)
@@ -128,18 +151,30 @@ def resolve_source(
 
 
 def _resolve(request: _Request, *, hub: Hub, cached: bool) -> ModelSource:
-    name, variant = request.name, request.variant
-    place = _find(name, flag=MODEL_FLAG, revision=request.revision, hub=hub, cached=cached)
-    family_name = _family_name(name, place, hub=hub)
+    variant, whole = request.variant, _whole_in_one_file(request)
+    name, flag = (request.name, MODEL_FLAG) if whole is None else (request.base_config or BASE_CONFIG, BASE_CONFIG_FLAG)
+    where = name if whole is None else f"{flag} {name}"
+    place = _find(name, flag=flag, revision=request.revision, hub=hub, cached=cached)
+    family_name = _family_name(name, place, flag=flag, hub=hub)
     components = family_named(family_name).components
     wanted = [
         (component.name, file)
         for component in components
         if request.vae_name is None or component.name != "vae"
-        for file in _component_files(component, place.names, folder=component.name, variant=variant, where=name)
+        for file in _component_files(
+            component if whole is None else replace(component, weights=None),
+            place.names,
+            folder=component.name,
+            variant=variant,
+            where=where,
+        )
     ]
     folder = _fetched(place, ["model_index.json", *(file for _, file in wanted)], hub=hub)
     files = [_model_file(component, file, folder / file) for component, file in wanted]
+    if whole is not None:
+        # One entry a part, so that each part's digest is that of the file that it comes from.
+        inside = {component for component, _ in wanted} & {one.name for one in components if one.weights is not None}
+        files.extend(_model_file(component, f"{component}/{_IN_SINGLE_FILE}", whole) for component in inside)
     vae_folder, vae_commit, vae_variant = folder / "vae", place.commit, variant
     if request.vae_name is not None:
         vae = next(component for component in components if component.name == "vae")
@@ -148,7 +183,7 @@ def _resolve(request: _Request, *, hub: Hub, cached: bool) -> ModelSource:
         vae_commit = vae_place.commit
         files.extend(vae_files)
     return ModelSource(
-        name=name,
+        name=request.name,
         family=family_name,
         folder=folder,
         commit=place.commit,
@@ -157,7 +192,23 @@ def _resolve(request: _Request, *, hub: Hub, cached: bool) -> ModelSource:
         vae_commit=vae_commit,
         vae_variant=vae_variant,
         files=tuple(sorted(files, key=lambda file: file.name)),
+        single_file=whole,
     )
+
+
+def _whole_in_one_file(request: _Request) -> Path | None:
+    """The file that is the base model; None for a folder or Hub id."""
+    if not is_file_name(request.name):
+        if request.base_config is not None:
+            raise BadInput(
+                "is for a base model in a single .safetensors file",
+                where=f"{BASE_CONFIG_FLAG} {request.base_config}",
+                fix="leave it out: a folder or Hub id has its own configurations",
+            )
+        return None
+    if request.variant is not None and request.vae_name is None:
+        raise BadInput("a single file has no variants", where=f"--variant {request.variant}", fix="leave --variant out")
+    return single_file(request.name, flag=MODEL_FLAG, with_vae=request.vae_name is None)
 
 
 def _component_files(
@@ -208,11 +259,13 @@ def _weight_files(stem: str, present: set[str], *, prefix: str, variant: str | N
 
 
 def _flag(where: str) -> str:
-    return VAE_FLAG if where.startswith(VAE_FLAG) else MODEL_FLAG
+    return next((flag for flag in (VAE_FLAG, BASE_CONFIG_FLAG) if where.startswith(flag)), MODEL_FLAG)
 
 
 def _what(where: str) -> str:
-    return "the VAE's model" if where.startswith(VAE_FLAG) else "the base model"
+    return {VAE_FLAG: "the VAE's model", BASE_CONFIG_FLAG: "the model of the configurations"}.get(
+        _flag(where), "the base model"
+    )
 
 
 def _is_folder(name: str) -> bool:
@@ -223,17 +276,19 @@ def _find(name: str, *, flag: str, revision: str | None, hub: Hub, cached: bool)
     if _is_folder(name):
         folder = Path(name).expanduser()
         return _Place(folder=folder, repo=name, commit=None, names=_names_in(folder))
-    if name.startswith("s3://") or name.endswith(".safetensors"):
+    if name.startswith("s3://"):
         raise BadInput(
-            "base models from a single .safetensors file or from s3:// are not available yet",
+            "base models from s3:// are not available yet",
             where=f"{flag} {name}",
-            fix="give a Diffusers folder or a Hub id such as stabilityai/stable-diffusion-xl-base-1.0",
+            fix="give a Diffusers folder, a .safetensors file or a Hub id such as "
+            "stabilityai/stable-diffusion-xl-base-1.0",
         )
     if _HUB_ID.fullmatch(name) is None:
         raise BadInput(
             f"there is no folder {name}",
             where=flag,
-            fix="give a Diffusers folder (the one that holds model_index.json) or a Hub id (owner/name)",
+            fix="give a Diffusers folder (the one that holds model_index.json), a single .safetensors file or a Hub id "
+            "(owner/name)",
         )
     if not cached:
         commit, names = hub.list_files(name, revision=revision, flag=flag)
@@ -258,11 +313,11 @@ def _fetched(place: _Place, names: list[str], *, hub: Hub) -> Path:
     return hub.download(place.repo, commit=place.commit, names=names)
 
 
-def _family_name(name: str, place: _Place, *, hub: Hub) -> str:
+def _family_name(name: str, place: _Place, *, flag: str, hub: Hub) -> str:
     if "model_index.json" not in place.names:
         raise BadInput(
             f"{name} has no model_index.json, so it is not a Diffusers model",
-            where=MODEL_FLAG,
+            where=flag,
             fix="give the folder that pipe.save_pretrained() wrote, or a Hub id with model_index.json at its top",
         )
     index = read_json(_fetched(place, ["model_index.json"], hub=hub) / "model_index.json")
@@ -270,7 +325,7 @@ def _family_name(name: str, place: _Place, *, hub: Hub) -> str:
     if pipeline not in PIPELINE_CLASSES:
         raise BadInput(
             f"{name} is a {pipeline}; dbr trains {', '.join(sorted(PIPELINE_CLASSES))}",
-            where=MODEL_FLAG,
+            where=flag,
             fix="choose an SDXL model, such as stabilityai/stable-diffusion-xl-base-1.0",
         )
     return PIPELINE_CLASSES[pipeline]

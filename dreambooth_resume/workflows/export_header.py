@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from dreambooth_resume.models.single_file import ENDING
 from dreambooth_resume.workflows.kind_card import hub_tag, kind_of
 
 Layout = Literal["diffusers", "kohya"]
@@ -111,8 +112,10 @@ def shown_base(options: Mapping[str, JsonValue]) -> str:
 
 
 def hub_id(model: JsonValue) -> str | None:
-    """The model if it is a Hub id; None for a folder, which means nothing on another machine."""
+    """The model if it is a Hub id; None for a folder or file, which means nothing on another machine."""
     text = str(model or "")
+    if text.endswith(ENDING):
+        return None
     return text if text.count("/") == 1 and not text.startswith(("/", ".", "~")) and "://" not in text else None
 
 

@@ -21,6 +21,7 @@ from dreambooth_resume.models.digests import default_cache_file, digest_files
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
 from dreambooth_resume.models.lora_layers import LoraSpec
+from dreambooth_resume.models.single_file import is_file_name
 from dreambooth_resume.models.source import MODEL_FLAG, ModelSource, resolve_source
 from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.home import STATE_TENSORS_NAME, WEIGHTS_NAME
@@ -175,15 +176,17 @@ def _source(options: TrainOptions, record: RunRecord, *, model: str | None) -> M
     source = resolve_source(
         model or chosen.pretrained_model_name_or_path,
         vae_name=chosen.pretrained_vae_model_name_or_path,
-        revision=None if model else pins.base_commit or chosen.revision,
+        # Of a single file, wherever it lies now, the commit is that of its configurations.
+        revision=pins.base_commit or chosen.revision if model is None or is_file_name(model) else None,
         vae_revision=pins.vae_commit,
         variant=chosen.variant,
+        base_config=chosen.base_config if model is None or is_file_name(model) else None,
         hub=HuggingFaceHub(cache_dir=chosen.cache_dir),
     )
     if pins.base_model and dict(digest_files(source.files, cache_file=default_cache_file()).files) != pins.base_model:
         raise RefusedToGoOn(
             f"{source.name} is not the base model that the run was trained on: its files are others. Name the right "
-            f"one: {MODEL_FLAG} FOLDER-OR-HUB-ID"
+            f"one: {MODEL_FLAG} FOLDER-FILE-OR-HUB-ID"
         )
     return source
 

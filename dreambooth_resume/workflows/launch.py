@@ -53,6 +53,7 @@ COPIED = ("instance_data_dir", "class_data_dir", "validation_data_dir", "dataset
 NEEDED_THERE = (
     "pretrained_model_name_or_path",
     "pretrained_vae_model_name_or_path",
+    "base_config",
     "network_weights",
     "validation_prompts_file",
 )
@@ -259,6 +260,7 @@ def _refuse_folders(home: Home, options: TrainOptions, given: GivenOptions, wher
     fixes = {
         "pretrained_model_name_or_path": "name one of the Hub, such as stabilityai/stable-diffusion-xl-base-1.0",
         "pretrained_vae_model_name_or_path": "name one of the Hub",
+        "base_config": "name one of the Hub",
         "network_weights": begin_here,
         "resume_from_checkpoint": begin_here,
         "validation_prompts_file": "leave it out, or begin the run here",

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from dreambooth_resume.data.inputs import INPUTS_LIST, read_list
 from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.models.new_words import NewWords
+from dreambooth_resume.models.single_file import ENDING
 from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.history import HistoryTotals, read_history, totals_of
 from dreambooth_resume.runs.home import CARD_NAME, KOHYA_NAME, WEIGHTS_NAME
@@ -130,15 +131,21 @@ Trained with `dbr`. The license of the base model, {LICENSE}, holds for these we
 def _with_diffusers(name: str, hub_base: str | None, prompt: str, options: Mapping[str, JsonValue]) -> str:
     loading = loading_of_adapter(options, name) + loading_of_embeddings(new_words_of(options), name)
     clip_skip = f", clip_skip={skipped}" if (skipped := options.get("clip_skip")) else ""
+    base = options.get("pretrained_model_name_or_path")
+    # Only the class of one kind of model reads a single file.
+    pipeline, load = "AutoPipelineForText2Image", "from_pretrained"
+    if is_single := str(base).endswith(ENDING):
+        pipeline, load = "StableDiffusionXLPipeline", "from_single_file"
+    path = f"PATH-TO/{Path(str(base)).name}" if is_single else "PATH-TO-THE-BASE-MODEL"
     return f"""\
 With [Diffusers](https://github.com/huggingface/diffusers):
 
 ```python
 import torch
-from diffusers import AutoPipelineForText2Image
+from diffusers import {pipeline}
 
-base = "{hub_base or "PATH-TO-THE-BASE-MODEL"}"
-pipeline = AutoPipelineForText2Image.from_pretrained(base, torch_dtype=torch.float16).to("cuda")
+base = "{hub_base or path}"
+pipeline = {pipeline}.{load}(base, torch_dtype=torch.float16).to("cuda")
 {loading}image = pipeline({json.dumps(prompt)}{clip_skip}).images[0]
 ```"""
 

@@ -50,6 +50,7 @@ from dreambooth_resume.workflows.validation_pictures import ValidationPictures, 
 _FOLDERS = (
     "pretrained_model_name_or_path",
     "pretrained_vae_model_name_or_path",
+    "base_config",
     "instance_data_dir",
     "class_data_dir",
     "validation_data_dir",
@@ -271,6 +272,7 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
         revision=(pins.base_commit if pins else None) or options.model.revision,
         vae_revision=pins.vae_commit if pins else None,
         variant=options.model.variant,
+        base_config=options.model.base_config,
         hub=HuggingFaceHub(cache_dir=options.model.cache_dir),
     )
     family = family_named(source.family)
@@ -319,11 +321,13 @@ def _check_length(home: Home, options: TrainOptions, *, max_train_steps: int) ->
 
 
 def with_absolute_folders(given: GivenOptions) -> GivenOptions:
-    """Folders that are there, by their absolute paths: the run may be resumed from another working directory."""
+    """Folders (and the base model's file) that are there, by their absolute paths: the run may be resumed from another
+    working directory.
+    """
     folders = {
         name: str(Path(str(given.values[name])).absolute())
         for name in _FOLDERS
-        if name in given.values and Path(str(given.values[name])).is_dir()
+        if name in given.values and Path(str(given.values[name])).exists()
     }
     return replace(given, values={**given.values, **folders})
 

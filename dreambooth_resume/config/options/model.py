@@ -16,14 +16,21 @@ class ModelOptions(BaseModel):
     model_config = SECTION_CONFIG
 
     pretrained_model_name_or_path: Annotated[str, NOT_BLANK, TILDE_EXPANDED, free(common=True)]
-    """Base model: a folder in Diffusers' layout, or a Hub id such as stabilityai/stable-diffusion-xl-base-1.0. A
-    resumed run compares the model's bytes, so the folder may lie elsewhere on another machine."""
+    """Base model: a folder in Diffusers' layout, a single .safetensors file of any SDXL model, or a Hub id such as
+    stabilityai/stable-diffusion-xl-base-1.0. A resumed run compares the model's bytes, so the folder or file may lie
+    elsewhere on another machine."""
+
+    base_config: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
+    """Where a base model in a single file has its configurations and tokenizers from: a folder in Diffusers' layout or
+    a Hub id, whose weights are not fetched. One that predicts v needs that of a model that does. The run keeps the
+    commit that it began with. null: stabilityai/stable-diffusion-xl-base-1.0."""
 
     pretrained_vae_model_name_or_path: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
     """Another VAE than the base model's: a folder or a Hub id. Compared by its bytes, too."""
 
     revision: Annotated[str | None, NOT_BLANK, free()] = None
-    """Branch, tag or commit of the base model on the Hub. The run keeps the commit that it began with."""
+    """Branch, tag or commit of the base model on the Hub, or of base_config. The run keeps the commit that it began
+    with."""
 
     variant: Annotated[str | None, NOT_BLANK, free()] = None
     """Variant of the model's weight files, for example fp16. Compared by their bytes, too."""

@@ -10,6 +10,7 @@ from dreambooth_resume.models.base import BasePrecision, EdmSchedule, LatentScal
 from dreambooth_resume.models.quantised import quantise
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.sdxl.family import LORA_TARGET_MODULES
+from dreambooth_resume.models.sdxl.single_file import load_part
 from dreambooth_resume.models.source import ModelSource
 
 
@@ -70,13 +71,16 @@ def load_denoiser(
     with quiet_loading():
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        unet = UNet2DConditionModel.from_pretrained(
-            source.folder / "unet",
-            variant=source.variant,
-            torch_dtype=weight_dtype,
-            use_safetensors=True,
-            local_files_only=True,
-        )
+        if (path := source.single_file_of("unet")) is not None:
+            unet = load_part(source, path, "unet", model_class=UNet2DConditionModel, dtype=weight_dtype)
+        else:
+            unet = UNet2DConditionModel.from_pretrained(
+                source.folder / "unet",
+                variant=source.variant,
+                torch_dtype=weight_dtype,
+                use_safetensors=True,
+                local_files_only=True,
+            )
     unet.requires_grad_(False)
     if base_precision is not None:
         for block in (unet.down_blocks, unet.mid_block, unet.up_blocks):

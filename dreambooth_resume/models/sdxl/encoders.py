@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dreambooth_resume.models.quiet import quiet_loading
+from dreambooth_resume.models.sdxl.single_file import load_part
 from dreambooth_resume.models.sdxl.text_encoders import (
     TextEncoder,
     encode,
@@ -122,15 +123,17 @@ class SdxlEncoders:
             with quiet_loading():
                 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-                self._vae = self._prepared(
-                    AutoencoderKL.from_pretrained(
+                if (path := self._source.single_file_of("vae")) is not None:
+                    vae = load_part(self._source, path, "vae", model_class=AutoencoderKL, dtype=torch.float32)
+                else:
+                    vae = AutoencoderKL.from_pretrained(
                         self._source.vae_folder,
                         variant=self._source.vae_variant,
                         torch_dtype=torch.float32,
                         use_safetensors=True,
                         local_files_only=True,
                     )
-                )
+                self._vae = self._prepared(vae)
         return self._vae.to(self._device)
 
     def _prepared(self, module: Any) -> Any:

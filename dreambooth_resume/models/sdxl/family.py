@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.base import BasePrecision, ExistingLora, LatentScale, ModelFacts, PredictionType
 from dreambooth_resume.models.lora_layers import LayerChoice, Layers, LayerSize, LoraSpec, layer_sizes, size_of
+from dreambooth_resume.models.sdxl.single_file import check_single_file, part_shapes
 from dreambooth_resume.models.source import MODEL_FLAG, VAE_FLAG, Component, ModelSource, read_json
+from dreambooth_resume.models.weights_header import tensor_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +37,6 @@ _TOKENIZER_OPTIONAL = (
     "tokenizer_config.json",
     "vocab.json",
 )
-_MAX_HEADER_BYTES = 100_000_000
 
 
 class SdxlFamily:
@@ -58,6 +56,8 @@ class SdxlFamily:
     def check(self, source: ModelSource) -> ModelFacts:
         unet = read_json(source.folder / "unet" / "config.json")
         vae = read_json(source.vae_folder / "config.json")
+        if (path := source.single_file_of("unet")) is not None:
+            check_single_file(source, path, unet=unet, scheduler=_scheduler_config(source))
         _check_unet(unet, source)
         channels = int(vae.get("latent_channels", 4))
         if channels != unet["in_channels"]:
@@ -98,7 +98,7 @@ class SdxlFamily:
             for name, shape in _weight_shapes(source, component):
                 size = sizes.get(name.removesuffix(".weight"))
                 if size is not None or (not sizes and name.endswith(ends)):
-                    total += size_of(tuple(shape), size.rank if size else spec.rank, spec)
+                    total += size_of(shape, size.rank if size else spec.rank, spec)
         return total
 
     def read_adapter(self, source: ModelSource, body: bytes, *, where: str) -> ExistingLora:
@@ -243,29 +243,14 @@ def _prediction_type(source: ModelSource) -> PredictionType:
 def _adapted_shapes(source: ModelSource) -> dict[str, tuple[int, ...]]:
     """The UNet's layers that can get an adapter, with the shapes of their weights."""
     return {
-        name.removesuffix(".weight"): tuple(shape)
+        name.removesuffix(".weight"): shape
         for name, shape in _weight_shapes(source, "unet")
         if name.endswith(".weight") and len(shape) in _ADAPTED_DIMENSIONS and name.startswith(_BLOCKS)
     }
 
 
-def _weight_shapes(source: ModelSource, component: str) -> list[tuple[str, list[int]]]:
+def _weight_shapes(source: ModelSource, component: str) -> list[tuple[str, tuple[int, ...]]]:
+    if (path := source.single_file_of(component)) is not None:
+        return list(part_shapes(source, path, component).items())
     files = (file.path for file in source.files_of(component) if file.path.suffix == ".safetensors")
-    return [entry for path in files for entry in _tensor_shapes(path)]
-
-
-def _tensor_shapes(path: Path) -> list[tuple[str, list[int]]]:
-    """Names and shapes from the header of a safetensors file. Raises BadInput if that isn't one."""
-    fix = "download or save the base model again"
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER_BYTES:
-                raise ValueError(f"its header claims {length} bytes")
-            text = file.read(length)
-        if len(text) < length:
-            raise ValueError(f"it ends inside its header of {length} bytes")
-        header = json.loads(text)
-        return [(name, entry["shape"]) for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path.name} is not a safetensors file: {error}", where=str(path), fix=fix) from error
+    return [entry for path in files for entry in tensor_shapes(path).items()]

@@ -16,6 +16,7 @@ from dreambooth_resume.models.new_tokens import ROWS_NAME, NewTokens, extend, sp
 from dreambooth_resume.models.new_words import NewWords
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.sdxl.family import TEXT_LORA_TARGET_MODULES
+from dreambooth_resume.models.sdxl.single_file import load_part
 from dreambooth_resume.models.source import ModelSource
 
 logger = logging.getLogger(__name__)
@@ -106,16 +107,18 @@ def load_text_models(source: ModelSource, *, dtype: torch.dtype) -> tuple[TextEn
             TextEncoder(
                 part=f"text_encoder{end}",
                 tokenizer=CLIPTokenizer.from_pretrained(source.folder / f"tokenizer{end}", local_files_only=True),
-                model=model_class.from_pretrained(
-                    source.folder / f"text_encoder{end}",
-                    variant=source.variant,
-                    dtype=dtype,
-                    use_safetensors=True,
-                    local_files_only=True,
-                ),
+                model=_load_text_model(source, f"text_encoder{end}", model_class, dtype=dtype),
             )
             for end, model_class in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection))
         )
+
+
+def _load_text_model(source: ModelSource, part: str, model_class: Any, *, dtype: torch.dtype) -> Any:
+    if (path := source.single_file_of(part)) is not None:
+        return load_part(source, path, part, model_class=model_class, dtype=dtype)
+    return model_class.from_pretrained(
+        source.folder / part, variant=source.variant, dtype=dtype, use_safetensors=True, local_files_only=True
+    )
 
 
 def _add_tokens(encoder: TextEncoder, tokens: Sequence[str]) -> None:

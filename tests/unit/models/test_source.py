@@ -84,7 +84,7 @@ def test_stray_files_and_folders_disturb_nothing(model_copy: Path, no_hub: FakeH
         ("./models/sdxl", "there is no folder"),
         ("sdxl", "there is no folder"),
         ("s3://bucket/model", "not available yet"),
-        ("model.safetensors", "not available yet"),
+        ("model.safetensors", "there is no file"),
     ],
 )
 def test_name_that_leads_nowhere_is_refused_with_advice(name: str, words: str, no_hub: FakeHub) -> None:

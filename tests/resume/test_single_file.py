@@ -1,0 +1,92 @@
+"""A base model in one file: killed, moved and resumed, every byte is that of a run from the same model in a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.resume.conftest import Undisturbed
+from tests.resume.harness import KILLED, Bench, committed_steps, log_of, result_digests, sha256
+
+_BUILD = """
+import sys
+from pathlib import Path
+from tests.fakes.single_file import build_uneven_sdxl, write_single_file
+folder = Path(sys.argv[1])
+build_uneven_sdxl(folder)
+write_single_file(folder, folder.with_suffix(".safetensors"))
+"""
+OPTIONS: dict[str, object] = {"train_text_encoder": True}
+
+
+@pytest.fixture(scope="module")
+def folder(bench: Bench) -> Path:
+    """The model as a folder; beside it lies the same one as `uneven.safetensors`."""
+    made = bench.folder / "uneven"
+    # In a process of its own: this one has to stay free of tensor operations.
+    subprocess.run([sys.executable, "-c", _BUILD, str(made)], check=True, cwd=Path(__file__).parents[2])
+    return made
+
+
+@pytest.fixture(scope="module")
+def configs(folder: Path) -> Path:
+    copy = folder.with_name("configs")
+    return Path(shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.safetensors")))
+
+
+def test_killed_once_ends_in_the_folders_bytes_though_the_file_was_moved(
+    bench: Bench, folder: Path, configs: Path, undisturbed: Undisturbed, home: Path, tmp_path: Path
+) -> None:
+    expected = undisturbed(**OPTIONS, pretrained_model_name_or_path=folder)
+    file, moved = tmp_path / "first.safetensors", tmp_path / "elsewhere" / "second.safetensors"
+    shutil.copy(folder.with_suffix(".safetensors"), file)
+    process = bench.start(home, **OPTIONS, pretrained_model_name_or_path=file, base_config=configs)
+    process.wait_for(lambda: committed_steps(home) != [], "the first commit")
+    process.send(signal.SIGKILL)
+    assert process.wait() == KILLED
+    moved.parent.mkdir()
+    file.rename(moved)
+    bench.run(home, **OPTIONS, pretrained_model_name_or_path=moved, base_config=configs)
+    assert log_of(home).highest_attempt == 2
+    assert result_digests(home) == expected
+    pinned = json.loads((home / "run.json").read_text())["pins"]["base_model"]
+    assert pinned["unet/single_file.safetensors"] == sha256(moved)
+    assert "unet/config.json" in pinned
+    _pictures_and_card(bench, home, moved)
+    _refused_once_changed(bench, home, moved, configs)
+    _the_result_is_no_base_model(bench, home)
+
+
+def _pictures_and_card(bench: Bench, home: Path, file: Path) -> None:
+    words = ["generate", str(home), "--prompt", "a dog", "--out", str(home.parent / "pictures"), "--steps", "1"]
+    made = bench.command(home, [*words, "--pretrained_model_name_or_path", str(file)])
+    assert made.wait() == 0, made.output()
+    card = (home / "README.md").read_text()
+    assert "StableDiffusionXLPipeline.from_single_file(base" in card
+    assert f"PATH-TO/{file.name}" in card
+    assert str(file.parent) not in card
+
+
+def _refused_once_changed(bench: Bench, home: Path, file: Path, configs: Path) -> None:
+    body = bytearray(file.read_bytes())
+    body[-1] ^= 1
+    file.write_bytes(body)
+    options = {"pretrained_model_name_or_path": file, "base_config": configs, "max_train_steps": 8}
+    process = bench.start(home, **OPTIONS, **options)  # type: ignore[arg-type]
+    assert process.wait() == 78
+    assert "is not the one that the run was begun with" in process.output()
+
+
+def _the_result_is_no_base_model(bench: Bench, home: Path) -> None:
+    process = bench.start(
+        home.with_name("other"), pretrained_model_name_or_path=home / "pytorch_lora_weights.safetensors"
+    )
+    assert process.wait() == 2
+    assert "the file is a LoRA" in process.output()
+    assert "--network_weights" in process.output()
