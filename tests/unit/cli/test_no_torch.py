@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,13 @@ def test_a_command_on_a_home_needs_no_heavy_library(words: list[str], tmp_path: 
         attempt.commit(step)
     attempt.stop()
     named = [str(storage.root) if word == "HOME" else word for word in words]
+    # Of launches to a bucket that this machine knows `launch list` asks the bucket.
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *named], capture_output=True, text=True, cwd=tmp_path, timeout=60
+        [sys.executable, "-c", PROGRAM, *named],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
     )
     assert done.stdout.splitlines()[-1] == "heavy: 0 []", done.stderr

@@ -54,6 +54,8 @@ class Batch:
             ["bash", "submit.slurm"],
             cwd=self.folder,
             env={**os.environ, **told, "SLURM_JOB_ID": NUMBER, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"},
+            # A shell can't trap what was ignored when it began, as INT is where these tests run in the background.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 20
         while not (self.folder / "started").exists():
