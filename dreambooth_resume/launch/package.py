@@ -68,7 +68,7 @@ def make_wheel() -> tuple[str, bytes]:
     info = f"{stem}.dist-info"
     root = Path(dreambooth_resume.__file__).parent
     members = {f"{root.name}/{path.relative_to(root).as_posix()}": path.read_bytes() for path in _files(root)}
-    members[f"{info}/METADATA"] = (installed.read_text("METADATA") or "").encode()
+    members[f"{info}/METADATA"] = (installed.read_text("METADATA") or installed.read_text("PKG-INFO") or "").encode()
     members[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: dbr\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     members[f"{info}/entry_points.txt"] = (installed.read_text("entry_points.txt") or "").encode()
     lines = [f"{name},sha256={_record_digest(body)},{len(body)}" for name, body in sorted(members.items())]

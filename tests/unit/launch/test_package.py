@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import hashlib
 import os
 import re
@@ -28,7 +29,10 @@ def test_the_wheel_holds_every_file_of_the_package_and_is_the_same_each_time() -
     name, wheel = make_wheel()
     assert name == f"dreambooth_resume-{installed_version()}-py3-none-any.whl"
     assert make_wheel() == (name, wheel)
-    members = set(zipfile.ZipFile(BytesIO(wheel)).namelist())
+    archive = zipfile.ZipFile(BytesIO(wheel))
+    metadata = email.message_from_bytes(archive.read(f"dreambooth_resume-{installed_version()}.dist-info/METADATA"))
+    assert (metadata["Name"], metadata["Version"]) == ("dreambooth-resume", installed_version())
+    members = set(archive.namelist())
     for path in ("cli/main.py", "py.typed", "configs/sdxl.yaml", "infra/__init__.py", "ui/__init__.py"):
         assert f"dreambooth_resume/{path}" in members
     assert not [member for member in members if "__pycache__" in member or "tests/" in member]
