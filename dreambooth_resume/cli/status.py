@@ -98,7 +98,7 @@ def _facts(summary: RunSummary, *, effective_batch: int | None) -> list[Sequence
         rows.append(("gone back", f"{one.why} at step {one.last + 1}, so {steps} other samples"))
     if (smaller := summary.smaller_micro_batch) is not None:
         at_once = f"{count(smaller.size, 'sample')} at once since step {smaller.from_step + 1}"
-        rows.append(("memory", f"{at_once}: attempt {smaller.attempt} had none for more"))
+        rows.append(("memory", f"{at_once}: {smaller.who} had none for more"))
     if summary.alarm:
         rows.append(("ALARM", summary.alarm))
     return rows

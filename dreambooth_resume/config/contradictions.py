@@ -134,7 +134,22 @@ def _refuse_buckets_beside_squares(options: TrainOptions, sources: Mapping[str, 
         raise BadInput(
             "lists the shapes of buckets, and use_aspect_ratio_buckets is off",
             where=sources.get("aspect_ratio_buckets") or sources.get("use_aspect_ratio_buckets"),
-            fix="leave out one of the two",
+            fix="leave it out, or add --use_aspect_ratio_buckets",
+        )
+
+
+def refuse_shapes_without_buckets(options: TrainOptions, sources: Mapping[str, str]) -> None:
+    """Raises BadInput for shapes of buckets that are given to a run from before there were any, which has none.
+
+    It has no record of them, so nothing contradicts itself in its options.
+    """
+    data = options.data
+    if data.aspect_ratio_buckets is not None and not data.use_aspect_ratio_buckets:
+        raise BadInput(
+            "lists the shapes of buckets, and the run has none",
+            where=sources.get("aspect_ratio_buckets"),
+            fix="leave it out; for buckets from the next step on add --use_aspect_ratio_buckets --allow_change "
+            "use_aspect_ratio_buckets,aspect_ratio_buckets",
         )
 
 

@@ -80,6 +80,25 @@ def refuse_timesteps_beyond(options: TrainOptions, sources: Mapping[str, str], *
             )
 
 
+def remark_on_bias(options: TrainOptions, *, train_timesteps: int) -> str:
+    """What is said of a timestep bias that no trained timestep gets, or all of them, or some of those it names alone.
+
+    Known once the base model's configuration is read. Empty where nothing is odd.
+    """
+    loss = options.loss
+    if (biased := loss.biased_timesteps(train_timesteps)) is None:
+        return ""
+    first, end = loss.min_timestep, loss.max_timestep or train_timesteps
+    meant = f"timestep_bias_strategy {loss.timestep_bias_strategy} means timesteps {biased[0]} to {biased[1] - 1}"
+    trained = f"{first} to {end - 1} are trained"
+    low, high = max(biased[0], first), min(biased[1], end)
+    if low >= high:
+        return f"{meant}, and {trained}: it has no effect."
+    if (low, high) == (first, end):
+        return f"{meant}, and {trained}: all of them are drawn alike, so it has no effect."
+    return "" if (low, high) == biased else f"{meant}, and {trained}: it counts for {low} to {high - 1}."
+
+
 def without_effect_on_the_loss(options: TrainOptions) -> dict[str, str]:
     """Option to the reason why it has no effect."""
     loss = options.loss

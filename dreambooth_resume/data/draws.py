@@ -104,13 +104,7 @@ def draws_of(loss: LossOptions, *, train_timesteps: int, prompts: PromptDraws | 
 
 
 def _bias(loss: LossOptions, train_timesteps: int) -> Bias | None:
-    count = int(loss.timestep_bias_portion * train_timesteps)
-    ranges = {
-        "earlier": (0, count),
-        "later": (train_timesteps - count, train_timesteps),
-        "range": (loss.timestep_bias_begin, loss.timestep_bias_end),
-    }
-    if loss.timestep_bias_strategy == "none":
+    if (biased := loss.biased_timesteps(train_timesteps)) is None:
         return None
-    begin, end = ranges[loss.timestep_bias_strategy]
+    begin, end = biased
     return Bias(begin=begin, end=end, multiplier=loss.timestep_bias_multiplier)

@@ -62,6 +62,9 @@ def look_at_mask(path: Path | None, picture: Path, body: bytes, *, width: int, h
     except UnreadableImageError as bad:
         raise UnreadableImageError(f"has a mask that can't be used: {path.name} {bad}") from bad
     _check(mask, f"has a mask that is black everywhere: {path.name}", width=width, height=height)
+    if mask_body == body:
+        # A mask with its picture's digest means the picture's transparency, in the home's lists as well.
+        raise UnreadableImageError(f"has a mask that is a copy of the picture itself: {path.name}")
     return Mask(path=path, sha256=hashlib.sha256(mask_body).hexdigest(), size_bytes=len(mask_body))
 
 

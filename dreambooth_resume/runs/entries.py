@@ -124,8 +124,13 @@ class SmallerMicroBatch(Record):
     from_step: int
     """The step, counted from 0, that was the first to be computed so."""
     attempt: int
+    """0: one of the run that this one began from."""
     device_memory_bytes: int | None
     """A device with more memory may compute more at once. None: not known."""
+
+    @property
+    def who(self) -> str:
+        return f"attempt {self.attempt}" if self.attempt else "the run that this one began from"
 
 
 class RunState(Record):

@@ -67,15 +67,33 @@ class RunRecord(Record):
     seed: int
     effective_batch: int
     """B: samples in one optimizer update, fixed for the life of the run."""
+    block_size: int | None = None
+    """With buckets: samples of one shape that stand together, whatever the micro-batch is later. None in records of
+    releases that did not write it: the options' train_batch_size."""
     pins: Pins
     numerics: dict[str, str]
     """The numerics fingerprint: equal means that a resume is exact to the bit."""
     forked_from: ForkOrigin | None = None
     seeded_from: SeedOrigin | None = None
 
+    @property
+    def samples_a_block(self) -> int:
+        """The block size, also of a run whose record does not name it."""
+        if self.block_size is not None:
+            return self.block_size
+        written = self.options["train_batch_size"]
+        assert isinstance(written, int), "run.json holds a number"
+        return written
+
 
 def new_record(
-    *, options: Mapping[str, JsonValue], seed: int, effective_batch: int, pins: Pins, numerics: Mapping[str, str]
+    *,
+    options: Mapping[str, JsonValue],
+    seed: int,
+    effective_batch: int,
+    block_size: int,
+    pins: Pins,
+    numerics: Mapping[str, str],
 ) -> RunRecord:
     return RunRecord(
         run_id=uuid.uuid4().hex,
@@ -83,6 +101,7 @@ def new_record(
         options=dict(options),
         seed=seed,
         effective_batch=effective_batch,
+        block_size=block_size,
         pins=pins,
         numerics=dict(numerics),
     )

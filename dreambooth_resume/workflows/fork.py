@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from dreambooth_resume.checkpoint.deletion import collect
 from dreambooth_resume.config.change_policy import OptionChange, compare
+from dreambooth_resume.config.contradictions import refuse_shapes_without_buckets
 from dreambooth_resume.config.load import GivenOptions, record, resolve
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.config.schema import OPTIONS
@@ -94,7 +95,8 @@ def fork_run(
     )
     if isinstance(adopted, Log) or adopted.base is not None:
         return _forked(source, read_log(target.storage), is_new=False)  # another call of this command was quicker
-    _copy(source, target.storage, adopted, log.entries[ref.number - 1].state, ref, on_file)
+    then = carried_over(log.entries[ref.number - 1].state, effective_batch=stored.effective_batch)
+    _copy(source, target.storage, adopted, then, ref, on_file)
     return _forked(source, adopted.writer.log, is_new=True)
 
 
@@ -116,6 +118,7 @@ def _new_record(source: Storage, origin: RunRecord, log: Log, ref: CheckpointRef
     changes = compare(recorded, given)
     _refuse_what_does_not_fit(changes)
     options = resolve(given, recorded=recorded)
+    refuse_shapes_without_buckets(options, given.sources)
     steps, seed = options.training.max_train_steps, options.training.seed
     assert steps is not None, "run.json holds the number of steps that epochs made"
     assert seed is not None, "run.json holds the seed that was drawn"
@@ -129,6 +132,7 @@ def _new_record(source: Storage, origin: RunRecord, log: Log, ref: CheckpointRef
         options=as_json(record(options)),
         seed=seed,
         effective_batch=_samples_a_step(options),
+        block_size=origin.samples_a_block,
         pins=origin.pins,
         numerics=origin.numerics,
     )
@@ -273,14 +277,26 @@ def commit_copy(
                 "step": ref.step,
                 "live": (itself,),
                 "totals": Totals(),
-                # Both decide what the steps to come are trained on.
+                # The first two decide what the steps to come are trained on, the third in which portions.
                 "segments": then.segments,
                 "skipped": then.skipped,
+                "smaller_micro_batch": then.smaller_micro_batch,
             }
         )
         return body, state
 
     writer.append(build)
+
+
+def carried_over(then: RunState, *, effective_batch: int) -> RunState:
+    """The origin's state at the checkpoint, as a run with that batch goes on from it.
+
+    What fitted into the origin's memory becomes a size that divides the batch, of no attempt of the new run's.
+    """
+    if (smaller := then.smaller_micro_batch) is None:
+        return then
+    size = next(size for size in range(smaller.size, 0, -1) if effective_batch % size == 0)
+    return then.model_copy(update={"smaller_micro_batch": smaller.model_copy(update={"size": size, "attempt": 0})})
 
 
 def _forked(source: Storage, made: Log, *, is_new: bool) -> Forked:

@@ -32,7 +32,7 @@ from dreambooth_resume.runs.record import ForkOrigin, RunRecord, new_record, rea
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.workflows.existing import store_weights, weights_again
-from dreambooth_resume.workflows.fork import commit_copy, copy_checkpoint_file
+from dreambooth_resume.workflows.fork import carried_over, commit_copy, copy_checkpoint_file
 from dreambooth_resume.workflows.holders import Waiting, signs_of_life, write_command_entry
 from dreambooth_resume.workflows.home import HUB_ORIGIN, Home
 from dreambooth_resume.workflows.preflight import as_json, changes_for_the_log, with_absolute_folders
@@ -111,7 +111,8 @@ def begin_from_hub(
     with signs_of_life(home.storage, writer):
         target = checkpoint_folder(mirrored.ref.step, writer.attempt)
         files = tuple(copy_checkpoint_file(mirrored.source, home.storage, file, target) for file in mirrored.ref.files)
-        commit_copy(writer, mirrored.ref, target, files, mirrored.entry.state, origin=origin)
+        then = carried_over(mirrored.entry.state, effective_batch=stored.effective_batch)
+        commit_copy(writer, mirrored.ref, target, files, then, origin=origin)
         write_command_entry(writer, f"begun from {folder} of {origin}")
     tell(f"{folder} of {origin} is in {home.storage.describe()}, every byte as its log entry says.")
 
@@ -180,6 +181,7 @@ def _new_record(mirrored: _Mirrored, origin: str, given: GivenOptions) -> RunRec
         options=now,
         seed=seed,
         effective_batch=mirrored.record.effective_batch,
+        block_size=mirrored.record.samples_a_block,
         pins=mirrored.record.pins,
         numerics=mirrored.record.numerics,
     )

@@ -311,8 +311,6 @@ def _to_store(home: Home, options: TrainOptions) -> tuple[tuple[str, PictureSet]
     if not options.data.store_inputs:
         return ()
     found = list(find_datasets(home, options).to_store)
-    if (held_out := find_validation_pictures(home, options)) is not None:
-        found += held_out.to_store
     class_pictures = find_class_pictures(home, options)
     if home.record is None and class_pictures is not None:
         found.append((CLASS_INPUTS_LIST, PictureSet(pictures=class_pictures.found)))

@@ -15,6 +15,7 @@ from dreambooth_resume.config.contradictions import (
     refuse_cost_without_price,
     refuse_endless_warmup,
     refuse_half_a_prior,
+    refuse_shapes_without_buckets,
     refuse_two_sources,
 )
 from dreambooth_resume.config.contradictions_loss import refuse_beside_edm, refuse_timesteps_beyond
@@ -151,6 +152,7 @@ def choose_options(home: Home, given: GivenOptions) -> Options:
     recorded = home.recorded
     assert recorded is not None
     options = resolve(given, recorded=recorded)
+    refuse_shapes_without_buckets(options, given.sources)
     if options.checkpoints.resume_from_checkpoint is None:
         raise BadInput(
             f"the folder holds a run already ({_progress(home)})",
@@ -200,7 +202,7 @@ def check_start(home: Home, options: Options) -> Checked:
     steps = chosen.training.max_train_steps or plan.steps_for_epochs(chosen.training.num_train_epochs)
     refuse_endless_warmup(chosen, options.sources, max_train_steps=steps)
     _check_length(home, chosen, max_train_steps=steps)
-    check_room(home, chosen, inputs, max_train_steps=steps)
+    check_room(home, chosen, inputs, plan, max_train_steps=steps)
     return Checked(home=home, options=options, inputs=inputs, plan=plan, max_train_steps=steps, begins_from=begins_from)
 
 
@@ -209,8 +211,7 @@ def _plan(home: Home, options: TrainOptions, inputs: Inputs) -> Plan:
     assert training.seed is not None, "choose_options draws one where none was given"
     batch_size = training.train_batch_size * training.gradient_accumulation_steps
     # The blocks of a run stay what they were, in whatever portions a step is computed today.
-    block_size = home.record.options["train_batch_size"] if home.record else training.train_batch_size
-    assert isinstance(block_size, int)
+    block_size = home.record.samples_a_block if home.record else training.train_batch_size
     return Plan(
         seed=training.seed,
         picture_count=len(inputs.pictures.pictures),

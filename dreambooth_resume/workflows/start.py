@@ -219,6 +219,7 @@ def _new_record(ready: _Ready) -> RunRecord:
         options={**as_json(record(assignment.options)), "max_train_steps": assignment.max_train_steps},
         seed=assignment.seed,
         effective_batch=assignment.plan.batch_size,
+        block_size=assignment.options.training.train_batch_size,
         pins=ready.pins,
         numerics=ready.numerics,
     )

@@ -11,6 +11,7 @@ from functools import partial
 
 from dreambooth_resume.config.change_policy import refuse_if_refused, table
 from dreambooth_resume.config.contradictions import remarks
+from dreambooth_resume.config.contradictions_loss import remark_on_bias
 from dreambooth_resume.config.load import GivenOptions
 from dreambooth_resume.config.options.checkpoints import hub_checkpoint
 from dreambooth_resume.errors import HolderAlive, StorageUnavailable
@@ -145,10 +146,11 @@ def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, repor
     poller.start(polled_sources(spot=chosen.spot, notice_file=chosen.notice_file, tell=reporter.message))
     if drift := checked.inputs.datasets.drift:
         reporter.message(wording.changed_pictures(drift, count=len(checked.inputs.pictures.pictures)))
-    for remark in remarks(options.train, options.sources):
-        reporter.message(remark)
-    if checked.inputs.shots.remark:
-        reporter.message(checked.inputs.shots.remark)
+    on_bias = remark_on_bias(options.train, train_timesteps=checked.inputs.facts.num_train_timesteps)
+    held_out = checked.inputs.validation.remark if checked.inputs.validation else ""
+    for remark in (*remarks(options.train, options.sources), on_bias, checked.inputs.shots.remark, held_out):
+        if remark:
+            reporter.message(remark)
     nobody_chose = home.record is None and options.train.data.use_aspect_ratio_buckets is None
     if nobody_chose and (remark := remark_on_squares(checked.options.train, checked.inputs.pictures)):
         reporter.message(remark)

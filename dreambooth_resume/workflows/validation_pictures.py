@@ -7,7 +7,9 @@ from pathlib import Path
 
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.dataset import PictureSet, scan_held_out
+from dreambooth_resume.data.fingerprint import dataset_fingerprint
 from dreambooth_resume.data.inputs import VALIDATION_INPUTS_LIST, load_inputs
+from dreambooth_resume.errors import BadInput
 from dreambooth_resume.workflows.home import Home
 
 
@@ -17,6 +19,8 @@ class ValidationPictures:
 
     pictures: PictureSet
     are_stored: bool
+    remark: str = ""
+    """What is said where the folder holds other pictures than the home."""
 
     @property
     def to_store(self) -> tuple[tuple[str, PictureSet], ...]:
@@ -31,6 +35,22 @@ def find_validation_pictures(home: Home, options: TrainOptions) -> ValidationPic
         return None
     stored = load_inputs(home.storage, home.place.stage, prompt=prompt, list_key=VALIDATION_INPUTS_LIST)
     if stored is not None:
-        return ValidationPictures(pictures=stored, are_stored=True)
+        return ValidationPictures(pictures=stored, are_stored=True, remark=_remark(stored, Path(folder), options))
     found = scan_held_out(Path(folder), prompt=prompt, skip_bad=options.data.skip_bad_images)
     return ValidationPictures(pictures=found, are_stored=False)
+
+
+def _remark(stored: PictureSet, folder: Path, options: TrainOptions) -> str:
+    """Whoever edited the folder, or named another one, has to hear that it does not count."""
+    if not folder.is_dir():
+        return ""
+    try:
+        now = scan_held_out(folder, prompt=options.data.instance_prompt, skip_bad=True)
+    except BadInput:
+        return ""  # nothing usable is there any more, and nothing of it is needed
+    if dataset_fingerprint(now.pictures) == dataset_fingerprint(stored.pictures):
+        return ""
+    return (
+        f"validation_data_dir {folder} holds other pictures than at the run's first measurement. val_loss goes on with "
+        f"the run's own {len(stored.pictures)}, so that its values can be compared: other ones need a new run."
+    )

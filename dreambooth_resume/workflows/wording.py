@@ -92,7 +92,7 @@ def exactness(not_exact_because: Sequence[str], log: Log) -> str:
             return f"Equivalent: exact from here on, but attempt {entry.attempt} before it was not ({why})."
     if log.last is not None and (smaller := log.last.state.smaller_micro_batch) is not None:
         return (
-            f"Equivalent: attempt {smaller.attempt} ran out of memory; from step {smaller.from_step + 1} on at most "
+            f"Equivalent: {smaller.who} ran out of memory; from step {smaller.from_step + 1} on at most "
             f"{_count(smaller.size, 'sample')} of a step {'is' if smaller.size == 1 else 'are'} computed at once."
         )
     if changed := options_changed_on_the_way(log):

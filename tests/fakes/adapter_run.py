@@ -78,7 +78,9 @@ class AdapterRun:
             **options,
         }
         pins = Pins(base_model={}, dataset="0" * 64)
-        write_record(storage, new_record(options=recorded, seed=7, effective_batch=2, pins=pins, numerics={}))
+        write_record(
+            storage, new_record(options=recorded, seed=7, effective_batch=2, block_size=2, pins=pins, numerics={})
+        )
         adopted = adopt(storage, steps=steps[-1])
         assert isinstance(adopted, Adoption)
         committer = Committer(

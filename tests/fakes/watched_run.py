@@ -68,7 +68,8 @@ def record_run(storage: Storage) -> None:
     """Write a run.json of batch size 4 and 10 steps."""
     pins = Pins(base_model={}, dataset="0" * 64)
     write_record(
-        storage, new_record(options={"max_train_steps": 10}, seed=0, effective_batch=4, pins=pins, numerics={})
+        storage,
+        new_record(options={"max_train_steps": 10}, seed=0, effective_batch=4, block_size=4, pins=pins, numerics={}),
     )
 
 

@@ -108,6 +108,21 @@ def test_shapes_that_differ_turn_buckets_on_and_other_portions_keep_the_samples(
     assert losses(home) == pytest.approx(losses_of_whole(bench, home, changed), rel=1e-4)
 
 
+def test_a_fork_in_other_portions_trains_on_the_blocks_of_the_run_in_those_portions(bench: Bench, home: Path) -> None:
+    """Blocks of two there, computed one sample at a time: in blocks of one the order would be another."""
+    whole: dict[str, object] = {**BUCKETS, "gradient_accumulation_steps": 1, "repeats": 2}
+    bench.run(home, **whole, max_train_steps=2)
+    new = home.with_name("new")
+    other = {"train_batch_size": 1, "gradient_accumulation_steps": 2, "max_train_steps": 8}
+    sets = [word for name, value in other.items() for word in ("--set", f"{name}={value}")]
+    process = bench.command(home, ["fork", str(home), "--to", str(new), *sets])
+    assert process.wait() == 0, process.output()
+    process = bench.command(new, ["train", "--output_dir", str(new), "--resume", "latest"])
+    assert process.wait() == 0, process.output()
+    bench.run(home, **{**whole, **other})
+    assert result_digests(new) == result_digests(home)
+
+
 def recorded(home: Path) -> dict[str, object]:
     options: dict[str, object] = json.loads((home / "run.json").read_text())["options"]
     return options

@@ -102,6 +102,16 @@ class LossOptions(BaseModel):
     timestep_bias_end: Annotated[int, Field(ge=1), refused(_DRAWS)] = 1000
     """The timestep before which timestep_bias_strategy range ends."""
 
+    def biased_timesteps(self, train_timesteps: int) -> tuple[int, int] | None:
+        """From where up to below where timestep_bias_strategy counts, of so many timesteps; None without one."""
+        count = int(self.timestep_bias_portion * train_timesteps)
+        ranges = {
+            "earlier": (0, count),
+            "later": (train_timesteps - count, train_timesteps),
+            "range": (self.timestep_bias_begin, self.timestep_bias_end),
+        }
+        return ranges.get(self.timestep_bias_strategy)
+
     @property
     def is_huber(self) -> bool:
         """Does the loss have a size from which errors count as large?"""

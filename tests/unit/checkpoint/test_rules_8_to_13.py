@@ -371,7 +371,8 @@ def test_rule_13_run_json_is_put_if_absent_and_the_loser_uses_the_winners() -> N
     home, start = MemoryStorage(), threading.Barrier(8)
 
     def first_start(seed: int) -> RunRecord:
-        mine = new_record(options={}, seed=seed, effective_batch=1, pins=Pins(base_model={}, dataset="d"), numerics={})
+        pins = Pins(base_model={}, dataset="d")
+        mine = new_record(options={}, seed=seed, effective_batch=1, block_size=1, pins=pins, numerics={})
         start.wait()
         return write_record(home, mine)
 

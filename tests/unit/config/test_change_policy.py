@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth_resume.config.change_policy import allowed_names, compare, refuse_if_refused, table
+from dreambooth_resume.config.contradictions import refuse_shapes_without_buckets
 from dreambooth_resume.config.load import parse_train, record, resolve
 from dreambooth_resume.config.messages import format_error
 from dreambooth_resume.config.options.declaration import ChangePolicy
@@ -37,6 +38,25 @@ def test_a_run_from_before_there_were_buckets_has_squares() -> None:
     (change,) = compare(recorded, parse_train(["--use_aspect_ratio_buckets"]))
     assert (change.before, change.after, change.policy) == (False, True, ChangePolicy.REFUSED)
     assert resolve(parse_train([]), recorded=recorded).data.use_aspect_ratio_buckets is None
+
+
+def test_shapes_of_buckets_for_a_run_that_has_none_need_buckets_too() -> None:
+    old = {name: value for name, value in _recorded().items() if name != "use_aspect_ratio_buckets"}
+    shapes = ["--aspect_ratio_buckets", "1024,1024;768,1280", "--allow_change"]
+    with pytest.raises(BadInput, match="lists the shapes of buckets, and the run has none") as refusal:
+        refuse_shapes_without_buckets(
+            resolve(given := parse_train([*shapes, "aspect_ratio_buckets"]), recorded=old), {}
+        )
+    assert "use_aspect_ratio_buckets,aspect_ratio_buckets" in str(refusal.value.fix)
+    both = [*shapes, "use_aspect_ratio_buckets,aspect_ratio_buckets", "--use_aspect_ratio_buckets"]
+    refuse_shapes_without_buckets(resolve(parse_train(both), recorded=old), {})
+    changes = compare(old, parse_train(both))
+    assert [(change.name, change.allowed) for change in changes] == [
+        ("use_aspect_ratio_buckets", True),
+        ("aspect_ratio_buckets", True),
+    ]
+    with pytest.raises(BadInput, match="use_aspect_ratio_buckets is off"):
+        compare({**old, "use_aspect_ratio_buckets": False}, given)
 
 
 def test_a_run_from_before_there_were_masks_has_none() -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dreambooth_resume.config.contradictions import remarks
-from dreambooth_resume.config.contradictions_loss import refuse_beside_edm, refuse_timesteps_beyond
+from dreambooth_resume.config.contradictions_loss import (
+    refuse_beside_edm,
+    refuse_timesteps_beyond,
+    remark_on_bias,
+)
 from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.errors import BadInput
@@ -66,3 +70,33 @@ def test_options_without_effect_are_remarked() -> None:
     said = remarks(resolve(given, recorded=None), given.sources)
     names = ["huber_c", "logit_std", "mode_scale", "timestep_bias_portion", "timestep_bias_end"]
     assert sorted(line.split()[0] for line in said) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("", ""),
+        ("--timestep_bias_strategy later", ""),
+        ("--timestep_bias_strategy range --timestep_bias_begin 100 --timestep_bias_end 300 --min_timestep 100", ""),
+        (
+            "--timestep_bias_strategy range --timestep_bias_end 200 --min_timestep 200",
+            "timestep_bias_strategy range means timesteps 0 to 199, and 200 to 999 are trained: it has no effect.",
+        ),
+        (
+            "--timestep_bias_strategy later --max_timestep 750",
+            "timestep_bias_strategy later means timesteps 750 to 999, and 0 to 749 are trained: it has no effect.",
+        ),
+        (
+            "--timestep_bias_strategy earlier --min_timestep 100 --max_timestep 200",
+            "timestep_bias_strategy earlier means timesteps 0 to 249, and 100 to 199 are trained: all of them are "
+            "drawn alike, so it has no effect.",
+        ),
+        (
+            "--timestep_bias_strategy earlier --min_timestep 100",
+            "timestep_bias_strategy earlier means timesteps 0 to 249, and 100 to 999 are trained: it counts for 100 "
+            "to 249.",
+        ),
+    ],
+)
+def test_a_bias_beside_the_trained_timesteps_is_remarked_on(typed: str, said: str) -> None:
+    assert remark_on_bias(resolved(typed), train_timesteps=1000) == said

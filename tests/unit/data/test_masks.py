@@ -56,7 +56,7 @@ def test_masks_count_as_pictures_only_in_runs_from_before_there_were_any(
     pictures_folder: Path, draw: DrawPicture
 ) -> None:
     for name in ("a.png", "a-mask.png", "lone-mask.png"):
-        draw(name)
+        draw(name, seed=len(name))
 
     def names(masks: bool | None) -> list[str]:
         return [one.name for one in scan_pictures(pictures_folder, prompt="p", masks=masks).pictures]
@@ -70,7 +70,7 @@ def test_masks_count_as_pictures_only_in_runs_from_before_there_were_any(
 def test_masks_lie_beside_their_pictures_in_folders_with_repeats_too(pictures_folder: Path, draw: DrawPicture) -> None:
     (pictures_folder / "10_sks dog").mkdir()
     for name in ("10_sks dog/a.png", "10_sks dog/a-mask.png"):
-        draw(name)
+        draw(name, seed=len(name))
     (picture,) = scan_pictures(pictures_folder, prompt="p", masks=True).pictures
     assert (picture.name, picture.times) == ("10_sks dog/a.png", 10)
     assert picture.mask_path == pictures_folder / "10_sks dog" / "a-mask.png"
@@ -78,7 +78,7 @@ def test_masks_lie_beside_their_pictures_in_folders_with_repeats_too(pictures_fo
 
 def test_masks_of_a_data_set_need_no_line_in_its_metadata(pictures_folder: Path, draw: DrawPicture) -> None:
     for name in ("a.png", "a-mask.png", "b.png"):
-        draw(name)
+        draw(name, seed=len(name))
     rows = [json.dumps({"file_name": name, "text": name}) for name in ("a.png", "b.png")]
     (pictures_folder / "metadata.jsonl").write_text("\n".join(rows))
     found = scan_captioned(pictures_folder, Columns(caption="text"), prompt="p", masks=True)
@@ -196,6 +196,12 @@ def test_a_damaged_mask_and_a_picture_of_nothing_are_named(pictures_folder: Path
     (pictures_folder / "a-mask.png").write_bytes(b"no picture")
     Image.new("RGBA", (20, 20)).save(pictures_folder / "b.png")
     with pytest.raises(BadInput, match=r"a\.png has a mask that can't be used: a-mask\.png is not a .*b\.png is trans"):
+        scan_pictures(pictures_folder, prompt="p", masks=True)
+
+
+def test_a_mask_that_is_a_copy_of_its_picture_is_named(pictures_folder: Path, draw: DrawPicture) -> None:
+    (pictures_folder / "a-mask.png").write_bytes(draw("a.png").read_bytes())
+    with pytest.raises(BadInput, match=r"a\.png has a mask that is a copy of the picture itself: a-mask\.png"):
         scan_pictures(pictures_folder, prompt="p", masks=True)
 
 

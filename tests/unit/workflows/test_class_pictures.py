@@ -35,7 +35,7 @@ def begun(home: Home, pictures: PictureSet, *, stored: bool = True) -> Home:
     if stored:
         store_inputs(home.storage, pictures, list_key=CLASS_INPUTS_LIST)
     pins = Pins(base_model={}, dataset="", class_pictures=dataset_fingerprint(pictures.pictures))
-    return replace(home, record=new_record(options={}, seed=1, effective_batch=1, pins=pins, numerics={}))
+    return replace(home, record=new_record(options={}, seed=1, effective_batch=1, block_size=1, pins=pins, numerics={}))
 
 
 @pytest.fixture

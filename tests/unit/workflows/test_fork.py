@@ -15,7 +15,7 @@ import pytest
 from dreambooth_resume.cli.main import main
 from dreambooth_resume.config.load import parse_train, record, resolve
 from dreambooth_resume.errors import BadInput, CheckpointDamaged, RefusedToGoOn
-from dreambooth_resume.runs.entries import Segment
+from dreambooth_resume.runs.entries import Segment, SmallerMicroBatch
 from dreambooth_resume.runs.history import read_history
 from dreambooth_resume.runs.log import make_entry, put_entry, read_log
 from dreambooth_resume.runs.record import Pins, new_record, read_record, write_record
@@ -41,7 +41,8 @@ def make_run(storage: Storage) -> None:
     words = [*REQUIRED, "--max_train_steps", "4", "--seed", "3"]
     options = as_json(record(resolve(parse_train(words), recorded=None)))
     pins = Pins(base_model={"unet": "0"}, dataset="0" * 64)
-    write_record(storage, new_record(options=options, seed=3, effective_batch=4, pins=pins, numerics={"torch": "2"}))
+    mine = new_record(options=options, seed=3, effective_batch=4, block_size=4, pins=pins, numerics={"torch": "2"})
+    write_record(storage, mine)
     storage.put_if_absent(f"inputs/{DIGEST}", PICTURE)
     storage.put_if_absent("inputs.json", b"{}")
     storage.put_if_absent(f"cache/{'a' * 64}.safetensors", b"latents")
@@ -202,18 +203,55 @@ def test_a_step_that_is_not_there_is_named(source: MemoryStorage) -> None:
         fork(source, MemoryStorage(), "7")
 
 
-def test_the_segments_go_along(source: MemoryStorage) -> None:
-    log = read_log(source)
-    assert log.last is not None
-    entry = log.entries[3]
-    changed = entry.model_copy(update={"state": entry.state.model_copy(update={"segments": (SEGMENT,)})})
+def change_the_last_state(source: MemoryStorage, **changed: object) -> None:
+    entry = read_log(source).entries[3]
     source.delete("log/00000004.json")
-    put_entry(source, changed)
+    put_entry(source, entry.model_copy(update={"state": entry.state.model_copy(update=changed)}))
+
+
+def test_the_segments_go_along(source: MemoryStorage) -> None:
+    change_the_last_state(source, segments=(SEGMENT,))
     target = MemoryStorage()
     fork(source, target, "3")
     last = read_log(target).last
     assert last is not None
     assert last.state.segments == (SEGMENT,)
+
+
+@pytest.mark.parametrize(("sets", "size"), [((), 3), (("train_batch_size=5", "gradient_accumulation_steps=2"), 2)])
+def test_what_fitted_into_memory_goes_along_as_a_size_that_divides_the_batch(
+    sets: Sequence[str], size: int, source: MemoryStorage
+) -> None:
+    record = read_record(source)
+    assert record is not None
+    source.delete("run.json")
+    options = {**record.options, "train_batch_size": 6}
+    write_record(source, record.model_copy(update={"options": options, "effective_batch": 6}))
+    smaller = SmallerMicroBatch(size=3, from_step=2, attempt=1, device_memory_bytes=None)
+    change_the_last_state(source, smaller_micro_batch=smaller)
+    target = MemoryStorage()
+    fork(source, target, "3", sets)
+    last = read_log(target).last
+    assert last is not None
+    assert last.state.smaller_micro_batch == smaller.model_copy(update={"size": size, "attempt": 0})
+    assert last.state.smaller_micro_batch is not None
+    assert last.state.smaller_micro_batch.who == "the run that this one began from"
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_other_portions_of_a_step_leave_the_blocks_as_they_were(is_old: bool, source: MemoryStorage) -> None:
+    if is_old:
+        record = read_record(source)
+        assert record is not None
+        source.delete("run.json")
+        write_record(source, record.model_copy(update={"block_size": None}))
+    first, second = MemoryStorage(), MemoryStorage()
+    fork(source, first, sets=["train_batch_size=2", "gradient_accumulation_steps=2"])
+    fork(first, second, sets=["train_batch_size=1", "gradient_accumulation_steps=4"])
+    for target in (first, second):
+        made = read_record(target)
+        assert made is not None
+        assert (made.block_size, made.samples_a_block) == (4, 4)
 
 
 def test_the_command_says_what_to_type_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

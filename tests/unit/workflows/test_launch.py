@@ -10,7 +10,7 @@ import pytest
 
 from dreambooth_resume.cli.main import main
 from dreambooth_resume.config.schema import OPTIONS
-from dreambooth_resume.data.inputs import INPUTS_LIST
+from dreambooth_resume.data.inputs import INPUTS_LIST, VALIDATION_INPUTS_LIST
 from dreambooth_resume.errors import BadInput, ComeBack, HolderAlive
 from dreambooth_resume.launch.launchers import LAUNCHERS
 from dreambooth_resume.launch.record import read_launches
@@ -78,6 +78,12 @@ def test_the_home_gets_what_an_empty_machine_needs_and_no_secret(pictures: Path,
     assert launch.words[launch.words.index("--rank") : launch.words.index("--rank") + 2] == ("--rank", "8")
     assert not {"--storage_uri", "--output_dir", "--zone"} & set(launch.words)
     assert not [key for key, body in kept.items() if b"canary" in body]
+
+
+def test_each_list_of_pictures_is_copied_once(pictures: Path, uri: str, tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "held-out")
+    prepared = prepare("far", words(pictures, uri, "--validation_data_dir", str(tmp_path / "held-out")))
+    assert [list_key for list_key, _ in prepared.to_store] == [INPUTS_LIST, VALIDATION_INPUTS_LIST]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,21 @@ def test_the_folder_counts_until_its_pictures_are_in_the_home(folder: Path, tmp_
     assert again is not None
     assert [one.sha256 for one in again.pictures.pictures] == [one.sha256 for one in pictures.pictures]
     assert again.to_store == ()
+    assert "holds other pictures than at the run's first measurement" in again.remark
+    assert "the run's own 2" in again.remark
+
+
+def test_a_folder_that_is_as_it_was_or_gone_is_no_news(folder: Path, tmp_path: Path) -> None:
+    home, chosen = home_in(tmp_path / "home"), options("--validation_data_dir", str(folder))
+    found = find_validation_pictures(home, chosen)
+    assert found is not None
+    store_inputs(home.storage, found.pictures, list_key=found.to_store[0][0])
+    for kept in (2, 0):
+        for one in sorted(folder.iterdir())[kept:]:
+            one.unlink()
+        again = find_validation_pictures(home, chosen)
+        assert again is not None
+        assert again.remark == ""
 
 
 def test_a_folder_that_is_gone_and_was_never_copied_is_refused(tmp_path: Path) -> None:
