@@ -10,6 +10,7 @@
     │   ├── NonFinite              75  a loss, gradient or weight is NaN or infinite: back to the last good step
     │   └── HolderAlive            75  another attempt trains this run
     ├── StoppedOnPurpose           76  `dbr stop`, Ctrl-C: resumable by the user, restarted by nobody
+    │   └── BudgetSpent            76  hours, dollars or interruptions: resumable with a higher budget
     ├── AccessDenied               77  the home refuses us (401, 403)
     ├── RefusedToGoOn              78  damaged or contradictory: going on could lose work
     │   ├── CheckpointDamaged      78  one checkpoint is not what its log entry says
@@ -86,6 +87,10 @@ class StoppedOnPurpose(DbrError):
     """Somebody asked for the stop; nobody restarts it but the user."""
 
     exit_code = 76
+
+
+class BudgetSpent(StoppedOnPurpose):
+    """The run has taken what it may take in all: --max_hours, --max_cost or --max_interruptions."""
 
 
 class AccessDenied(DbrError):

@@ -173,6 +173,12 @@ def _refuse_to_give_the_token_away(options: TrainOptions, sources: Mapping[str, 
             where=sources.get("hub_token"),
             fix="leave it out, and type: hf auth login (or set HF_TOKEN)",
         )
+    if options.reporting.notify is not None and options.reporting.report_to in ("wandb", "all"):
+        raise BadInput(
+            "can't be given beside report_to wandb: Weights & Biases records the command line, and the address in it",
+            where=sources.get("notify"),
+            fix="leave it out, and set the environment variable DBR_NOTIFY",
+        )
 
 
 def refuse_cost_without_price(options: TrainOptions, sources: Mapping[str, str]) -> None:

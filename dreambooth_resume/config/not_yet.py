@@ -10,7 +10,6 @@ DIFFUSERS_SCRIPT: dict[str, str] = {}
 
 LATER: dict[str, str] = {
     "keep_best": "keeping the best checkpoint",
-    "notify": "messages to a web hook",
 }
 
 NOT_YET: dict[str, str] = DIFFUSERS_SCRIPT | LATER

@@ -97,6 +97,7 @@ _THEIR_NAMES: dict[str, str] = {
     # Not available here yet, either; told by the name under which they will be.
     "enable_xformers_memory_efficient_attention": "xformers",
     "hub_token": "hf_token huggingface_token",
+    "notify": "discord_webhook slack_webhook webhook webhook_url webhooks",
     "network_weights": "pretrained_lora_path init_lora lora_weights",
     "output_kohya_format": "lora_format save_model_as",
     "push_to_hub": "push_checkpoints_to_hub",

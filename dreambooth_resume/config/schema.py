@@ -16,6 +16,7 @@ from dreambooth_resume.config.options.train import SECTIONS, TrainOptions
 Kind = Literal["bool", "int", "float", "text", "choice"]
 _KINDS: dict[object, Kind] = {bool: "bool", int: "int", float: "float", str: "text"}
 _SECRET_ENDINGS = ("_token", "_password", "_secret", "_secret_key")
+_SECRETS = ("notify",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Option:
 
 def is_secret(name: str) -> bool:
     """Is the option's value never to be shown or kept?"""
-    return name.endswith(_SECRET_ENDINGS)
+    return name.endswith(_SECRET_ENDINGS) or name in _SECRETS
 
 
 def _kind_of(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -59,6 +60,8 @@ class Supervised:
     sources: Sequence[PolledSource]
     """Who may say that this machine goes away."""
     tell: Callable[[str], None]
+    announce: Callable[[Literal["interrupted", "failed"], str, int], None] = lambda _kind, _words, _code: None
+    """Somebody else may want to know: what happened, and the code. For what the training could not say itself."""
     last_output: Callable[[], str] = lambda: ""
     """The last line that the training printed."""
     program: tuple[str, ...] = DBR
@@ -138,13 +141,17 @@ class Supervisor:
                     f"Not started again: {verdict.because}. Go on by hand from an earlier step, or report it."
                 )
                 self._post(f"not started again: {verdict.because}", exit_code=verdict.exit_code)
+                self.run.announce("failed", f"Not started again: {verdict.because}.", verdict.exit_code)
             elif code not in (0, StoppedOnPurpose.exit_code):
                 # Of bad input or missing access the log knows nothing: that ends a start before the run is held.
                 last = self.run.last_output()[:_ENDING_TAIL_CHARACTERS]
                 self._post(f"{verdict.because}, not started again: {last}".rstrip(": "), exit_code=code)
             return verdict.exit_code
         back = f" one commit back, from step {verdict.step}" if verdict.action == "go back" else ""
-        self.run.tell(f"{verdict.because}: starting again{back} in {verdict.wait_seconds:.0f} s.")
+        told = f"{verdict.because}: starting again{back} in {verdict.wait_seconds:.0f} s."
+        self.run.tell(told)
+        if code < 0:
+            self.run.announce("interrupted", f"{told[0].upper()}{told[1:]}", code)
         self._sleep(verdict.wait_seconds)
         return None
 

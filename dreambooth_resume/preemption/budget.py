@@ -35,4 +35,5 @@ class BudgetSource:
 
 
 def _spent(limit: str, spent: str) -> Notice:
-    return Notice(source=f"the budget is spent ({spent}, {limit}; raise it to go on)", exit_code=ON_PURPOSE)
+    source = f"the budget is spent ({spent}, {limit}; raise it to go on)"
+    return Notice(source=source, exit_code=ON_PURPOSE, is_budget=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from dreambooth_resume.errors import DbrError, Interrupted, StoppedOnPurpose
+from dreambooth_resume.errors import BudgetSpent, DbrError, Interrupted, StoppedOnPurpose
 from dreambooth_resume.preemption.signals import ON_PURPOSE
 from dreambooth_resume.runs.notice import Lead, Notice
 
@@ -74,4 +74,6 @@ class Watcher:
 
 def ending(notice: Notice, message: str) -> DbrError:
     """The error that ends an attempt as `notice` wants it to end."""
+    if notice.is_budget:
+        return BudgetSpent(message)
     return StoppedOnPurpose(message) if notice.exit_code == ON_PURPOSE else Interrupted(message)

@@ -15,6 +15,7 @@ class Notice:
     `deadline_monotonic_s` is on this process's monotonic clock, None where the source names none. `insistence` counts
     how often it was said: 1 save at the next step boundary, 2 commit only what is needed and go, 3 go now.
     `is_advice`: the machine may go soon (AWS's rebalance recommendation); save more often, and train on.
+    `is_budget`: nobody wants the machine; the run has taken what it may take.
     """
 
     source: str
@@ -22,6 +23,7 @@ class Notice:
     deadline_monotonic_s: float | None = None
     insistence: int = 1
     is_advice: bool = False
+    is_budget: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,11 @@ NEEDED_THERE = (
 """Options that may name what only this machine has: refused for a launcher to other machines."""
 LEFT_OUT = ("output_dir", "stage_dir", "cache_dir", "logging_dir")
 """Options that name folders of this machine: another one has its own."""
+_INSTEAD = {
+    "hub_token": "leave it out; here type: hf auth login; elsewhere HF_TOKEN comes from the platform's secret store",
+    "notify": "leave it out, and set DBR_NOTIFY where the run is trained; the platform's secret store hands it out",
+}
+"""How a machine gets what a launch may not carry."""
 MEANT_THERE = ("notice_file",)
 """Options that name files of the machine that trains."""
 
@@ -250,7 +255,7 @@ def _refuse_secrets(given: GivenOptions) -> None:
         raise BadInput(
             "is a secret, and what is launched is kept in the home",
             where=given.sources[secret],
-            fix="leave it out; here type: hf auth login; elsewhere HF_TOKEN comes from the platform's secret store",
+            fix=_INSTEAD.get(secret, _INSTEAD["hub_token"]),
         )
 
 

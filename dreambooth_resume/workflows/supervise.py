@@ -28,6 +28,7 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.workflows.home import find_place
+from dreambooth_resume.workflows.notify import announcing
 
 BY_HAND = "by hand"
 """In place of a launch's number where nobody launched it."""
@@ -64,8 +65,8 @@ def supervise(order: Order) -> int:
             if not is_only:
                 order.tell(f"Another dbr supervise on this machine looks after {storage.describe()} already.")
                 return code
-            with _copied_output(order, storage):
-                code = _in_turn(order, _supervised(order, storage, words), signals)
+            with _copied_output(order, storage), announcing(parse_train(words), order.tell) as announce:
+                code = _in_turn(order, replace(_supervised(order, storage, words), announce=announce), signals)
         if launch is not None:
             _end_machine(order, storage, launch, parse_train(words), code)
         return code

@@ -38,6 +38,7 @@ from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.first_start import remark_on_squares
 from dreambooth_resume.workflows.home import Home, find_place, open_home, refuse_half_a_fork
 from dreambooth_resume.workflows.model_card import publish_card
+from dreambooth_resume.workflows.notify import Told, notifying
 from dreambooth_resume.workflows.preflight import (
     Options,
     check_start,
@@ -51,7 +52,12 @@ from dreambooth_resume.workflows.results import publish_results, result_folder, 
 
 def train(given: GivenOptions, reporter: Reporter) -> int:
     """Start or go on with the run in --output_dir until it is done. Returns 0, or raises the error that ended it."""
-    started = time.monotonic()
+    with notifying(given, reporter) as told:
+        return _to_the_end(given, told)
+
+
+def _to_the_end(given: GivenOptions, told: Told) -> int:
+    started, reporter = time.monotonic(), told.reporter
     signals = SignalSource()
     signals.install()
     watcher = Watcher([signals])
@@ -67,6 +73,7 @@ def train(given: GivenOptions, reporter: Reporter) -> int:
         if _is_done(home, options, given):
             finished = home.log
         else:
+            told.trains = True
             watcher = Watcher([signals, poller, *_deadline(options, started)])
             meter = Meter(_price(options), started_monotonic_s=started)
             finished = _train(home, options, watcher, poller, reporter, meter)

@@ -67,7 +67,8 @@ class Findings:
             return
         option = OPTIONS[ours]
         if is_secret(ours):
-            self.say(About.OTHERWISE, theirs, "not copied: a secret does not belong in a file; type: hf auth login")
+            instead = "set DBR_NOTIFY" if ours == "notify" else "type: hf auth login"
+            self.say(About.OTHERWISE, theirs, f"not copied: a secret does not belong in a file; {instead}")
             return
         if isinstance(value, str) and _VARIABLE.search(value):
             self.say(About.FILL_IN, theirs, f"{ours} is {value}, a variable of the shell: write its value there")

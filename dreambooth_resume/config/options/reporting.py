@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from dreambooth_resume.config.options.declaration import NOT_BLANK, SECTION_CONFIG, TILDE_EXPANDED, free
 
@@ -15,6 +16,22 @@ def _with_underscores(value: object) -> object:
 
 _UNDERSCORES = BeforeValidator(_with_underscores)
 """transformers' names have them; `every-save` means the same."""
+
+
+def a_web_hook(value: str | None) -> str | None:
+    """The address as it is. Raises ValueError for what no message could be sent to; it says nothing of the address."""
+    if value is None:
+        return value
+    form, plus, rest = value.partition("+")
+    address = rest if plus and form in ("slack", "discord") else value
+    try:
+        parts = urlsplit(address)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole or not address.isprintable() or " " in address:
+        raise ValueError("is no address of a web hook: it begins with https:// or http:// and names a host")
+    return value
 
 
 class ReportingOptions(BaseModel):
@@ -45,3 +62,11 @@ class ReportingOptions(BaseModel):
     hub_token: Annotated[str | None, NOT_BLANK, free(recorded=False)] = Field(default=None, repr=False)
     """Token with write access to the Hub; never recorded or shown. Better HF_TOKEN or `hf auth login`: what is typed
     can be read by others on the machine. null: what those have."""
+
+    notify: Annotated[str | None, NOT_BLANK, AfterValidator(a_web_hook), free(recorded=False)] = Field(
+        default=None, repr=False
+    )
+    """Address of a web hook that is told when the run is interrupted, resumed, stalled, failed or finished, or its
+    budget is spent. Slack's and Discord's are known by their address; `slack+https://…` and `discord+https://…` say so
+    of others, and any other gets JSON. Never recorded or shown. Better the environment variable DBR_NOTIFY, or the file
+    ~/.config/dbr/notify: what is typed can be read by others on the machine."""

@@ -111,6 +111,8 @@ def _another_value(option: Option) -> object:
         return "1024,1024;1216,832"
     if option.name == "deadline":
         return "25m"
+    if option.name == "notify":
+        return "https://example.org/hook"
     if option.name in ("rank_pattern", "alpha_pattern"):
         return "mid_block=2"
     if option.kind == "text":

@@ -18,7 +18,7 @@ RUN_FILES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 
 # Options of one moment, not of a run file: how an attempt takes the run up.
 ON_THE_COMMAND_LINE = {"resume_from_checkpoint", "resume_request_id", "allow_change", "take_over", "unfenced"}
-SECRET = {"hub_token"}
+SECRET = {"hub_token", "notify"}
 # Their default depends on the run or the machine, so the file has a line without a value, or none.
 WITHOUT_A_VALUE = {"torch_threads"}
 
