@@ -49,7 +49,10 @@ def notify_address(given: GivenOptions) -> Address | None:
     where, found = VARIABLE, os.environ.get(VARIABLE, "").strip()
     if not found:
         file = address_file()
-        where, found = str(file), file.read_text(errors="replace").strip() if file.is_file() else ""
+        try:
+            where, found = str(file), file.read_text(errors="replace").strip()
+        except OSError:  # as a rule there is none
+            return None
     if not found:
         return None
     try:
