@@ -18,16 +18,20 @@
     └── Fenced                     79  a newer attempt holds the run; nothing was overwritten
     KeyNotFound                        internal: a key is certainly not there (never 403, 5xx or a time-out)
 
-Messages say what happened, where, and what to type next. `cli.main` prints them; nothing else does.
+Messages say what happened, where, and what to type next. `cli.main` prints them; nothing else does. `anchor` is the
+heading of docs/troubleshooting.md that says more about the class; subclasses elsewhere have their parent's.
 """
 
 from __future__ import annotations
+
+TROUBLESHOOTING = "docs/troubleshooting.md"
 
 
 class DbrError(Exception):
     """Base of all errors that end the program with a message instead of a traceback."""
 
     exit_code = 70
+    anchor = "a-bug"
 
 
 class BadInput(DbrError):
@@ -37,6 +41,7 @@ class BadInput(DbrError):
     """
 
     exit_code = 2
+    anchor = "bad-input"
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(what)
@@ -49,22 +54,31 @@ class ComeBack(DbrError):
     """Nothing is wrong with the run; the same command goes on from the last commit."""
 
     exit_code = 75
+    anchor = "come-back"
 
 
 class StorageUnavailable(ComeBack):
     """The home did not answer, or answered with a fault of its own."""
 
+    anchor = "the-home-does-not-answer"
+
 
 class OutcomeUnknown(StorageUnavailable):
     """A write was sent and its answer never came: it may have happened, or happen later."""
+
+    anchor = "a-write-without-an-answer"
 
 
 class PatienceSpent(StorageUnavailable):
     """The home was asked again and again and never answered: whoever called must not begin to ask anew."""
 
+    anchor = "the-patience-of-a-start-is-spent"
+
 
 class Interrupted(ComeBack):
     """A notice or a signal of the platform ended this attempt after its save."""
+
+    anchor = "interrupted"
 
 
 class NonFinite(ComeBack):
@@ -72,6 +86,8 @@ class NonFinite(ComeBack):
 
     The attempt ends and the same process goes back with another. Killed in between, the next start meets it again.
     """
+
+    anchor = "nan-or-infinity"
 
     def __init__(self, why: str, *, step: int) -> None:
         super().__init__(f"Step {step + 1}: {why}. The same command goes back to the last good checkpoint.")
@@ -82,41 +98,53 @@ class NonFinite(ComeBack):
 class HolderAlive(ComeBack):
     """Another attempt trains this run and did not go away while we waited."""
 
+    anchor = "another-attempt-trains-the-run"
+
 
 class StoppedOnPurpose(DbrError):
     """Somebody asked for the stop; nobody restarts it but the user."""
 
     exit_code = 76
+    anchor = "stopped-on-purpose"
 
 
 class BudgetSpent(StoppedOnPurpose):
     """The run has taken what it may take in all: --max_hours, --max_cost or --max_interruptions."""
+
+    anchor = "the-budget-is-spent"
 
 
 class AccessDenied(DbrError):
     """The home refuses to be read or written."""
 
     exit_code = 77
+    anchor = "no-access"
 
 
 class RefusedToGoOn(DbrError):
     """Going on could lose or mix up work, so the user has to decide."""
 
     exit_code = 78
+    anchor = "refused-to-go-on"
 
 
 class CheckpointDamaged(RefusedToGoOn):
     """A committed checkpoint's files are not what its log entry says."""
 
+    anchor = "a-damaged-checkpoint"
+
 
 class NothingValid(RefusedToGoOn):
     """Checkpoints were committed in this run's line and none can be used."""
+
+    anchor = "no-checkpoint-can-be-used"
 
 
 class Fenced(DbrError):
     """A newer attempt took the run over; this one has overwritten and deleted nothing."""
 
     exit_code = 79
+    anchor = "a-newer-attempt-has-the-run"
 
 
 class KeyNotFound(Exception):

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import cast
 
-from dreambooth_resume.config.messages import format_error
+from dreambooth_resume.config.messages import format_error, more
 from dreambooth_resume.errors import BadInput, DbrError, StoppedOnPurpose
 
 BUG_EXIT_CODE = DbrError.exit_code
@@ -159,7 +159,8 @@ def _bug(error: Exception) -> int:
     return _say(
         "dbr: this is a bug in dbr, not in what you typed. Checkpoints that were committed are safe: the same command "
         "goes on from the newest.\n"
-        "  fix: try the same command once more; if it ends here again, report the lines above with `dbr --version`",
+        "  fix: try the same command once more; if it ends here again, report the lines above with `dbr --version`\n"
+        f"{more(DbrError)}",
         BUG_EXIT_CODE,
     )
 

@@ -9,8 +9,11 @@ from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import add_home, no_run, open_home, resume_command
 from dreambooth_resume.cli.output import print_columns, print_json
 from dreambooth_resume.cli.wording import UNKNOWN, ago, clock, count, why_it_ended
+from dreambooth_resume.errors import TROUBLESHOOTING
+from dreambooth_resume.insight.trends import Remark, look_at
 from dreambooth_resume.runs.history import Attempt, read_history
 from dreambooth_resume.runs.home import WEIGHTS_NAME
+from dreambooth_resume.runs.log import Log, read_log
 from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.workflows.launched import LaunchedJob, newest_job
@@ -32,17 +35,19 @@ def run(words: list[str]) -> int:
     summary, launched = summarise(storage), newest_job(storage)
     if summary is None and launched is None:
         raise no_run(arguments.home)
-    attempts = read_history(storage) if summary else ()
+    record, log = (read_record(storage), read_log(storage)) if summary else (None, Log())
+    attempts = read_history(storage, log=log)
+    remarks = look_at(storage, record, log) if record else ()
     if arguments.json:
-        print_json({"summary": summary, "attempts": attempts, "launched": _job_facts(launched)})
+        facts = {"summary": summary, "attempts": attempts, "launched": _job_facts(launched), "remarks": remarks}
+        print_json(facts)
         return 0
     if summary is None:
         print_columns([("run", storage.describe()), ("state", "not begun"), *_job_rows(storage.describe(), launched)])
         print(f"\nnext: dbr logs {shlex.quote(storage.describe())} -f shows what it is doing")
         return 0
-    record = read_record(storage)
-    facts = _facts(summary, effective_batch=record.effective_batch if record else None)
-    print_columns([*facts, *_job_rows(summary.home, launched)])
+    rows = _facts(summary, effective_batch=record.effective_batch if record else None)
+    print_columns([*rows, *_job_rows(summary.home, launched), *_remark_rows(summary.home, remarks)])
     if attempts:
         print()
         print_columns([_attempt_row(attempt) for attempt in attempts[-_ATTEMPTS_SHOWN:]], head=_ATTEMPT_HEAD)
@@ -51,6 +56,15 @@ def run(words: list[str]) -> int:
             print(f"and {before} before; all: dbr status {shlex.quote(summary.home)} --json")
     print(f"\nnext: {_next(summary, launched)}")
     return 0
+
+
+def _remark_rows(home: str, remarks: Sequence[Remark]) -> list[Sequence[str]]:
+    """What the curves say that somebody should hear, with what to try."""
+    rows: list[Sequence[str]] = []
+    for remark in remarks:
+        to_try = remark.to_try.replace("HOME", shlex.quote(home))
+        rows += [("look", remark.told), ("", f"try: {to_try}"), ("", f"more: {TROUBLESHOOTING}#{remark.anchor}")]
+    return rows
 
 
 def _job_rows(home: str, launched: LaunchedJob | None) -> list[Sequence[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreambooth_resume.errors import BadInput, DbrError
+from dreambooth_resume.errors import TROUBLESHOOTING, BadInput, DbrError
 
 LONGEST_SHOWN_VALUE = 60
 
@@ -10,15 +10,21 @@ LONGEST_SHOWN_VALUE = 60
 def format_error(error: DbrError) -> str:
     """What is printed for an error, without a newline at the end.
 
-    For bad input two lines: `dbr: WHERE: WHAT`, then `  fix: WHAT TO TYPE`. Other errors bring their own text.
+    For bad input `dbr: WHERE: WHAT`, then `  fix: WHAT TO TYPE`. Other errors bring their own text. The last line says
+    where more is to be read.
     """
     if not isinstance(error, BadInput):
-        return f"dbr: {error}"
+        return f"dbr: {error}\n{more(error)}"
     place = f"{_printable(error.where)}: " if error.where else ""
     lines = [f"dbr: {place}{_printable(error.what)}"]
     if error.fix:
         lines.append(f"  fix: {_printable(error.fix)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, more(error)])
+
+
+def more(error: DbrError | type[DbrError]) -> str:
+    """Where the documentation speaks of this kind of error."""
+    return f"  more: {TROUBLESHOOTING}#{error.anchor}"
 
 
 def shown(value: object) -> str:

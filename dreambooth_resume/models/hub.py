@@ -22,6 +22,8 @@ _FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 class HubUnreachable(ComeBack):
     """The Hub did not answer, and what is needed from it isn't on this machine."""
 
+    anchor = "the-hub-does-not-answer"
+
 
 class Hub(Protocol):
     """Where Hub ids lead. Errors: BadInput (no such thing), AccessDenied (gated, private), HubUnreachable."""

@@ -65,11 +65,18 @@ class Curve:
     max_train_steps: int
 
 
-def read_curve(storage: Storage) -> Curve:
-    """The stitched curve of the run in `storage`. Raises RefusedToGoOn for a log with a gap."""
-    log = read_log(storage)
-    history = read_history(storage)
+def read_curve(storage: Storage, *, log: Log | None = None, ends_only: bool = False) -> Curve:
+    """The stitched curve of the run in `storage`. Raises RefusedToGoOn for a log with a gap.
+
+    `log` is the run's, where it was read already. `ends_only`: the first thousand steps and the last two, so that
+    looking at a long run in a bucket stays quick.
+    """
+    log = read_log(storage) if log is None else log
+    history = read_history(storage, log=log)
     listed = {found.key for found in storage.list(METRICS_PREFIX)}
+    if ends_only:
+        newest = metrics_segment(max([1, *(attempt.reached_step for attempt in history)]))
+        listed &= {metrics_key(one.number, segment) for one in history for segment in (1, newest - 1, newest)}
     values = {attempt.number: _values_of(storage, attempt, listed) for attempt in history}
     return stitch(log, values, history)
 

@@ -71,9 +71,12 @@ class Attempt:
     """The data set that it began, on purpose, in place of the one before."""
 
 
-def read_history(storage: Storage) -> tuple[Attempt, ...]:
-    """All attempts, oldest first. A missing heartbeat costs precision only; a log with a gap raises RefusedToGoOn."""
-    log = read_log(storage)
+def read_history(storage: Storage, *, log: Log | None = None) -> tuple[Attempt, ...]:
+    """All attempts, oldest first; `log` is the run's, where it was read already.
+
+    A missing heartbeat costs precision only; a log with a gap raises RefusedToGoOn.
+    """
+    log = read_log(storage) if log is None else log
     found = {
         entry.attempt: read_status(storage, entry.attempt) for entry in log.entries if isinstance(entry.body, Adopt)
     }

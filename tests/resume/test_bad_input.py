@@ -19,9 +19,10 @@ def refused(bench: Bench, home: Path, *expected: str, **changed: object) -> None
     existed = (home / "run.json").exists()
     process = bench.start(home, **changed)
     assert process.wait() == 2, process.output()
-    *table, wrong, fix = process.output().splitlines()
+    *table, wrong, fix, more = process.output().splitlines()
     assert wrong.startswith("dbr: "), process.output()
     assert fix.startswith("  fix: "), process.output()
+    assert more == "  more: docs/troubleshooting.md#bad-input"
     assert not table or (existed and table[0] == "Given otherwise than the run has it:"), process.output()
     for words in expected:
         assert words in process.output()

@@ -106,7 +106,7 @@ def test_what_is_no_run_is_bad_input_with_the_fix(
     begin(storage).commit(1)
     assert main(["status", home]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert fix in lines[1]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from dreambooth_resume import errors
+from dreambooth_resume.config.messages import format_error
 from dreambooth_resume.data.cache import CACHE_PREFIX
 from dreambooth_resume.data.inputs import INPUTS_LIST, INPUTS_PREFIX
 from dreambooth_resume.runs import home
@@ -90,6 +92,55 @@ def test_messages_in_troubleshooting_are_those_of_the_code(root: Path, python_fi
         if not any(re.search(pattern, template, re.S) for template in templates):
             gone.append(heading)
     assert not gone
+
+
+def _error_classes(cls: type[errors.DbrError] = errors.DbrError) -> list[type[errors.DbrError]]:
+    """The whole tree, as far as modules that need no torch define it."""
+    for module in ("models.hub", "launch.programs", "launch.aws.asking", "launch.hf_jobs.launcher"):
+        import_module(f"dreambooth_resume.{module}")
+    return [cls, *(below for sub in cls.__subclasses__() for below in _error_classes(sub))]
+
+
+def _any_error(cls: type[errors.DbrError]) -> errors.DbrError:
+    if issubclass(cls, errors.NonFinite):
+        return cls("why", step=4)
+    error = cls.__new__(cls)
+    # Some kinds want more facts, which the heading does not depend on.
+    errors.BadInput.__init__(error, "what") if isinstance(error, errors.BadInput) else None
+    return error
+
+
+def test_every_kind_of_error_has_a_heading_of_its_own_in_troubleshooting_and_prints_it(root: Path) -> None:
+    page = (root / errors.TROUBLESHOOTING).read_text()
+    headings = [_anchor(found) for found in re.findall(r"^#+ (.*)$", page, re.M)]
+    assert len(headings) == len(set(headings))
+    classes = _error_classes()
+    assert len(classes) >= 16
+    for cls in classes:
+        assert cls.anchor in headings, cls
+        assert format_error(_any_error(cls)).endswith(f"\n  more: docs/troubleshooting.md#{cls.anchor}")
+    own = [cls for cls in classes if "anchor" in vars(cls)]
+    assert set(own) >= {value for value in vars(errors).values() if isinstance(value, type) and value in classes}
+    kinds = page.split("## By kind of error")[1].split("\n## ")[0]
+    assert {_anchor(found) for found in re.findall(r"^### (.*)$", kinds, re.M)} == {cls.anchor for cls in own}
+    for part in re.split(r"^### ", kinds, flags=re.M)[1:]:
+        exit_code = int(re.search(r"\nExit (\d+)", part)[1])  # type: ignore[index]
+        assert {cls.exit_code for cls in classes if cls.anchor == _anchor(part.splitlines()[0])} == {exit_code}
+
+
+def test_every_symptom_names_the_command_that_finds_it(root: Path) -> None:
+    page = (root / errors.TROUBLESHOOTING).read_text()
+    symptoms = re.split(r"^### ", page.split("## By symptom")[1].split("\n## ")[0], flags=re.M)[1:]
+    assert len(symptoms) >= 13
+    assert not [part.splitlines()[0] for part in symptoms if not re.search(r"`(dbr|hf|which|nvidia-smi) ?", part)]
+
+
+def test_remarks_on_a_curve_lead_to_a_heading(root: Path) -> None:
+    source = (root / "dreambooth_resume" / "insight" / "trends.py").read_text()
+    anchors = set(re.findall(r'anchor="([^"]+)"', source))
+    headings = set(map(_anchor, re.findall(r"^### (.*)$", (root / errors.TROUBLESHOOTING).read_text(), re.M)))
+    assert anchors
+    assert anchors <= headings
 
 
 def _shell_commands(text: str) -> list[str]:
