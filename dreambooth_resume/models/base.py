@@ -305,7 +305,10 @@ class Family(Protocol):
         weight_dtype: torch.dtype,
         gradient_checkpointing: bool,
         base_precision: BasePrecision | None = None,
-    ) -> Denoiser: ...
+        offload: bool = False,
+    ) -> Denoiser:
+        """`offload`: the frozen weights are in main memory, and on the device only while they are used."""
+        ...
 
     def load_text_encoders(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -135,7 +135,8 @@ def _start_magnitudes(module: torch.nn.Module, parameters: Mapping[str, torch.nn
     """Lengths of the rows of the frozen weights: peft has taken them with the random A and B that it begins with."""
     for name, parameter in parameters.items():
         if name.endswith(_MAGNITUDE):
-            weight = module.get_parameter(f"{name.removesuffix(_MAGNITUDE)}.base_layer.weight")
+            # No parameter where the layer is held in main memory.
+            weight = cast(torch.Tensor, module.get_submodule(f"{name.removesuffix(_MAGNITUDE)}.base_layer").weight)
             with torch.no_grad():
                 lengths = torch.linalg.vector_norm(weight.float(), dim=tuple(range(1, weight.ndim)))
                 parameter.copy_(lengths.reshape(parameter.shape))

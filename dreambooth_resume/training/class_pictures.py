@@ -131,6 +131,7 @@ class _Painter:
             device=self._device,
             weight_dtype=_DTYPES[chosen or ("fp32" if self._device.type == "cpu" else "fp16")],
             gradient_checkpointing=False,
+            offload=self._assignment.options.training.offload,
         )
         denoiser.module.eval()
         return denoiser, prompt

@@ -70,7 +70,9 @@ def micro_batch_size(wanted: int, smaller: SmallerMicroBatch | None, *, memory_b
 
 def what_to_change(options: TrainOptions) -> str:
     """In the order of what it costs: first what this run may go on with, then what needs a new one."""
-    now = [] if options.training.gradient_checkpointing else ["--gradient_checkpointing (slower, same result)"]
+    now = [] if options.training.recomputes_activations else ["--gradient_checkpointing (slower, same result)"]
+    if not now and not options.training.offload:
+        now.append("--offload (much slower, same result)")
     if not options.data.cache_latents:
         now.append("--cache_latents, so that no VAE is needed beside the denoiser")
     fresh = [] if options.training.precision != "no" else ["--mixed_precision bf16"]

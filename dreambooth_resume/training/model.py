@@ -85,13 +85,14 @@ def load_model(
 ) -> LoadedModel:
     """Read what trains from disk and put a fresh adapter on it, drawn from the seed alone."""
     dtype = weight_dtype(options.training.precision)
-    checkpointing = options.training.gradient_checkpointing
+    checkpointing = options.training.recomputes_activations
     denoiser = family.load_denoiser(
         source,
         device=device,
         weight_dtype=dtype,
         gradient_checkpointing=checkpointing,
         base_precision=options.training.quantised_base,
+        offload=options.training.offload,
     )
     if options.training.enable_xformers_memory_efficient_attention:
         use_xformers(denoiser)

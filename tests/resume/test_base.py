@@ -47,6 +47,19 @@ def _pictures(bench: Bench, home: Path) -> None:
     assert made.wait() == 0, made.output()
 
 
+def test_layers_in_main_memory_change_no_byte_also_on_a_resume(
+    bench: Bench, undisturbed: Undisturbed, home: Path
+) -> None:
+    process = bench.start(home, offload=True)
+    process.wait_for(lambda: committed_steps(home) != [], "the first commit")
+    process.send(signal.SIGKILL)
+    assert process.wait() == KILLED
+    resumed = bench.run(home, offload=False, gradient_checkpointing=True)
+    assert "offload" in resumed.output()
+    assert "equivalent" not in resumed.output()
+    assert result_digests(home) == undisturbed(gradient_checkpointing=True)
+
+
 def test_without_them_the_results_are_others(undisturbed: Undisturbed) -> None:
     plain = undisturbed()["result"]
     assert undisturbed(base_precision="no", clip_skip=0)["result"] == plain

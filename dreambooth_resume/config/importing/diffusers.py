@@ -21,6 +21,8 @@ OTHERWISE: dict[str, str] = {
     "random_flip": "drawn for each step here; the script draws it once for each picture",
     "mixed_precision": "the LoRA stays float32 here; the script's is in bfloat16 with bf16",
     "dataloader_num_workers": "threads here, and they never change the result",
+    "offload": "text encoders and VAE are never on the device while they aren't used, so it isn't needed for what the "
+    "scripts do with it; here it moves the UNet's layers, and costs time",
     "train_text_encoder_ti_frac": "a part of the steps here; the script counts whole epochs",
     "train_text_encoder_frac": "a part of the steps here; the script counts whole epochs",
 }

@@ -101,7 +101,7 @@ NOTHING: dict[str, str] = {
     "async_upload": "uploads never wait here",
     "base_weights": "LoRAs merged into the base model before the training",
     "base_weights_multiplier": "LoRAs merged into the base model before the training",
-    "blocks_to_swap": "blocks of the model in main memory",
+    "blocks_to_swap": "a number of blocks in main memory; here all of the UNet's layers or none: offload",
     "bucket_no_upscale": "buckets that never enlarge a picture",
     "bucket_reso_steps": "the step between buckets is 64; aspect_ratio_buckets lists shapes of your own",
     "cache_info": "a file with the pictures' sizes; sizes are kept in the home",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from dreambooth_resume.models.base import BasePrecision, EdmSchedule, LatentScale, ModelFacts, NoiseSchedule
+from dreambooth_resume.models.main_memory import hold_in_main_memory
 from dreambooth_resume.models.quantised import quantise
 from dreambooth_resume.models.quiet import quiet_loading
 from dreambooth_resume.models.sdxl.family import LORA_TARGET_MODULES
@@ -57,17 +58,19 @@ class SdxlDenoiser:
         return prediction.float()
 
 
-def load_denoiser(
+def load_unet(
     source: ModelSource,
     *,
-    noise_schedule: NoiseSchedule,
-    latent_scale: LatentScale,
     device: torch.device,
     weight_dtype: torch.dtype,
     gradient_checkpointing: bool,
     base_precision: BasePrecision | None = None,
-) -> SdxlDenoiser:
-    """Read the UNet from disk onto the device, without an adapter, ready to be trained around."""
+    offload: bool = False,
+) -> torch.nn.Module:
+    """Read the UNet from disk onto the device, without an adapter, ready to be trained around.
+
+    With `offload` its weights are on the device only while they are used.
+    """
     with quiet_loading():
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -85,16 +88,13 @@ def load_denoiser(
     if base_precision is not None:
         for block in (unet.down_blocks, unet.mid_block, unet.up_blocks):
             quantise(block, base_precision, device=device, dtype=weight_dtype)
+    if offload:
+        hold_in_main_memory(unet, device=device)
     unet.to(device)
     if gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     unet.train()
-    return SdxlDenoiser(
-        unet,
-        noise_schedule=noise_schedule,
-        latent_scale=latent_scale,
-        weight_dtype=weight_dtype,
-    )
+    return cast(torch.nn.Module, unet)
 
 
 def noise_schedule(facts: ModelFacts, config: dict[str, Any], *, device: torch.device) -> NoiseSchedule:

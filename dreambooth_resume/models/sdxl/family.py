@@ -136,17 +136,23 @@ class SdxlFamily:
         weight_dtype: torch.dtype,
         gradient_checkpointing: bool,
         base_precision: BasePrecision | None = None,
+        offload: bool = False,
     ) -> SdxlDenoiser:
-        from dreambooth_resume.models.sdxl.denoiser import load_denoiser, noise_schedule
+        from dreambooth_resume.models.sdxl.denoiser import SdxlDenoiser, load_unet, noise_schedule
 
-        return load_denoiser(
-            source,
-            noise_schedule=noise_schedule(self.check(source), _scheduler_config(source), device=device),
-            latent_scale=self.check(source).latent_scale,
-            device=device,
+        facts = self.check(source)
+        return SdxlDenoiser(
+            load_unet(
+                source,
+                device=device,
+                weight_dtype=weight_dtype,
+                gradient_checkpointing=gradient_checkpointing,
+                base_precision=base_precision,
+                offload=offload,
+            ),
+            noise_schedule=noise_schedule(facts, _scheduler_config(source), device=device),
+            latent_scale=facts.latent_scale,
             weight_dtype=weight_dtype,
-            gradient_checkpointing=gradient_checkpointing,
-            base_precision=base_precision,
         )
 
     def load_text_encoders(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.runs.entries import SmallerMicroBatch
-from dreambooth_resume.training.memory import Portions, is_out_of_memory, micro_batch_size
+from dreambooth_resume.training.memory import Portions, is_out_of_memory, micro_batch_size, what_to_change
 
 pytestmark = pytest.mark.quick
 
@@ -43,3 +44,18 @@ def test_what_counts_as_out_of_memory() -> None:
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(
+    ("more", "advice"),
+    [
+        ([], "with --gradient_checkpointing (slower, same result) goes on"),
+        (["--gradient_checkpointing"], "with --offload (much slower, same result) goes on"),
+        (["--offload"], "A new run needs less"),
+    ],
+)
+def test_what_this_run_may_go_on_with_is_named_before_what_needs_a_new_one(more: list[str], advice: str) -> None:
+    words = "--pretrained_model_name_or_path model --instance_data_dir pictures --instance_prompt dog".split()
+    said = what_to_change(resolve(parse_train([*words, *more]), recorded=None))
+    assert advice in said
+    assert said.startswith("A new run") == (more == ["--offload"])
