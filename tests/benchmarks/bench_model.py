@@ -55,6 +55,8 @@ def train_words(folder: Path, home: Path | str, *, steps: int, checkpointing_ste
         "instance_data_dir": folder / "pictures",
         "instance_prompt": PROMPT,
         "resolution": RESOLUTION,
+        # The pictures have several shapes, which the script crops to squares.
+        "use_aspect_ratio_buckets": False,
         "train_batch_size": BATCH_SIZE,
         "rank": RANK,
         "learning_rate": LEARNING_RATE,
