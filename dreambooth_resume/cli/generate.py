@@ -7,12 +7,12 @@ import math
 from pathlib import Path
 
 from dreambooth_resume.cli.arguments import CommandParser
-from dreambooth_resume.cli.homes import add_home, checkpoint_meant, open_run
+from dreambooth_resume.cli.homes import add_home, checkpoint_meant, open_run, s3_settings
 from dreambooth_resume.cli.output import print_json, tell_at_once
 from dreambooth_resume.cli.wording import count
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.runs.log import read_log
-from dreambooth_resume.workflows.generate import GRID_NAME, Wanted, generate
+from dreambooth_resume.workflows.generate import GRID_NAME, BaseAt, Wanted, generate
 
 _MOST_PICTURES = 500
 
@@ -30,9 +30,8 @@ def run(words: list[str]) -> int:
     if rows * len(wanted.prompts) * wanted.num_images > _MOST_PICTURES:
         raise BadInput(f"more than {_MOST_PICTURES} pictures", where="--num-images", fix="ask for fewer at once")
     folder = Path(arguments.out).expanduser()
-    made = generate(
-        storage, log, refs, wanted, folder, model=arguments.pretrained_model_name_or_path, tell=tell_at_once
-    )
+    base = BaseAt(model=arguments.pretrained_model_name_or_path, s3=s3_settings(arguments))
+    made = generate(storage, log, refs, wanted, folder, base=base, tell=tell_at_once)
     if arguments.json:
         print_json([{"file": str(one.file), "checkpoint": one.checkpoint, **one.facts} for one in made])
         return 0

@@ -252,7 +252,7 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle |= dict.fromkeys(("keep_tokens", "caption_separator"), "only shuffle_caption looks at single tags")
     if not options.prior.with_prior_preservation:
         idle |= dict.fromkeys(_PRIOR, "only with_prior_preservation has class pictures")
-    if options.storage.storage_uri is None and "://" not in options.checkpoints.output_dir:
+    if not any(str(one).startswith("s3://") for one in _may_be_in_a_bucket(options)):
         idle |= dict.fromkeys(_BUCKET, "the home is a folder; a bucket is storage_uri s3://BUCKET/NAME")
     idle |= without_effect_on_the_loss(options) | _without_effect_on_what_comes_out(options)
     values = flatten(options)
@@ -261,6 +261,17 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         for name, reason in idle.items()
         # 0 is how people write "no warm-up" beside constant; a template's defaults are no wish, either.
         if name in sources and (name, values[name]) != ("lr_warmup_steps", 0) and values[name] != OPTIONS[name].default
+    )
+
+
+def _may_be_in_a_bucket(options: TrainOptions) -> tuple[str | None, ...]:
+    model = options.model
+    return (
+        options.storage.storage_uri,
+        options.checkpoints.output_dir,
+        model.pretrained_model_name_or_path,
+        model.pretrained_vae_model_name_or_path,
+        model.base_config,
     )
 
 

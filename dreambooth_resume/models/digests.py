@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dreambooth_resume.models.source import ModelFile
+if TYPE_CHECKING:
+    from dreambooth_resume.models.source import ModelFile
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,21 @@ def digest_files(files: Iterable[ModelFile], *, cache_file: Path | None) -> Sour
             known.update(zip(unknown, pool.map(_sha256, unknown.values()), strict=True))
         _write_cache(cache_file, known)
     return SourceDigests({file.name: known[keys[file.name]] for file in files})
+
+
+def file_digest(path: Path, *, cache_file: Path | None) -> str:
+    """The digest of one file, by the same cache."""
+    known = _read_cache(cache_file)
+    key = _cache_key(path)
+    if key not in known:
+        known[key] = _sha256(path)
+        _write_cache(cache_file, known)
+    return known[key]
+
+
+def remember_digest(path: Path, sha256: str, *, cache_file: Path | None) -> None:
+    """Spare the next look at `path` the reading: whoever wrote the file has hashed what it wrote."""
+    _write_cache(cache_file, {**_read_cache(cache_file), _cache_key(path): sha256})
 
 
 def _cache_key(path: Path) -> str:

@@ -24,13 +24,14 @@ def is_file_name(name: str) -> bool:
     return path.is_file() or (name.endswith((ENDING, *_PICKLES)) and not path.is_dir())
 
 
-def single_file(name: str, *, flag: str, with_vae: bool) -> Path:
+def single_file(name: str, *, flag: str, with_vae: bool, fetch: Callable[[], Path] | None = None) -> Path:
     """The file of that name, if it holds all of SDXL; its VAE only if `with_vae`.
 
-    Raises BadInput for one that isn't there, can run code, or holds something else, with what that is.
+    `fetch` brings one that isn't on this machine. Raises BadInput for one that isn't there, can run code, or holds
+    something else, with what that is.
     """
     path, where = Path(name).expanduser(), f"{flag} {name}"
-    if not path.is_file():
+    if fetch is None and not path.is_file():
         raise BadInput(
             f"there is no file {name}", where=flag, fix="correct the path, or give a Diffusers folder or a Hub id"
         )
@@ -42,6 +43,8 @@ def single_file(name: str, *, flag: str, with_vae: bool) -> Path:
             "converted by ComfyUI (load it, Save Checkpoint) or by Diffusers, into a folder: "
             f'StableDiffusionXLPipeline.from_single_file("{path.name}").save_pretrained("FOLDER")',
         )
+    if fetch is not None:
+        path = fetch()
     _refuse_other_models(set(tensor_shapes(path)), where=where, with_vae=with_vae)
     return path
 

@@ -1,5 +1,7 @@
 """Where a base model's files are: a local Diffusers folder, a repository on the Hub pinned to a commit, or one file.
 
+A folder or file in a bucket is one on this machine once it was fetched (`in_a_bucket`).
+
 Only names and sizes are looked at here; weights are read by `digests` (to name them) and by the family (to load them).
 Pickled weights (`.bin`) are never used.
 """
@@ -9,14 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.families import PIPELINE_CLASSES, family_named
 from dreambooth_resume.models.hub import Hub, HubUnreachable, is_full_commit
+from dreambooth_resume.models.in_a_bucket import ModelsInBuckets, is_in_a_bucket
 from dreambooth_resume.models.single_file import is_file_name, single_file
 
 logger = logging.getLogger(__name__)
@@ -95,16 +99,23 @@ class _Request:
     vae_revision: str | None
     variant: str | None
     base_config: str | None
+    hub: Hub
+    buckets: ModelsInBuckets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """Where a name leads: a folder on this machine, or (folder None) a Hub repository. `names` are all files in it."""
+    """Where a name leads: a folder on this machine, or (folder None) one in a bucket or a Hub repository.
+
+    `names` are all files in it.
+    """
 
     folder: Path | None
     repo: str
     commit: str | None
     names: tuple[str, ...]
+    fetch: Callable[[Sequence[str]], Path] | None = None
+    """In a bucket: makes copies of these files; the folder that has them."""
 
 
 def resolve_source(
@@ -116,8 +127,9 @@ def resolve_source(
     variant: str | None = None,
     base_config: str | None = None,
     hub: Hub,
+    buckets: ModelsInBuckets | None = None,
 ) -> ModelSource:
-    """Find every file that training will read, downloading what the Hub has and this machine lacks.
+    """Find every file that training will read, downloading what the Hub or a bucket has and this machine lacks.
 
     `name` may be a single file; `base_config` is then the folder or Hub id with the rest of such a model, of which the
     weights are not fetched, and `revision` is that of it.
@@ -133,29 +145,31 @@ def resolve_source(
         vae_revision=vae_revision,
         variant=variant,
         base_config=base_config,
+        hub=hub,
+        buckets=buckets or ModelsInBuckets(),
     )
-    if is_full_commit(revision) and (vae_name is None or is_full_commit(vae_revision) or _is_folder(vae_name)):
+    if is_full_commit(revision) and (vae_name is None or is_full_commit(vae_revision) or _has_no_commit(vae_name)):
         try:
-            return _resolve(request, hub=hub, cached=True)
+            return _resolve(request, cached=True)
         except BadInput:
             logger.debug("%s at %s is not complete in this machine's cache; asking the Hub", name, revision)
     try:
-        return _resolve(request, hub=hub, cached=False)
+        return _resolve(request, cached=False)
     except HubUnreachable as unreachable:
         try:
-            source = _resolve(request, hub=hub, cached=True)
+            source = _resolve(request, cached=True)
         except BadInput:
             raise unreachable from None
         logger.info("the Hub does not answer; using %s as downloaded before, at %s", name, source.commit)
         return source
 
 
-def _resolve(request: _Request, *, hub: Hub, cached: bool) -> ModelSource:
+def _resolve(request: _Request, *, cached: bool) -> ModelSource:
     variant, whole = request.variant, _whole_in_one_file(request)
     name, flag = (request.name, MODEL_FLAG) if whole is None else (request.base_config or BASE_CONFIG, BASE_CONFIG_FLAG)
     where = name if whole is None else f"{flag} {name}"
-    place = _find(name, flag=flag, revision=request.revision, hub=hub, cached=cached)
-    family_name = _family_name(name, place, flag=flag, hub=hub)
+    place = _find(request, name, flag=flag, revision=request.revision, cached=cached)
+    family_name = _family_name(name, place, flag=flag, hub=request.hub)
     components = family_named(family_name).components
     wanted = [
         (component.name, file)
@@ -169,7 +183,7 @@ def _resolve(request: _Request, *, hub: Hub, cached: bool) -> ModelSource:
             where=where,
         )
     ]
-    folder = _fetched(place, ["model_index.json", *(file for _, file in wanted)], hub=hub)
+    folder = _fetched(place, ["model_index.json", *(file for _, file in wanted)], hub=request.hub)
     files = [_model_file(component, file, folder / file) for component, file in wanted]
     if whole is not None:
         # One entry a part, so that each part's digest is that of the file that it comes from.
@@ -178,8 +192,10 @@ def _resolve(request: _Request, *, hub: Hub, cached: bool) -> ModelSource:
     vae_folder, vae_commit, vae_variant = folder / "vae", place.commit, variant
     if request.vae_name is not None:
         vae = next(component for component in components if component.name == "vae")
-        vae_place = _find(request.vae_name, flag=VAE_FLAG, revision=request.vae_revision, hub=hub, cached=cached)
-        vae_folder, vae_variant, vae_files = _separate_vae(request.vae_name, vae, vae_place, variant=variant, hub=hub)
+        vae_place = _find(request, request.vae_name, flag=VAE_FLAG, revision=request.vae_revision, cached=cached)
+        vae_folder, vae_variant, vae_files = _separate_vae(
+            request.vae_name, vae, vae_place, variant=variant, hub=request.hub
+        )
         vae_commit = vae_place.commit
         files.extend(vae_files)
     return ModelSource(
@@ -208,7 +224,13 @@ def _whole_in_one_file(request: _Request) -> Path | None:
         return None
     if request.variant is not None and request.vae_name is None:
         raise BadInput("a single file has no variants", where=f"--variant {request.variant}", fix="leave --variant out")
-    return single_file(request.name, flag=MODEL_FLAG, with_vae=request.vae_name is None)
+    fetch = partial(request.buckets.fetched_file, request.name, flag=MODEL_FLAG)
+    return single_file(
+        request.name,
+        flag=MODEL_FLAG,
+        with_vae=request.vae_name is None,
+        fetch=fetch if is_in_a_bucket(request.name) else None,
+    )
 
 
 def _component_files(
@@ -268,21 +290,21 @@ def _what(where: str) -> str:
     )
 
 
+def _has_no_commit(name: str) -> bool:
+    return _is_folder(name) or is_in_a_bucket(name)
+
+
 def _is_folder(name: str) -> bool:
     return Path(name).expanduser().is_dir()
 
 
-def _find(name: str, *, flag: str, revision: str | None, hub: Hub, cached: bool) -> _Place:
+def _find(request: _Request, name: str, *, flag: str, revision: str | None, cached: bool) -> _Place:
     if _is_folder(name):
         folder = Path(name).expanduser()
         return _Place(folder=folder, repo=name, commit=None, names=_names_in(folder))
-    if name.startswith("s3://"):
-        raise BadInput(
-            "base models from s3:// are not available yet",
-            where=f"{flag} {name}",
-            fix="give a Diffusers folder, a .safetensors file or a Hub id such as "
-            "stabilityai/stable-diffusion-xl-base-1.0",
-        )
+    if is_in_a_bucket(name):
+        fetch = partial(request.buckets.fetched, name, flag=flag)
+        return _Place(folder=None, repo=name, commit=None, names=request.buckets.names(name, flag=flag), fetch=fetch)
     if _HUB_ID.fullmatch(name) is None:
         raise BadInput(
             f"there is no folder {name}",
@@ -291,9 +313,9 @@ def _find(name: str, *, flag: str, revision: str | None, hub: Hub, cached: bool)
             "(owner/name)",
         )
     if not cached:
-        commit, names = hub.list_files(name, revision=revision, flag=flag)
+        commit, names = request.hub.list_files(name, revision=revision, flag=flag)
         return _Place(folder=None, repo=name, commit=commit, names=names)
-    found = hub.cached_folder(name, revision=revision)
+    found = request.hub.cached_folder(name, revision=revision)
     if found is None:
         raise BadInput(f"{name} was never downloaded to this machine", where=flag)
     commit, folder = found
@@ -309,6 +331,8 @@ def _names_in(folder: Path) -> tuple[str, ...]:
 def _fetched(place: _Place, names: list[str], *, hub: Hub) -> Path:
     if place.folder is not None:
         return place.folder
+    if place.fetch is not None:
+        return place.fetch(names)
     assert place.commit is not None
     return hub.download(place.repo, commit=place.commit, names=names)
 

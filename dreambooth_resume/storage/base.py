@@ -6,7 +6,7 @@ A key is a relative POSIX path (`log/00000001.json`). A body is whole or absent:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 Body = bytes | bytearray | memoryview
@@ -18,6 +18,8 @@ class StoredObject:
 
     key: str
     size_bytes: int
+    version: str = field(default="", compare=False)
+    """Another one for every other body, where the store has such: S3's entity tag. Empty: it tells nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

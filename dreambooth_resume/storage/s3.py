@@ -131,7 +131,11 @@ class S3Storage:
         home = self._requests.address.full("")
         pages = self._pages("list_objects_v2", prefix, {"NextContinuationToken": "ContinuationToken"})
         found = [
-            StoredObject(key=stored["Key"].removeprefix(home), size_bytes=int(stored["Size"]))
+            StoredObject(
+                key=stored["Key"].removeprefix(home),
+                size_bytes=int(stored["Size"]),
+                version=str(stored.get("ETag", "")).strip('"'),
+            )
             for page in pages
             for stored in page.get("Contents", [])
             # Consoles and mounts make objects named like folders; no key of ours ends so.

@@ -20,6 +20,7 @@ from dreambooth_resume.errors import BadInput, RefusedToGoOn
 from dreambooth_resume.models.digests import default_cache_file, digest_files
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
+from dreambooth_resume.models.in_a_bucket import ModelsInBuckets
 from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.single_file import is_file_name
 from dreambooth_resume.models.source import MODEL_FLAG, ModelSource, resolve_source
@@ -28,6 +29,7 @@ from dreambooth_resume.runs.home import STATE_TENSORS_NAME, WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.record import RunRecord, read_record
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.workflows.adapter import adapter_of
 from dreambooth_resume.workflows.existing import stored_weights
 from dreambooth_resume.workflows.export import options_at
@@ -64,6 +66,14 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaseAt:
+    """Where the base model is: `model` None where the run has it from. `s3` says how buckets are reached."""
+
+    model: str | None = None
+    s3: S3Settings | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
     """A picture, and what made it: a checkpoint's folder, or None for the base model alone."""
 
@@ -79,12 +89,12 @@ def generate(
     wanted: Wanted,
     folder: Path,
     *,
-    model: str | None = None,
+    base: BaseAt | None = None,
     tell: Callable[[str], None],
 ) -> tuple[Made, ...]:
     """Make the pictures of each checkpoint of `refs` (none: of the base model alone), a list and a grid in `folder`.
 
-    `model` is where the base model is, if it isn't where the run has it from. Raises BadInput for a folder that isn't
+    `base` is where the base model is, if it isn't where the run has it from. Raises BadInput for a folder that isn't
     empty or a model that isn't there, RefusedToGoOn for a model that is another one, CheckpointDamaged.
     """
     prepare_folder(folder)
@@ -92,7 +102,7 @@ def generate(
     assert record is not None, "a run with a log has a record"
     recorded = options_at(log, refs[-1], record) if refs else record.options
     options = resolve(GivenOptions(values={}, sources={}, config_file=None), recorded=recorded)
-    source = _source(options, record, model=model)
+    source = _source(options, record, base or BaseAt())
     trained = [_read(storage, ref, options) for ref in refs]
     tell(f"Loading {source.name}.")
     # The LoRA is for the whole base, whatever it was trained on.
@@ -170,9 +180,9 @@ class _Studio:
         return as_png(picture)
 
 
-def _source(options: TrainOptions, record: RunRecord, *, model: str | None) -> ModelSource:
+def _source(options: TrainOptions, record: RunRecord, base: BaseAt) -> ModelSource:
     """The base model on this machine. Raises BadInput if it isn't there, RefusedToGoOn if it isn't the run's."""
-    chosen, pins = options.model, record.pins
+    chosen, pins, model = options.model, record.pins, base.model
     source = resolve_source(
         model or chosen.pretrained_model_name_or_path,
         vae_name=chosen.pretrained_vae_model_name_or_path,
@@ -182,6 +192,7 @@ def _source(options: TrainOptions, record: RunRecord, *, model: str | None) -> M
         variant=chosen.variant,
         base_config=chosen.base_config if model is None or is_file_name(model) else None,
         hub=HuggingFaceHub(cache_dir=chosen.cache_dir),
+        buckets=ModelsInBuckets(base.s3, cache_dir=chosen.cache_dir),
     )
     if pins.base_model and dict(digest_files(source.files, cache_file=default_cache_file()).files) != pins.base_model:
         raise RefusedToGoOn(

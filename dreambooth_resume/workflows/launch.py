@@ -263,9 +263,9 @@ def _refuse_folders(home: Home, options: TrainOptions, given: GivenOptions, wher
     """Raises BadInput for what only this machine has."""
     begin_here = "begin the run here, with the home in the bucket, and stop it after its first save: then dbr resume"
     fixes = {
-        "pretrained_model_name_or_path": "name one of the Hub, such as stabilityai/stable-diffusion-xl-base-1.0",
-        "pretrained_vae_model_name_or_path": "name one of the Hub",
-        "base_config": "name one of the Hub",
+        "pretrained_model_name_or_path": "name one of the Hub, or upload it: s3://BUCKET/NAME",
+        "pretrained_vae_model_name_or_path": "name one of the Hub, or upload it: s3://BUCKET/NAME",
+        "base_config": "name one of the Hub, or upload it: s3://BUCKET/NAME",
         "network_weights": begin_here,
         "resume_from_checkpoint": begin_here,
         "validation_prompts_file": "leave it out, or begin the run here",

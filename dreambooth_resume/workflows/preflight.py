@@ -21,6 +21,7 @@ from dreambooth_resume.config.contradictions import (
 from dreambooth_resume.config.contradictions_loss import refuse_beside_edm, refuse_timesteps_beyond
 from dreambooth_resume.config.load import GivenOptions, record, resolve
 from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.config.schema import flatten
 from dreambooth_resume.data.buckets import buckets_of
 from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
@@ -30,6 +31,7 @@ from dreambooth_resume.models.base import ExistingLora, Family, ModelFacts
 from dreambooth_resume.models.digests import SourceDigests, default_cache_file, digest_files
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HuggingFaceHub
+from dreambooth_resume.models.in_a_bucket import ModelsInBuckets
 from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.new_words import new_words
 from dreambooth_resume.models.source import ModelSource, resolve_source
@@ -39,7 +41,7 @@ from dreambooth_resume.workflows.adapter import adapter_of, with_its_size
 from dreambooth_resume.workflows.class_pictures import find_class_pictures
 from dreambooth_resume.workflows.existing import StartingWeights, find_weights
 from dreambooth_resume.workflows.first_start import decided, refuse_masks_that_are_not_there, with_buckets_decided
-from dreambooth_resume.workflows.home import Home
+from dreambooth_resume.workflows.home import Home, s3_settings
 from dreambooth_resume.workflows.packages import refuse_missing_packages
 from dreambooth_resume.workflows.pictures import DataSets, buckets_for, find_datasets
 from dreambooth_resume.workflows.room import check_room
@@ -275,6 +277,7 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
         variant=options.model.variant,
         base_config=options.model.base_config,
         hub=HuggingFaceHub(cache_dir=options.model.cache_dir),
+        buckets=ModelsInBuckets(s3_settings(flatten(options).get), cache_dir=options.model.cache_dir),
     )
     family = family_named(source.family)
     facts = family.check(source)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.resume.conftest import Undisturbed
 from tests.resume.harness import KILLED, Bench, committed_steps, log_of, result_digests, sha256
+from tests.resume.s3_home import S3Home
 
 _BUILD = """
 import sys
@@ -90,3 +91,32 @@ def _the_result_is_no_base_model(bench: Bench, home: Path) -> None:
     assert process.wait() == 2
     assert "the file is a LoRA" in process.output()
     assert "--network_weights" in process.output()
+
+
+def test_a_base_in_a_bucket_ends_in_the_folders_bytes_on_another_machine_and_another_upload_is_refused(
+    bench: Bench, undisturbed: Undisturbed, home: Path, s3_home: S3Home
+) -> None:
+    for path in (path for path in bench.model.rglob("*") if path.is_file()):
+        s3_home.storage.write(path.relative_to(bench.model).as_posix(), [path.read_bytes()])
+    base: dict[str, object] = {
+        "pretrained_model_name_or_path": s3_home.uri,
+        "s3_endpoint_url": s3_home.server_url,
+        "cache_dir": home.with_name("first-machine"),
+    }
+    process = bench.start(home, **base)  # type: ignore[arg-type]
+    process.wait_for(lambda: committed_steps(home) != [], "the first commit")
+    process.send(signal.SIGKILL)
+    assert process.wait() == KILLED
+    base["cache_dir"] = home.with_name("second-machine")
+    resumed = bench.run(home, **base)
+    assert "s3_endpoint_url has no effect" not in resumed.output()
+    assert result_digests(home) == undisturbed()
+    name = "unet/diffusion_pytorch_model.safetensors"
+    body = bytearray(s3_home.storage.read(name))
+    body[-1] ^= 1
+    s3_home.storage.write(name, [bytes(body)])
+    process = bench.start(home, **{**base, "max_train_steps": 8})  # type: ignore[arg-type]
+    assert process.wait() == 78
+    assert (
+        f"The base model {s3_home.uri} is not the one that the run was begun with: {name} differs" in process.output()
+    )

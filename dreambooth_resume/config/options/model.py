@@ -16,17 +16,17 @@ class ModelOptions(BaseModel):
     model_config = SECTION_CONFIG
 
     pretrained_model_name_or_path: Annotated[str, NOT_BLANK, TILDE_EXPANDED, free(common=True)]
-    """Base model: a folder in Diffusers' layout, a single .safetensors file of any SDXL model, or a Hub id such as
-    stabilityai/stable-diffusion-xl-base-1.0. A resumed run compares the model's bytes, so the folder or file may lie
-    elsewhere on another machine."""
+    """Base model: a folder in Diffusers' layout, a single .safetensors file of any SDXL model, either of them in a
+    bucket (s3://bucket/models/dog), or a Hub id such as stabilityai/stable-diffusion-xl-base-1.0. A resumed run
+    compares the model's bytes, so the folder or file may lie elsewhere on another machine."""
 
     base_config: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
-    """Where a base model in a single file has its configurations and tokenizers from: a folder in Diffusers' layout or
-    a Hub id, whose weights are not fetched. One that predicts v needs that of a model that does. The run keeps the
-    commit that it began with. null: stabilityai/stable-diffusion-xl-base-1.0."""
+    """Where a base model in a single file has its configurations and tokenizers from: a folder in Diffusers' layout
+    (s3://, too) or a Hub id, whose weights are not fetched. One that predicts v needs that of a model that does. The
+    run keeps the commit that it began with. null: stabilityai/stable-diffusion-xl-base-1.0."""
 
     pretrained_vae_model_name_or_path: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
-    """Another VAE than the base model's: a folder or a Hub id. Compared by its bytes, too."""
+    """Another VAE than the base model's: a folder (s3://, too) or a Hub id. Compared by its bytes, too."""
 
     revision: Annotated[str | None, NOT_BLANK, free()] = None
     """Branch, tag or commit of the base model on the Hub, or of base_config. The run keeps the commit that it began
@@ -36,7 +36,8 @@ class ModelOptions(BaseModel):
     """Variant of the model's weight files, for example fp16. Compared by their bytes, too."""
 
     cache_dir: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free(recorded=False)] = None
-    """Where models and data sets from the Hub are kept on this machine. null: huggingface_hub's own folder."""
+    """Where models and data sets from the Hub, and models from buckets, are kept on this machine. null:
+    huggingface_hub's own folder, and for buckets the user's cache folder."""
 
     clip_skip: Annotated[
         int | None, Field(ge=0), refused("every prompt would be read otherwise; start a new run for that")

@@ -83,7 +83,6 @@ def test_stray_files_and_folders_disturb_nothing(model_copy: Path, no_hub: FakeH
         ("/no/such/folder", "there is no folder"),
         ("./models/sdxl", "there is no folder"),
         ("sdxl", "there is no folder"),
-        ("s3://bucket/model", "not available yet"),
         ("model.safetensors", "there is no file"),
     ],
 )

@@ -1,0 +1,206 @@
+"""A base model in a bucket: a copy of what is read of it on this machine, made once for each version of its files.
+
+The copy of a file lies in a folder named after the versions (sizes and entity tags) of all files of the model, so
+another upload under the same name is another copy, and no run sees half of each. Whether it is the model that a run was
+begun with is not judged here: its files are pinned by their digests, as those of any base.
+
+Kill anywhere: a file is written under a name of its own, made durable and then renamed, and believed only once its
+SHA-256, noted beside the folder after that, is that of the bytes on the disk. A copy that is cut off or was changed is
+fetched again. Nothing is ever deleted: the folder may be, whenever no training reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from dreambooth_resume.errors import BadInput, StorageUnavailable
+from dreambooth_resume.models.digests import default_cache_file, file_digest, remember_digest
+from dreambooth_resume.storage.base import Storage, StoredObject
+from dreambooth_resume.storage.s3_address import S3Settings
+from dreambooth_resume.storage.urls import open_storage
+
+SCHEME = "s3://"
+_FOLDER = "models-from-buckets"
+_ENDINGS = (".json", ".safetensors", ".txt")
+"""Of files that a Diffusers model is read from: others in the folder don't make another version."""
+_WHOLE_MODEL = ".safetensors"
+_DEEPEST = 1
+_TRIES = 3
+
+_logger = logging.getLogger(__name__)
+
+
+def is_in_a_bucket(name: str) -> bool:
+    return name.startswith(SCHEME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listed:
+    """The model's files as the bucket lists them, and where this machine has or will have copies."""
+
+    storage: Storage
+    files: dict[str, StoredObject]
+    folder: Path
+
+
+class ModelsInBuckets:
+    """`s3` says how buckets are reached; `cache_dir` None: the copies lie in the user's cache folder."""
+
+    def __init__(
+        self,
+        s3: S3Settings | None = None,
+        *,
+        cache_dir: str | None = None,
+        open_bucket: Callable[[str, S3Settings | None], Storage] = open_storage,
+    ) -> None:
+        self._s3 = s3
+        self._open = open_bucket
+        self._folder = (Path(cache_dir).expanduser() if cache_dir else default_cache_file().parent) / _FOLDER
+
+    def names(self, address: str, *, flag: str) -> tuple[str, ...]:
+        """The files of the folder at `address` that may be a model's. Raises BadInput if there are none.
+
+        Raises AccessDenied, and StorageUnavailable if the store does not answer.
+        """
+        listed = self._list(address, flag=flag)
+        return tuple(sorted(listed.files))
+
+    def fetched(self, address: str, names: Sequence[str], *, flag: str) -> Path:
+        """A folder of this machine that has these files, as the bucket has them now. Errors as of `names`."""
+        for _ in range(_TRIES):
+            listed = self._list(address, flag=flag)
+            missing = [name for name in names if name in listed.files and not _is_sound(listed, name)]
+            if not missing:
+                return listed.folder
+            _check_room(listed, missing, flag=flag)
+            size_bytes = sum(listed.files[name].size_bytes for name in missing)
+            _logger.info("Fetching %d files of %s (%.1f MB).", len(missing), address, size_bytes / 1e6)
+            for name in missing:
+                _fetch(listed, name)
+            # Listed once more at the next turn: what was replaced meanwhile has another folder.
+        raise StorageUnavailable(f"{address}: the model changes while it is read. Start again when it is uploaded.")
+
+    def fetched_file(self, address: str, *, flag: str) -> Path:
+        """The file at `address` on this machine. Errors as of `names`."""
+        name = address.rpartition("/")[2]
+        return self.fetched(address, [name], flag=flag) / name
+
+    def _list(self, address: str, *, flag: str) -> _Listed:
+        address = address.rstrip("/")
+        is_file = address.endswith(_WHOLE_MODEL)
+        at, _, name = address.rpartition("/") if is_file else (address, "", "")
+        storage = self._open(at, self._s3)
+        files = {one.key: one for one in storage.list(name) if (one.key == name if is_file else _may_be_read(one.key))}
+        if not files:
+            raise BadInput(
+                "no such object is there" if is_file else "no file of a model lies there",
+                where=f"{flag} {address}",
+                fix="give an uploaded folder of pipe.save_pretrained(), or one .safetensors file; how a service other "
+                "than AWS is reached is --s3_endpoint_url",
+            )
+        versions = [[one.key, one.size_bytes, one.version] for one in sorted(files.values(), key=lambda one: one.key)]
+        endpoint = self._s3.endpoint_url if self._s3 else None
+        folder = self._folder / _short([endpoint, address]) / _short(versions)
+        return _Listed(storage=storage, files=files, folder=folder)
+
+
+def _may_be_read(key: str) -> bool:
+    return key.endswith(_ENDINGS) and key.count("/") <= _DEEPEST
+
+
+def _short(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:24]
+
+
+def _note(listed: _Listed, name: str) -> Path:
+    """Where the SHA-256 of a complete copy is written."""
+    return listed.folder.with_suffix(".sha256") / name
+
+
+def _is_sound(listed: _Listed, name: str) -> bool:
+    path = listed.folder / name
+    try:
+        noted = _note(listed, name).read_text(encoding="ascii")
+        if path.stat().st_size != listed.files[name].size_bytes:
+            return False
+    except (OSError, ValueError):
+        return False
+    return file_digest(path, cache_file=default_cache_file()) == noted
+
+
+def _check_room(listed: _Listed, names: Sequence[str], *, flag: str) -> None:
+    listed.folder.mkdir(parents=True, exist_ok=True)
+    needed, free = sum(listed.files[name].size_bytes for name in names), shutil.disk_usage(listed.folder).free
+    if needed > free:
+        raise BadInput(
+            f"a copy needs {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free in {listed.folder.parent.parent}",
+            where=f"{flag} {listed.storage.describe()}",
+            fix="make room, or name another folder: --cache_dir",
+        )
+
+
+class _FileSink:
+    """A body that arrives, written to a file from its beginning, and hashed."""
+
+    def __init__(self, path: Path) -> None:
+        self.sha256 = hashlib.sha256()
+        # Without a buffer: one of a sink that was given up would be written over its successor's file.
+        self._file = path.open("wb", buffering=0)
+
+    def update(self, piece: bytes, /) -> None:
+        self.sha256.update(piece)
+        left = memoryview(piece)
+        while left:
+            left = left[self._file.write(left) :]
+
+    def make_durable(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class _Temporary:
+    """A name of its own in the target's folder, and nothing under it afterwards."""
+
+    def __init__(self, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.path = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _fetch(listed: _Listed, name: str) -> None:
+    target = listed.folder / name
+    with _Temporary(target) as temporary:
+        sink = listed.storage.download(name, lambda: _FileSink(temporary))
+        sink.make_durable()
+        temporary.replace(target)
+    _make_durable(target.parent)
+    digest = sink.sha256.hexdigest()
+    remember_digest(target, digest, cache_file=default_cache_file())
+    note = _note(listed, name)
+    with _Temporary(note) as temporary:
+        temporary.write_text(digest, encoding="ascii")
+        temporary.replace(note)
+
+
+def _make_durable(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
