@@ -22,6 +22,7 @@ from dreambooth_resume.training.progress import Reporter, StepUpdate
 from dreambooth_resume.training.pulse import Pulse
 from dreambooth_resume.training.state import TrainingState
 from dreambooth_resume.training.step import StepMetrics
+from dreambooth_resume.training.turns import short_turns
 from dreambooth_resume.training.validation_loss import Validation
 
 FINAL_SAVE_PATIENCE_SECONDS = 600.0
@@ -67,6 +68,11 @@ class Trainer:
         Raises NonFinite when a step or a save met such a number: nothing of it was saved, the state is not to be used.
         """
         self.pulse.enter("training")
+        with short_turns():
+            self._train()
+        self._finish()
+
+    def _train(self) -> None:
         self._make_pictures()  # those that a kill cut short; usually none
         for step in range(self.state.global_step, self.max_train_steps):
             started = time.monotonic()
@@ -82,7 +88,6 @@ class Trainer:
                 self.manager.save_in_background(self.state)
             self._answer()
             self._make_pictures()  # after the save: who is killed by them loses nothing
-        self._finish()
 
     def _is_save_due(self, step: int) -> bool:
         """Not at the last step, which is saved in any case."""
