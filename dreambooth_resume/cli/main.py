@@ -47,6 +47,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("dreambooth_resume.cli.data:run", "look through pictures and captions, or write captions"),
     "config": ("dreambooth_resume.cli.config:run", "write a commented YAML file: new, or from another trainer's"),
     "options": ("dreambooth_resume.cli.options:run", "search the options of train, by any trainer's name for them"),
+    "verify-resume": (
+        "dreambooth_resume.cli.verify_resume:run",
+        "train a stretch of a run twice, once being killed, and compare the bytes",
+    ),
     "supervise": ("dreambooth_resume.cli.supervise:run", "train, and start again by the restart rule of launchers"),
     "demo": ("dreambooth_resume.cli.demo:run", "train a tiny model, kill it three times, compare the bytes"),
 }
@@ -104,7 +108,7 @@ def _run(words: list[str]) -> int:
 
 def overview() -> str:
     """What `dbr --help` prints."""
-    commands = "\n".join(f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<13} {summary}" for name, (_, summary) in COMMANDS.items())
     return f"""\
 usage: dbr COMMAND ...
 

@@ -6,12 +6,14 @@ are others in other micro-batches.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dreambooth_resume.data.blocks import portions
@@ -25,6 +27,7 @@ from dreambooth_resume.data.transforms import FloatArray
 
 # Draws of TIMESTEP, NOISE and VAE: see `random.Stream`. A class picture has the next one of each.
 _DRAW, _OFFSET_DRAW, _PERTURBATION_DRAW = 0, 2, 4
+_CHECKED_NUMBERS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,8 @@ class Batch:
     step: int
     micro_batches: tuple[MicroBatch, ...]
     picture_names: tuple[str, ...]
+    checksum: int | None = None
+    """What `samples_checksum` says of the micro-batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +129,12 @@ class BatchBuilder:
         slots, class_slots = self._plan.batch(step), self._plan.class_batch(step)
         cuts = portions([slot.bucket for slot in slots], size=self._micro_batch_size)
         parts = (slots, class_slots) if class_slots else (slots,)
+        micro_batches = tuple(self._micro_batch([part[place] for part in parts for place in cut]) for cut in cuts)
         return Batch(
             step=step,
-            micro_batches=tuple(self._micro_batch([part[place] for part in parts for place in cut]) for cut in cuts),
+            micro_batches=micro_batches,
             picture_names=tuple(self._pictures[slot.picture].name for slot in slots),
+            checksum=samples_checksum(micro_batches),
         )
 
     def _micro_batch(self, slots: Sequence[Slot]) -> MicroBatch:
@@ -175,6 +182,28 @@ class BatchBuilder:
     def _generator(self, stream: Stream, slot: Slot, *, draw: int) -> np.random.Generator:
         # A class picture has a draw of its own, so what a slot's picture gets is the same with and without it.
         return generator(self._plan.seed, stream, step=slot.step, slot=slot.slot, draw=draw + slot.is_class)
+
+
+def samples_checksum(micro_batches: Sequence[MicroBatch]) -> int:
+    """32 bits that stand for a step's samples: timestep, noise, picture, prompt and size of each.
+
+    The same however the samples are cut into micro-batches. Of noise and picture a few hundred numbers are looked at:
+    it is to tell other samples from the same ones, not to prove anything.
+    """
+    total = 0
+    for one in micro_batches:
+        pictures = one.pixels if one.pixels is not None else one.mean
+        kinds = (one.timesteps, one.prompt_index, one.time_ids, one.noise, pictures)
+        looked_at = [_some_numbers(kind) for kind in kinds if kind is not None]
+        for sample in zip(*looked_at, strict=True):
+            total += zlib.crc32(b"".join(numbers.tobytes() for numbers in sample))
+    return total % 2**32
+
+
+def _some_numbers(kind: Tensor) -> NDArray[np.generic]:
+    """At most a few hundred numbers of each sample, evenly spread: [b, numbers]."""
+    flat: NDArray[np.generic] = kind.numpy().reshape(len(kind), -1)
+    return flat[:, :: max(1, flat.shape[1] // _CHECKED_NUMBERS)]
 
 
 def _stacked(values: Sequence[FloatArray] | Sequence[np.int64]) -> Tensor:

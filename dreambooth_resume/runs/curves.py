@@ -31,6 +31,8 @@ class CurvePoint:
     seconds: float | None = None
     val_loss: float | None = None
     """The loss on held-out pictures, where it was measured."""
+    samples: int | None = None
+    """A checksum of what the step was trained on; None in metrics of releases that kept none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +79,16 @@ def read_curve(storage: Storage, *, log: Log | None = None, ends_only: bool = Fa
     if ends_only:
         newest = metrics_segment(max([1, *(attempt.reached_step for attempt in history)]))
         listed &= {metrics_key(one.number, segment) for one in history for segment in (1, newest - 1, newest)}
-    values = {attempt.number: _values_of(storage, attempt, listed) for attempt in history}
-    return stitch(log, values, history)
+    return stitch(log, _values(storage, history, listed), history)
+
+
+def read_values(storage: Storage, history: Sequence[Attempt]) -> dict[int, tuple[CurvePoint, ...]]:
+    """What each of these attempts measured, by its number, ascending by steps."""
+    return _values(storage, history, {found.key for found in storage.list(METRICS_PREFIX)})
+
+
+def _values(storage: Storage, history: Sequence[Attempt], listed: set[str]) -> dict[int, tuple[CurvePoint, ...]]:
+    return {attempt.number: _values_of(storage, attempt, listed) for attempt in history}
 
 
 def stitch(log: Log, values: Mapping[int, Sequence[CurvePoint]], history: Sequence[Attempt]) -> Curve:
@@ -169,6 +179,7 @@ def _point(line: bytes, attempt: int) -> CurvePoint | None:
             grad_norm=values.get("grad_norm"),
             seconds=values.get("seconds"),
             val_loss=values.get("val_loss"),
+            samples=values.get("samples"),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

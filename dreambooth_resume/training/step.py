@@ -149,6 +149,8 @@ class StepMetrics:
     grad_norm: float
     learning_rate: float
     more: Mapping[str, float] = field(default_factory=dict)
+    samples: int | None = None
+    """The batch's checksum, by which a later attempt sees that it trains on the same."""
 
     @property
     def is_overflow(self) -> bool:
@@ -199,6 +201,7 @@ def train_step(
         grad_norm=norm_value,
         learning_rate=optimizer.groups[0].schedule.at(batch.step),
         more={**optimizer.measured(batch.step), **scale},
+        samples=batch.checksum,
     )
 
 

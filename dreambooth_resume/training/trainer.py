@@ -150,6 +150,7 @@ class Trainer:
                 "learning_rate": metrics.learning_rate,
                 "grad_norm": metrics.grad_norm,
                 "seconds": round(seconds, 4),
+                **({} if metrics.samples is None else {"samples": metrics.samples}),
                 **metrics.more,
                 **validated,
             },

@@ -200,7 +200,7 @@ def _s3_words(words: Sequence[str]) -> list[str]:
 def _request(home: Home, given: GivenOptions, options: TrainOptions) -> LaunchRequest:
     place, launch_id = home.place, uuid.uuid4().hex
     address = place.storage.describe() if place.is_remote else os.path.abspath(place.storage.describe())  # noqa: PTH100
-    s3_words = [word for name in S3_OPTIONS if name in given.values for word in _typed(name, given.values[name])]
+    s3_words = [word for name in S3_OPTIONS if name in given.values for word in typed(name, given.values[name])]
     return LaunchRequest(
         launch_id=launch_id,
         home=address,
@@ -216,9 +216,9 @@ def _with_price(request: LaunchRequest, launcher: Launcher, given: GivenOptions)
     Raises BadInput for a budget in dollars where nobody knows.
     """
     if "price_per_hour" not in given.values and (price := launcher.price(request)) is not None:
-        words = [*_typed("price_per_hour", price.per_hour)]
+        words = [*typed("price_per_hour", price.per_hour)]
         if price.on_demand_per_hour is not None:
-            words += _typed("on_demand_price_per_hour", price.on_demand_per_hour)
+            words += typed("on_demand_price_per_hour", price.on_demand_per_hour)
         return replace(request, command=(*request.command, *words))
     refuse_cost_without_price(request.options, given.sources)
     return request
@@ -229,7 +229,7 @@ def _words_to_keep(given: GivenOptions, home: Home, launcher: Launcher) -> tuple
     left_out = {"storage_uri"} if home.place.is_remote else {"storage_uri", "output_dir"}
     if not launcher.shares_folders:
         left_out |= set(LEFT_OUT)
-    return tuple(word for name, value in given.values.items() if name not in left_out for word in _typed(name, value))
+    return tuple(word for name, value in given.values.items() if name not in left_out for word in typed(name, value))
 
 
 def _to_resume(given: GivenOptions) -> GivenOptions:
@@ -323,7 +323,7 @@ def _to_store(home: Home, options: TrainOptions) -> tuple[tuple[str, PictureSet]
     return (*found, *(held_out.to_store if held_out else ()))
 
 
-def _typed(name: str, value: object) -> tuple[str, str]:
+def typed(name: str, value: object) -> tuple[str, str]:
     """An option as it is typed."""
     if value is None:
         return (f"--{name}", "none")

@@ -98,7 +98,10 @@ def open_trackers(
 
 def shown_values(values: Mapping[str, float]) -> dict[str, float]:
     """A line of the metrics under the names that Diffusers' script gives them in a tracker."""
-    return {("lr" if name == "learning_rate" else name): value for name, value in values.items() if name != "seconds"}
+    left_out = ("seconds", "samples")
+    return {
+        ("lr" if name == "learning_rate" else name): value for name, value in values.items() if name not in left_out
+    }
 
 
 def _open(name: str, series: Series, folder: Path) -> Tracker:

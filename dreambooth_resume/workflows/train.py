@@ -50,8 +50,13 @@ from dreambooth_resume.workflows.push import check_push, push
 from dreambooth_resume.workflows.results import publish_results, result_folder, result_names
 
 
-def train(given: GivenOptions, reporter: Reporter) -> int:
-    """Start or go on with the run in --output_dir until it is done. Returns 0, or raises the error that ended it."""
+def train(given: GivenOptions, reporter: Reporter, *, notifies: bool = True) -> int:
+    """Start or go on with the run in --output_dir until it is done. Returns 0, or raises the error that ended it.
+
+    Not `notifies`: no web hook is told, whatever one there is. For a copy of a run.
+    """
+    if not notifies:
+        return _to_the_end(given, Told(reporter=reporter))
     with notifying(given, reporter) as told:
         return _to_the_end(given, told)
 

@@ -2,13 +2,14 @@
 
 Run as a program it reads a JSON command a line: {"argv": [...], "log": FILE, "cwd": DIR, "home": DIR,
 "bucket_home": "bucket/prefix" | null, "crash": {...} | null, "record": FILE | null, "limits": {...}, "clock_off": N,
-"faults": [...]}
+"faults": [...], "program": "module:function" | null, "prelude": "module:function" | null}
 forks a child and answers {"pid": N}; {"poll": N} answers {"code": null | exit code}; {"build_model": DIR, "log": FILE}
 builds the tiny SDXL in a child.
 
 `crash` and `record` are about the calls that change a folder, or with `bucket_home` about every request to S3. `limits`
 shortens what would wait for minutes: "module:NAME" or "module:Class.NAME" is a constant, or the default of a keyword.
-`clock_off` is how many seconds the wall clock is off.
+`clock_off` is how many seconds the wall clock is off. `program` is called with argv in place of `dbr`, and `prelude`
+without anything before it.
 
 The server never runs a tensor operation: a process that has run one with several threads leaves its forked children
 hanging in libgomp. Clients, threads and models are made in the children.
@@ -126,9 +127,17 @@ def _do(command: dict[str, Any]) -> int:
             _watch_writes(watch)
         else:
             _watch_requests(watch, bucket_home)
-    from dreambooth_resume.cli.main import main as dbr
+    if command.get("prelude"):
+        _named(command["prelude"])()
+    program = _named(command.get("program") or "dreambooth_resume.cli.main:main")
+    code: int = program(command["argv"])
+    return code
 
-    return dbr(command["argv"])
+
+def _named(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 Watch = Callable[[str, str, str], None]

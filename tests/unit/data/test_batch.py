@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreambooth_resume.data.batch import Batch, BatchBuilder, LatentSize, MicroBatch
+from dreambooth_resume.data.batch import Batch, BatchBuilder, LatentSize, MicroBatch, samples_checksum
 from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.dataset import PictureSet, scan_pictures
 from dreambooth_resume.data.draws import Draws, Timesteps
@@ -135,12 +135,27 @@ GOLDEN_TIME_IDS = [[36, 40, 0, 0, 32, 32], [36, 56, 0, 8, 32, 32], [36, 48, 0, 6
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_the_micro_batch_only_cuts_the_step(plan: Plan, pictures: PictureSet, size: int) -> None:
-    whole = builder(plan, pictures, pixel_source(pictures))(7).micro_batches[0]
-    parts = builder(plan, pictures, pixel_source(pictures), micro_batch_size=size)(7).micro_batches
+    whole_batch = builder(plan, pictures, pixel_source(pictures))(7)
+    whole = whole_batch.micro_batches[0]
+    cut = builder(plan, pictures, pixel_source(pictures), micro_batch_size=size)(7)
+    parts = cut.micro_batches
+    assert cut.checksum == whole_batch.checksum
     for name, value in tensors(whole):
         if value is not None:
             joined = torch.cat([getattr(part, name) for part in parts])
             assert torch.equal(joined, value), name
+
+
+def test_the_checksum_tells_other_samples(plan: Plan, pictures: PictureSet) -> None:
+    build = builder(plan, pictures, pixel_source(pictures))
+    assert build(7).checksum == build(7).checksum
+    micro_batch = build(7).micro_batches[0]
+    for name in ("timesteps", "prompt_index", "time_ids", "noise", "pixels"):
+        value = getattr(micro_batch, name).clone()
+        value.view(-1)[0] += 1
+        changed = replace(micro_batch, **{name: value})
+        assert samples_checksum([changed]) != samples_checksum([micro_batch]), name
+    assert len({build(step).checksum for step in range(12)}) == 12
 
 
 def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(plan: Plan, pictures: PictureSet) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth_resume.cli.main import COMMANDS, main, overview
+from dreambooth_resume.cli.verify_resume import parser as verify_parser
 from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.launchers import LAUNCHERS, split_words
@@ -54,6 +55,9 @@ def test_shown_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> Non
         _resolves(rest)
     elif command in LAUNCHING:
         _launches(command, rest)
+    elif command == "verify-resume":
+        _, rest = verify_parser().parse_known_args(rest)
+        parse_train(_with_a_file(rest))
     else:
         real = argparse.ArgumentParser.parse_args
 
@@ -85,13 +89,17 @@ def _launches(command: str, words: list[str]) -> None:
     _resolves(words)
 
 
-def _resolves(words: list[str]) -> None:
-    """The words of `dbr train` make a whole run; configs/sdxl.yaml stands for a file that the reader is to write."""
+def _with_a_file(words: list[str]) -> list[str]:
     for place, word in enumerate(words[:-1]):
         if word == "--config":
             named = ROOT / words[place + 1]
             words[place + 1] = str(named if named.is_file() else ROOT / "configs" / "sdxl.yaml")
-    given = parse_train(words)
+    return words
+
+
+def _resolves(words: list[str]) -> None:
+    """The words of `dbr train` make a whole run; configs/sdxl.yaml stands for a file that the reader is to write."""
+    given = parse_train(_with_a_file(words))
     if "--config" in words or len(words) > 4:
         assert resolve(given, recorded=None)
 
@@ -111,7 +119,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 def test_the_overview_names_every_command() -> None:
     for command, (_, summary) in COMMANDS.items():
-        assert f"  {command:<12} {summary}" in overview()
+        assert f"  {command:<13} {summary}" in overview()
 
 
 def test_a_misspelt_option_in_a_document_would_be_found() -> None:

@@ -1,0 +1,36 @@
+"""Trainers that are not exact on purpose: preludes of a forked child, to see that `dbr verify-resume` finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def lose_the_moments() -> None:
+    """Resume as a trainer does that saves its weights alone."""
+    from dreambooth_resume.training.optimizer import Optimizer
+
+    real = Optimizer.load
+
+    def load(self: Any, tensors: Mapping[str, torch.Tensor], scalars: Mapping[str, Any]) -> None:
+        real(
+            self, {name: torch.zeros_like(one) if "exp_avg" in name else one for name, one in tensors.items()}, scalars
+        )
+
+    Optimizer.load = load  # type: ignore[method-assign]
+
+
+def compute_otherwise_each_time() -> None:
+    """As a kernel that adds up in any order: in each process the last bits are others."""
+    from diffusers import UNet2DConditionModel
+
+    real, chance = UNet2DConditionModel.forward, torch.Generator()
+    chance.seed()
+
+    def forward(self: Any, *arguments: Any, **options: Any) -> Any:
+        answer = real(self, *arguments, **options)[0]
+        return (answer * (1.0 + 1e-5 * torch.rand(1, generator=chance)),)
+
+    UNet2DConditionModel.forward = forward

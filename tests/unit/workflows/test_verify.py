@@ -1,0 +1,97 @@
+"""How a verification is planned, and what becomes of a training that fails by itself. Trainings are stand-ins here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dreambooth_resume.cli.verify_resume import run
+from dreambooth_resume.errors import BadInput
+from dreambooth_resume.workflows.lives import Child, NotVerified, Spawn
+from dreambooth_resume.workflows.stretch import Stretch
+
+pytestmark = pytest.mark.quick
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+
+    def poll(self) -> int:
+        return self.code
+
+    def kill(self) -> None:
+        return
+
+
+def ending_with(code: int, said: str, seen: Callable[[Stretch], None] = lambda _stretch: None) -> Spawn:
+    def spawn(words: Sequence[str], output: Path) -> Child:
+        output.write_text(said)
+        seen(Stretch.model_validate_json(Path(words[0]).read_bytes()))
+        return Ended(code)
+
+    return spawn
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    chosen = {
+        "pretrained_model_name_or_path": tmp_path,
+        "instance_data_dir": tmp_path,
+        "instance_prompt": "a photo of sks dog",
+        "max_train_steps": 400,
+        "lr_scheduler": "constant",
+        "output_dir": tmp_path / "home",
+        "hub_token": "hf_secret",
+    }
+    return [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+
+
+def test_a_training_that_fails_by_itself_ends_the_command_with_its_code_and_words(
+    words: list[str], tmp_path: Path
+) -> None:
+    said = "dbr: None of the 0 pictures can be read\n"
+    with pytest.raises(NotVerified, match="None of the 0 pictures") as raised:
+        run([*words, "--dir", str(tmp_path / "work")], spawn=ending_with(2, said))
+    assert raised.value.exit_code == 2
+    assert (tmp_path / "work" / "undisturbed-1.log").read_text() == said, "kept, to be read"
+
+
+def test_a_copy_sends_nothing_saves_often_and_has_no_secret_in_its_words(words: list[str], tmp_path: Path) -> None:
+    seen: list[Stretch] = []
+    given = [*words, "--checkpointing_steps", "50", "--push_to_hub", "--kills", "2"]
+    with pytest.raises(NotVerified):
+        run([*given, "--dir", str(tmp_path / "work")], spawn=ending_with(70, "", seen.append))
+    (stretch,) = seen
+    typed = dict(zip(stretch.words[::2], stretch.words[1::2], strict=True))
+    assert typed["--output_dir"] == str(tmp_path / "work" / "undisturbed")
+    assert (typed["--checkpointing_steps"], typed["--push_to_hub"], typed["--report_to"]) == ("2", "false", "none")
+    assert (typed["--max_train_steps"], typed["--resume_from_checkpoint"]) == ("400", "latest")
+    assert typed["--seed"].isdecimal(), "drawn once, for both"
+    assert stretch.until_step == 12
+    assert "hf_secret" not in str(stretch.words)
+
+
+def test_a_folder_that_holds_something_is_refused(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "mine").touch()
+    with pytest.raises(BadInput, match="not empty"):
+        run([*words, "--dir", str(tmp_path / "work")], spawn=ending_with(0, ""))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--kills", "0"], "must be a number from 1 on"),
+        (["--steps", "one"], "must be a number from 2 on"),
+        (["--resume", "300"], "newest checkpoint that leaves room"),
+        (["--kils", "3"], "unknown option"),
+    ],
+)
+def test_what_cannot_be_verified_is_refused(words: list[str], more: list[str], said: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        run([*words, *more], spawn=ending_with(0, ""))
+    assert said in str(raised.value)
