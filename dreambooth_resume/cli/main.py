@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "launch": ("dreambooth_resume.cli.launch:run", "start a run in the background here, or on other machines"),
     "status": ("dreambooth_resume.cli.status:run", "what a run is doing, and its last durable step"),
     "history": ("dreambooth_resume.cli.history:run", "every attempt of a run, and why it ended"),
+    "report": ("dreambooth_resume.cli.report:run", "one HTML file with everything about a run"),
+    "compare": ("dreambooth_resume.cli.compare:run", "two runs: options that differ, losses, results"),
     "runs": ("dreambooth_resume.cli.runs:run", "all runs in a folder or a bucket"),
     "checkpoints": ("dreambooth_resume.cli.checkpoints:run", "list, verify, pull or delete a run's checkpoints"),
     "export": (

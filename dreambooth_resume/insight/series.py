@@ -50,6 +50,5 @@ def smoothed(points: Sequence[XY], weight: float) -> list[XY]:
 
 
 def smoothing_weight(count: int) -> float:
-    """A weight that suits so many points: the mean reaches over about a thirtieth of them."""
-    reach = count / 30.0
-    return 0.0 if reach <= 1.0 else 1.0 - 1.0 / reach
+    """A weight that suits so many points: the mean reaches over a thirtieth of them, and over five at least."""
+    return 0.0 if count < 30 else 1.0 - 1.0 / max(5.0, count / 30.0)

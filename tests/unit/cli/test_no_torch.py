@@ -31,6 +31,8 @@ print("heavy:", code, [name for name in ("torch", "accelerate", "diffusers", "bo
         ["save-now", "HOME"],
         ["status", "HOME"],
         ["stop", "HOME"],
+        ["report", "HOME"],
+        ["compare", "HOME", "HOME"],
         ["launch", "list"],
         ["gc", "HOME", "--yes"],
         ["delete", "HOME", "--yes"],

@@ -43,7 +43,8 @@ def test_smoothing_is_a_mean_that_forgets() -> None:
 
 
 def test_few_points_are_not_smoothed_and_many_are() -> None:
-    assert smoothing_weight(30) == 0.0
+    assert smoothing_weight(29) == 0.0
+    assert smoothing_weight(30) == pytest.approx(0.8)
     assert smoothing_weight(3000) == pytest.approx(0.99)
 
 
