@@ -48,6 +48,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("dreambooth_resume.cli.delete:run", "delete a whole run"),
     "data": ("dreambooth_resume.cli.data:run", "look through pictures and captions, or write captions"),
     "config": ("dreambooth_resume.cli.config:run", "write a commented YAML file: new, or from another trainer's"),
+    "estimate": (
+        "dreambooth_resume.cli.estimate:run",
+        "memory, time, cost and interruptions of a run, before it is begun",
+    ),
     "options": ("dreambooth_resume.cli.options:run", "search the options of train, by any trainer's name for them"),
     "verify-resume": (
         "dreambooth_resume.cli.verify_resume:run",

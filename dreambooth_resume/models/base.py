@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from dreambooth_resume.models.demands import Demands
     from dreambooth_resume.models.digests import SourceDigests
     from dreambooth_resume.models.lora_layers import LayerChoice, LayerSize, LoraSpec
     from dreambooth_resume.models.new_tokens import NewTokens
@@ -265,9 +266,11 @@ class Family(Protocol):
         ...
 
     def adapter_sizes(
-        self, source: ModelSource, choice: LayerChoice, *, rank: int, alpha: float | None
+        self, source: ModelSource | None, choice: LayerChoice, *, rank: int, alpha: float | None
     ) -> Mapping[str, Mapping[str, LayerSize]]:
         """`LoraSpec.sizes` for this choice, from the headers of the weight files; empty for the usual one.
+
+        For None those of the family's published model.
 
         Raises BadInput for a layer or block that the model lacks.
         """
@@ -275,6 +278,15 @@ class Family(Protocol):
 
     def adapter_parameters(self, source: ModelSource, spec: LoraSpec, *, text_encoders: bool = False) -> int:
         """How many numbers such an adapter has, from the headers of the weight files."""
+        ...
+
+    def demands(
+        self, source: ModelSource | None, spec: LoraSpec, *, height: int, width: int, text_encoders: bool = False
+    ) -> Demands:
+        """What training on pictures of this size asks of a machine; of the family's published model for None.
+
+        `text_encoders`: they are trained too. Of a published model their adapter is not counted.
+        """
         ...
 
     def read_adapter(self, source: ModelSource, body: bytes, *, where: str) -> ExistingLora:

@@ -115,6 +115,19 @@ class HuggingFaceHub:
             logger.debug("can't note the commit of %s in %s: %s", repo, reference, error)  # a shared, read-only cache
 
 
+class OfflineHub(HuggingFaceHub):
+    """What was downloaded to this machine before, and nothing else: the network is not touched."""
+
+    def list_files(self, repo: str, *, revision: str | None, flag: str) -> tuple[str, tuple[str, ...]]:  # noqa: ARG002
+        raise HubUnreachable(f"{repo} is looked for on this machine alone")
+
+    def download(self, repo: str, *, commit: str, names: Sequence[str]) -> Path:
+        cached = self.cached_folder(repo, revision=commit)
+        if cached is None or not all((cached[1] / name).is_file() for name in names):
+            raise HubUnreachable(f"{repo} isn't complete in this machine's cache")
+        return cached[1]
+
+
 def is_full_commit(revision: str | None) -> bool:
     """Whether this names one commit for ever, so that what was downloaded for it can't be out of date."""
     return revision is not None and _FULL_COMMIT.fullmatch(revision) is not None

@@ -16,11 +16,12 @@ _TEXT_PARTS = ("text_encoder", "text_encoder_2")
 
 
 def adapter_of(
-    options: TrainOptions, family: Family, source: ModelSource, *, existing: ExistingLora | None = None
+    options: TrainOptions, family: Family, source: ModelSource | None, *, existing: ExistingLora | None = None
 ) -> LoraSpec:
     """Known before any weight is read. Raises BadInput for a layer or block that the model lacks.
 
-    With an `existing` LoRA the layers are that one's, and `options` have its rank and alpha.
+    `source` None: on the family's published model. With an `existing` LoRA the layers are that one's, and `options`
+    have its rank and alpha.
     """
     chosen = options.lora
     if existing is not None:

@@ -55,11 +55,13 @@ def beat(
     storage.write(status_key(attempt), [status.model_dump_json().encode()])
 
 
-def measure(storage: Storage, attempt: int, losses: Mapping[int, float]) -> None:
-    """Write the metrics of `attempt`, step to loss, in its segments."""
+def measure(storage: Storage, attempt: int, losses: Mapping[int, float], *, seconds: float | None = None) -> None:
+    """Write the metrics of `attempt`, step to loss, in its segments; a step took so many seconds."""
     segments: dict[int, list[str]] = {}
     for step, loss in losses.items():
-        segments.setdefault(metrics_segment(step), []).append(json.dumps({"step": step, "loss": loss}))
+        segments.setdefault(metrics_segment(step), []).append(
+            json.dumps({"step": step, "loss": loss, "seconds": seconds})
+        )
     for segment, lines in segments.items():
         storage.write(metrics_key(attempt, segment), ["\n".join(lines).encode() + b"\n"])
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.base import BasePrecision, ExistingLora, LatentScale, ModelFacts, PredictionType
 from dreambooth_resume.models.lora_layers import LayerChoice, Layers, LayerSize, LoraSpec, layer_sizes, size_of
+from dreambooth_resume.models.sdxl.demands import sdxl_demands
 from dreambooth_resume.models.sdxl.single_file import check_single_file, part_shapes
+from dreambooth_resume.models.sdxl.stock import TEXT_PARAMETERS, VAE_PARAMETERS, stock_unet_shapes
 from dreambooth_resume.models.source import MODEL_FLAG, VAE_FLAG, Component, ModelSource, read_json
 from dreambooth_resume.models.weights_header import tensor_shapes
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from dreambooth_resume.models.demands import Demands
     from dreambooth_resume.models.digests import SourceDigests
     from dreambooth_resume.models.sdxl.denoiser import SdxlDenoiser
     from dreambooth_resume.models.sdxl.encoders import SdxlEncoders
@@ -80,7 +84,7 @@ class SdxlFamily:
         )
 
     def adapter_sizes(
-        self, source: ModelSource, choice: LayerChoice, *, rank: int, alpha: float | None
+        self, source: ModelSource | None, choice: LayerChoice, *, rank: int, alpha: float | None
     ) -> dict[str, dict[str, LayerSize]]:
         if choice.is_usual:
             return {}
@@ -100,6 +104,32 @@ class SdxlFamily:
                 if size is not None or (not sizes and name.endswith(ends)):
                     total += size_of(shape, size.rank if size else spec.rank, spec)
         return total
+
+    def demands(
+        self, source: ModelSource | None, spec: LoraSpec, *, height: int, width: int, text_encoders: bool = False
+    ) -> Demands:
+        if source is None:
+            shapes = stock_unet_shapes()
+            ranks = _ranks(shapes, spec)
+            return sdxl_demands(
+                None,
+                ranks,
+                height=height,
+                width=width,
+                adapter_parameters=sum(size_of(shapes[f"{name}.weight"], rank, spec) for name, rank in ranks.items()),
+                text_parameters=TEXT_PARAMETERS,
+                vae_parameters=VAE_PARAMETERS,
+            )
+        shapes = dict(_weight_shapes(source, "unet"))
+        return sdxl_demands(
+            shapes,
+            _ranks(shapes, spec),
+            height=height,
+            width=width,
+            adapter_parameters=self.adapter_parameters(source, spec, text_encoders=text_encoders),
+            text_parameters=sum(_numbers(source, name) for name in ("text_encoder", "text_encoder_2")),
+            vae_parameters=_numbers(source, "vae"),
+        )
 
     def read_adapter(self, source: ModelSource, body: bytes, *, where: str) -> ExistingLora:
         from dreambooth_resume.models.sdxl.existing import read_existing
@@ -246,13 +276,26 @@ def _prediction_type(source: ModelSource) -> PredictionType:
     )
 
 
-def _adapted_shapes(source: ModelSource) -> dict[str, tuple[int, ...]]:
+def _adapted_shapes(source: ModelSource | None) -> dict[str, tuple[int, ...]]:
     """The UNet's layers that can get an adapter, with the shapes of their weights."""
     return {
         name.removesuffix(".weight"): shape
-        for name, shape in _weight_shapes(source, "unet")
+        for name, shape in (_weight_shapes(source, "unet") if source else stock_unet_shapes().items())
         if name.endswith(".weight") and len(shape) in _ADAPTED_DIMENSIONS and name.startswith(_BLOCKS)
     }
+
+
+def _ranks(shapes: Mapping[str, tuple[int, ...]], spec: LoraSpec) -> dict[str, int]:
+    """The UNet's layers with an adapter, and its rank."""
+    sizes = spec.sizes.get("unet", {})
+    if sizes:
+        return {name: size.rank for name, size in sizes.items()}
+    ends = tuple(f".{layer}.weight" for layer in LORA_TARGET_MODULES)
+    return {name.removesuffix(".weight"): spec.rank for name in shapes if name.endswith(ends)}
+
+
+def _numbers(source: ModelSource, component: str) -> int:
+    return sum(math.prod(shape) for _, shape in _weight_shapes(source, component))
 
 
 def _weight_shapes(source: ModelSource, component: str) -> list[tuple[str, tuple[int, ...]]]:
