@@ -39,8 +39,13 @@ _OURS = (MODEL, PICTURES, UNDISTURBED, HOME, CHART)
 _CHILD_SECONDS_MAX = 300.0
 _TAIL_LINES = 15
 _STEP = re.compile(r"step (\d+)/(\d+) ")
+Interruptions = Sequence[tuple[signal.Signals, float, float]]
 # Sent, in this order, when the child has shown a step drawn from these parts of the run. The rest is trained in peace.
-_INTERRUPTIONS = ((signal.SIGKILL, 0.15, 0.3), (signal.SIGKILL, 0.4, 0.55), (signal.SIGTERM, 0.65, 0.8))
+INTERRUPTIONS: Interruptions = (
+    (signal.SIGKILL, 0.15, 0.3),
+    (signal.SIGKILL, 0.4, 0.55),
+    (signal.SIGTERM, 0.65, 0.8),
+)
 _EXIT_CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 75}
 
 
@@ -100,7 +105,9 @@ class DemoResult:
         return self.lives[life].reached_step - self.lives[life + 1].began_step if life + 1 < len(self.lives) else 0
 
 
-def run_demo(folder: Path, reporter: Reporter, *, rng: random.Random) -> DemoResult:
+def run_demo(
+    folder: Path, reporter: Reporter, *, rng: random.Random, interruptions: Interruptions = INTERRUPTIONS
+) -> DemoResult:
     """Train once in peace and once while being killed, and compare. `rng` draws the steps of the kills.
 
     Raises BadInput if `folder` holds anything that the demo didn't make, DemoFailed if a child did what it should not.
@@ -115,7 +122,7 @@ def run_demo(folder: Path, reporter: Reporter, *, rng: random.Random) -> DemoRes
         _live(_command(config, folder, UNDISTURBED), "undisturbed", reporter, cut=None)
         command = _command(config, folder, HOME)
         lives = []
-        for number, cut in enumerate([*_draw_cuts(_steps(config), rng), None], start=1):
+        for number, cut in enumerate([*_draw_cuts(interruptions, _steps(config), rng), None], start=1):
             lives.append(_live(command, f"attempt {number}", reporter, cut=cut))
     lora, *others = _compare(folder)
     result = DemoResult(
@@ -160,9 +167,9 @@ def start_afresh(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _draw_cuts(steps: int, rng: random.Random) -> list[tuple[signal.Signals, int]]:
+def _draw_cuts(interruptions: Interruptions, steps: int, rng: random.Random) -> list[tuple[signal.Signals, int]]:
     """Which signal is sent once which step was seen."""
-    return [(sent, rng.randint(round(low * steps), round(high * steps))) for sent, low, high in _INTERRUPTIONS]
+    return [(sent, rng.randint(round(low * steps), round(high * steps))) for sent, low, high in interruptions]
 
 
 def _steps(config: Path) -> int:

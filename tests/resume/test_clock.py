@@ -48,10 +48,11 @@ def test_a_holder_that_lives_is_waited_for_whatever_the_clock_says(
 
 
 @pytest.mark.real
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed: sudo make system-deps")
 def test_a_real_process_under_faketime_goes_on_with_the_run(bench: Bench, undisturbed: Undisturbed, home: Path) -> None:
     first = bench.start(home, **LONG)
-    first.wait_for_step(10)
+    first.wait_for_step(LONG["max_train_steps"] - 10)
     first.send(signal.SIGKILL)
     assert first.wait() == KILLED
     before = committed_steps(home)
@@ -59,7 +60,7 @@ def test_a_real_process_under_faketime_goes_on_with_the_run(bench: Bench, undist
     environment = {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     done = subprocess.run(
         ["env", *(f"{name}={value}" for name, value in environment.items()), *words],
-        capture_output=True, text=True, timeout=100, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     log = log_of(home)

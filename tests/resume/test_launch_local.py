@@ -23,6 +23,7 @@ from dreambooth_resume.runs.history import read_history
 from dreambooth_resume.runs.holder import is_known_gone
 from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.notes import read_notes
+from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from tests.resume.conftest import Undisturbed
 from tests.resume.harness import TIMEOUT_SECONDS, Bench, result_digests, shown_step
@@ -44,23 +45,27 @@ def wait_for(reached: Callable[[], bool], what: str, output: Callable[[], str] =
         time.sleep(0.02)
 
 
-def job_of(home: Path) -> Job:
-    job = read_launches(LocalStorage(home))[-1].job
+def job_of(storage: Storage) -> Job:
+    job = read_launches(storage)[-1].job
     assert job is not None
     return job
 
 
-def trainer_of(home: Path, attempt: int) -> Process | None:
+def trainer_of(storage: Storage, attempt: int) -> Process | None:
     """The process that began this attempt, once it has."""
-    for entry in read_log(LocalStorage(home)).entries:
+    for entry in read_log(storage).entries:
         if isinstance(entry.body, Adopt) and entry.attempt == attempt:
             return entry.body.process
     return None
 
 
-def output(home: Path) -> str:
-    lines = LAUNCHER.logs(job_of(home), follow=False)
+def output(storage: Storage) -> str:
+    lines = LAUNCHER.logs(job_of(storage), follow=False)
     return "\n".join(lines or ())
+
+
+def state(storage: Storage) -> str:
+    return LAUNCHER.look(job_of(storage)).state
 
 
 def kill(process: Process | None) -> None:
@@ -69,71 +74,60 @@ def kill(process: Process | None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_killed_trainer_and_killed_supervisor_end_in_the_same_bytes(
-    bench: Bench, undisturbed: Undisturbed, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = bench.words(home, **LENGTH)
-    assert main(["launch", "local", *words]) == 0
-    assert "dbr logs" in capsys.readouterr().out
-    wait_for(lambda: shown_step(output(home)) >= 5, "step 5", lambda: output(home))
-    kill(trainer_of(home, 1))
-    wait_for(lambda: trainer_of(home, 2) is not None, "the next attempt", lambda: output(home))
-    (note,) = read_notes(LocalStorage(home), "exit")
-    assert note.text.startswith("killed by signal 9 after step ")
-    # The supervisor: the training goes on alone, and everybody says so.
-    kill(Process.model_validate_json(job_of(home).values["process"]))
-    wait_for(lambda: LAUNCHER.look(job_of(home)).state == "ended", "the supervisor's end")
-    assert main(["launch", "local", *words]) == 75, "it is trained, though not supervised"
-    capsys.readouterr()
-    assert main(["status", str(home), "--json"]) == 0
-    status = json.loads(capsys.readouterr().out)
-    assert status["launched"]["status"]["state"] == "ended"
-    assert status["summary"]["state"] in ("starting", "running")
-    orphan = trainer_of(home, 2)
-    kill(orphan)
-    wait_for(lambda: orphan is not None and is_known_gone(orphan), "the training's end")
-    assert main(["status", str(home)]) == 0
-    page = capsys.readouterr().out
-    assert "vanished" in page
-    assert f"next: dbr resume {home}" in page
-    assert main(["resume", str(home)]) == 0
-    wait_for(lambda: LAUNCHER.look(job_of(home)).state == "ended", "the end", lambda: output(home))
-    assert LAUNCHER.look(job_of(home)).exit_code == 0, output(home)
-    assert result_digests(home) == undisturbed(**LENGTH)
-    assert [attempt.ending for attempt in read_history(LocalStorage(home))] == ["lost", "lost", "finished"]
-
-
-@pytest.mark.slow
-def test_a_machine_without_the_pictures_begins_from_what_the_launch_put_into_the_bucket(
+@pytest.mark.timeout(400)  # three trainings in real processes
+def test_without_the_pictures_killed_trainer_and_killed_supervisor_end_in_the_same_bytes(
     bench: Bench, undisturbed: Undisturbed, s3_home: S3Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    home, storage = s3_home.uri, s3_home.storage
+    s3 = ["--s3-endpoint-url", s3_home.server_url]
     pictures = tmp_path / "pictures"
     shutil.copytree(bench.pictures, pictures)
-    s3 = ["--s3-endpoint-url", s3_home.server_url]
-    words = bench.words(tmp_path / "stage", instance_data_dir=pictures, **s3_home.options())
+    words = bench.words(tmp_path / "stage", instance_data_dir=pictures, **LENGTH, **s3_home.options())
+    # What the launch put into the bucket is enough to begin.
     with waiting_turn(state_folder(), (), told_to_leave=lambda: False, tell=print):
         assert main(["launch", "local", *words]) == 0
         shutil.rmtree(pictures)
-    job = read_launches(s3_home.storage)[-1].job
-    assert job is not None
-    wait_for(lambda: LAUNCHER.look(job).state == "ended", "the end")
-    assert LAUNCHER.look(job).exit_code == 0, "\n".join(LAUNCHER.logs(job, follow=False) or ())
-    assert result_digests(s3_home.storage) == undisturbed()
+    assert "dbr logs" in capsys.readouterr().out
+    wait_for(lambda: shown_step(output(storage)) >= 5, "step 5", lambda: output(storage))
+    kill(trainer_of(storage, 1))
+    wait_for(lambda: trainer_of(storage, 2) is not None, "the next attempt", lambda: output(storage))
+    (note,) = read_notes(storage, "exit")
+    assert note.text.startswith("killed by signal 9 after step ")
+    # The supervisor: the training goes on alone, and everybody says so.
+    kill(Process.model_validate_json(job_of(storage).values["process"]))
+    wait_for(lambda: state(storage) == "ended", "the supervisor's end")
+    assert main(["launch", "local", *words]) == 75, "it is trained, though not supervised"
+    capsys.readouterr()
+    assert main(["status", home, "--json", *s3]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["launched"]["status"]["state"] == "ended"
+    assert status["summary"]["state"] in ("starting", "running")
+    orphan = trainer_of(storage, 2)
+    kill(orphan)
+    wait_for(lambda: orphan is not None and is_known_gone(orphan), "the training's end")
+    assert main(["status", home, *s3]) == 0
+    page = capsys.readouterr().out
+    assert "vanished" in page
+    assert f"next: dbr resume {home}" in page
+    assert main(["resume", home, *s3]) == 0
+    wait_for(lambda: state(storage) == "ended", "the end", lambda: output(storage))
+    assert LAUNCHER.look(job_of(storage)).exit_code == 0, output(storage)
+    assert result_digests(storage) == undisturbed(**LENGTH)
+    assert [attempt.ending for attempt in read_history(storage)] == ["lost", "lost", "finished"]
     # The machine's own file is gone with the machine: the copy in the home is shown.
     shutil.rmtree(state_folder() / "launches")
     capsys.readouterr()
-    assert main(["logs", s3_home.uri, *s3]) == 0
-    assert "Finished: step 6 of 6" in capsys.readouterr().out
+    assert main(["logs", home, *s3]) == 0
+    assert f"Finished: step {LENGTH['max_train_steps']} of {LENGTH['max_train_steps']}" in capsys.readouterr().out
 
 
 def test_a_run_that_waits_for_its_turn_is_seen_and_stopped(
     bench: Bench, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = bench.words(home, **LENGTH)
+    words, storage = bench.words(home, **LENGTH), LocalStorage(home)
     with waiting_turn(state_folder(), (), told_to_leave=lambda: False, tell=print):
         assert main(["launch", "local", *words]) == 0
-        wait_for(lambda: LAUNCHER.look(job_of(home)).state == "waiting", "the queue", lambda: output(home))
+        wait_for(lambda: state(storage) == "waiting", "the queue", lambda: output(storage))
         assert main(["launch", "local", *words]) == 75
         capsys.readouterr()
         assert main(["status", str(home)]) == 0
@@ -142,8 +136,8 @@ def test_a_run_that_waits_for_its_turn_is_seen_and_stopped(
         assert "waiting" in capsys.readouterr().out
         assert main(["stop", str(home)]) == 0
         assert "Told pid" in capsys.readouterr().out
-        wait_for(lambda: LAUNCHER.look(job_of(home)).state == "ended", "the end", lambda: output(home))
-    assert LAUNCHER.look(job_of(home)).exit_code == 76, output(home)
+        wait_for(lambda: state(storage) == "ended", "the end", lambda: output(storage))
+    assert LAUNCHER.look(job_of(storage)).exit_code == 76, output(storage)
     assert not (home / "run.json").exists(), "nothing was trained"
     assert main(["logs", str(home)]) == 0
     assert "Waiting for its turn" in capsys.readouterr().out
