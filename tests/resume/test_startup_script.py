@@ -159,8 +159,7 @@ def test_launched_lost_held_told_to_leave_and_finished_in_the_same_bytes(
     )
     launcher = launcher_named("aws", settings)
     job = launcher.start(request)
-    group = job.values["group"]
-    script = tmp_path / "user-data"
+    group, script = job.values["group"], tmp_path / "user-data"
     script.write_bytes(user_data(aws, group))
     machine = Machine(
         tmp_path,
@@ -200,8 +199,7 @@ def test_launched_lost_held_told_to_leave_and_finished_in_the_same_bytes(
     assert result_digests(storage) == undisturbed(**LENGTH)
     # It was the package from the home that trained, and the environment was made once.
     assert made.stat().st_mtime_ns == made_at
-    installed = list((tmp_path / "opt" / "venv").glob("lib/python*/site-packages/dreambooth_resume/cli/main.py"))
-    assert len(installed) == 1
+    assert list(made.parent.glob("lib/python*/site-packages/dreambooth_resume/cli/main.py"))
     assert (tmp_path / "disk" / "run").is_dir(), "the stage is on the fast disk"
     # And the machine has given itself back.
     assert aws.instances(tag) == []
