@@ -73,6 +73,8 @@ class RunRecord(Record):
     pins: Pins
     numerics: dict[str, str]
     """The numerics fingerprint: equal means that a resume is exact to the bit."""
+    held_out_in_buckets: bool = False
+    """Held-out pictures are cut as those that train. Releases that did not write it cut them to squares."""
     forked_from: ForkOrigin | None = None
     seeded_from: SeedOrigin | None = None
 
@@ -94,6 +96,7 @@ def new_record(
     block_size: int,
     pins: Pins,
     numerics: Mapping[str, str],
+    held_out_in_buckets: bool = False,
 ) -> RunRecord:
     return RunRecord(
         run_id=uuid.uuid4().hex,
@@ -104,6 +107,7 @@ def new_record(
         block_size=block_size,
         pins=pins,
         numerics=dict(numerics),
+        held_out_in_buckets=held_out_in_buckets,
     )
 
 

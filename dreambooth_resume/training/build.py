@@ -21,7 +21,7 @@ from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.draws import draws_of
 from dreambooth_resume.data.held_out import HeldOut
 from dreambooth_resume.data.loader import Loader
-from dreambooth_resume.data.plan import Plan, Slot
+from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.data.prompts import prompt_draws_of
 from dreambooth_resume.data.samples import LatentSource, SampleSource, prompt_entry
 from dreambooth_resume.errors import BadInput
@@ -38,7 +38,7 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.class_pictures import class_pictures
 from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.groups import parameter_groups
-from dreambooth_resume.training.latents import held_out_source, sample_source
+from dreambooth_resume.training.latents import held_out_slots, held_out_source, sample_source
 from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
 from dreambooth_resume.training.model import LoadedModel, Pair, load_model, prompts_for
 from dreambooth_resume.training.objective import Objective, objective_of
@@ -80,6 +80,8 @@ class Assignment:
     """The prompts of validation_prompts_file."""
     held_out: PictureSet | None = None
     """What the validation loss is measured on."""
+    held_out_in_buckets: bool = True
+    """They are cut as the pictures that train; else to squares, as in runs of earlier releases."""
 
     @property
     def timetable(self) -> Timetable:
@@ -246,8 +248,8 @@ def _held_out_loss(
 ) -> HeldOutLoss | None:
     if held_out is None or assignment.held_out is None:
         return None
-    pictures, count = assignment.held_out, len(assignment.held_out.pictures)
-    samples = [held_out(Slot(step=0, slot=0, picture=picture, variant=0)) for picture in range(count)]
+    pictures = assignment.held_out
+    samples = [held_out(slot) for slot in held_out_slots(assignment)]
     timesteps = assignment.facts.num_train_timesteps
     prompts = prompts_for(pictures.prompts, loaded, pairs, zeros=False, device=model.accelerator.device)
     text_encoders = loaded.text_encoders.models.values() if loaded.text_encoders else ()

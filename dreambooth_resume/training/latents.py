@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dreambooth_resume.data.augment import NO_CHANGES, limits_of
+from dreambooth_resume.data.buckets import assigned, buckets_of
 from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.dataset import Picture
-from dreambooth_resume.data.plan import Use
+from dreambooth_resume.data.plan import Slot, Use
 from dreambooth_resume.data.samples import LatentSource, Masking, PixelSource, SampleSource, Variant, latent_variants
 from dreambooth_resume.data.transforms import CropOptions, FloatArray
 from dreambooth_resume.models.base import Encoders
@@ -47,12 +48,23 @@ def sample_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> S
     return LatentSource(pictures, variants, cache=cache, masking=masking)
 
 
+def held_out_slots(assignment: Assignment) -> tuple[Slot, ...]:
+    """Each held-out picture once, in the shape that it would be trained in; in runs of earlier releases a square."""
+    pictures = assignment.held_out.pictures if assignment.held_out else ()
+    buckets = buckets_of(assignment.options.data) if assignment.held_out_in_buckets else None
+    shapes = assigned(((picture.width, picture.height) for picture in pictures), buckets)
+    return tuple(
+        Slot(step=0, slot=0, picture=number, variant=0, bucket=shapes[number] if shapes else None)
+        for number in range(len(pictures))
+    )
+
+
 def held_out_source(assignment: Assignment, cache: Cache, encoders: Encoders) -> LatentSource | None:
-    """Squares from the middle of the held-out pictures."""
+    """The middles of the held-out pictures, as `held_out_slots` has them."""
     if assignment.held_out is None:
         return None
     pictures = assignment.held_out.pictures
-    used = [Use(picture=picture, variant=0) for picture in range(len(pictures))]
+    used = [slot.use for slot in held_out_slots(assignment)]
     crops = CropOptions(resolution=assignment.options.data.resolution, center_crop=True, random_flip=False)
     return LatentSource(pictures, _variants(assignment, pictures, used, crops, encoders=encoders), cache=cache)
 

@@ -135,6 +135,7 @@ def _new_record(source: Storage, origin: RunRecord, log: Log, ref: CheckpointRef
         block_size=origin.samples_a_block,
         pins=origin.pins,
         numerics=origin.numerics,
+        held_out_in_buckets=origin.held_out_in_buckets,
     )
     forked_from = ForkOrigin(
         run_id=origin.run_id,

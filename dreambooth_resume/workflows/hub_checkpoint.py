@@ -184,6 +184,7 @@ def _new_record(mirrored: _Mirrored, origin: str, given: GivenOptions) -> RunRec
         block_size=mirrored.record.samples_a_block,
         pins=mirrored.record.pins,
         numerics=mirrored.record.numerics,
+        held_out_in_buckets=mirrored.record.held_out_in_buckets,
     )
     forked_from = ForkOrigin(
         run_id=mirrored.record.run_id,

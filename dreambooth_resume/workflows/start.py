@@ -180,6 +180,7 @@ def _get_ready(checked: Checked) -> _Ready:
             class_pictures=inputs.class_pictures,
             shots=inputs.shots.shots,
             held_out=inputs.validation.pictures if inputs.validation else None,
+            held_out_in_buckets=checked.home.record.held_out_in_buckets if checked.home.record else True,
         ),
         pins=Pins(
             base_model=dict(inputs.digests.files),
@@ -222,6 +223,7 @@ def _new_record(ready: _Ready) -> RunRecord:
         block_size=assignment.options.training.train_batch_size,
         pins=ready.pins,
         numerics=ready.numerics,
+        held_out_in_buckets=True,
     )
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from dreambooth_resume.runs.curves import read_curve
+from dreambooth_resume.runs.record import read_record, write_record
+from dreambooth_resume.storage.local import LocalStorage
 from tests.resume.conftest import Undisturbed
 from tests.resume.harness import KILLED, Bench, log_of, result_digests
 
@@ -121,6 +124,34 @@ def test_a_fork_in_other_portions_trains_on_the_blocks_of_the_run_in_those_porti
     assert process.wait() == 0, process.output()
     bench.run(home, **{**whole, **other})
     assert result_digests(new) == result_digests(home)
+
+
+def test_held_out_pictures_are_cut_as_the_others_and_to_squares_in_runs_that_were_begun_so(
+    bench: Bench, home: Path, tmp_path: Path
+) -> None:
+    options: dict[str, object] = {**BUCKETS, "validation_data_dir": bench.pictures, "validation_steps": 1}
+    whole, old = home.with_name("whole"), home.with_name("old")
+    bench.run(whole, **options, max_train_steps=3)
+    for one in (home, old):
+        bench.run(one, **options, max_train_steps=1)
+    record = read_record(LocalStorage(old))
+    assert record is not None
+    assert record.held_out_in_buckets
+    (old / "run.json").unlink()
+    write_record(LocalStorage(old), record.model_copy(update={"held_out_in_buckets": False}))
+    for one in (home, old):
+        bench.run(one, **options, max_train_steps=3)
+    of_whole, of_home, of_old = (val_losses(one) for one in (whole, home, old))
+    assert sorted(of_whole) == [1, 2, 3]
+    assert of_home == of_whole
+    assert of_old[1] == of_whole[1]
+    assert not {of_old[2], of_old[3]} & set(of_whole.values())
+    assert result_digests(old) == result_digests(whole)
+
+
+def val_losses(home: Path) -> dict[int, float]:
+    points = read_curve(LocalStorage(home)).points
+    return {point.step: point.val_loss for point in points if point.val_loss is not None}
 
 
 def recorded(home: Path) -> dict[str, object]:

@@ -38,8 +38,9 @@ class ValidationOptions(BaseModel):
     validation_data_dir: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
     """Folder with pictures of the subject that are not trained on. Their loss (val_loss in the metrics and trackers)
     rises when the LoRA only learns its own pictures by heart. Measured when validation pictures are due and at the
-    last step, at four fixed noise levels, with instance_prompt; it changes nothing about the training. The pictures are
-    copied into the home at the first start, and later edits of the folder don't count."""
+    last step, at four fixed noise levels, with instance_prompt, cut from the middle to the shapes of the pictures that
+    train; it changes nothing about the training. The pictures are copied into the home at the first start, and later
+    edits of the folder don't count."""
 
     skip_final_inference: Annotated[bool, free()] = False
     """Make no pictures with the result."""

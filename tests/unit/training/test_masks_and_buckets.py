@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline
 from PIL import Image
 
+from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.data.batch import Batch, BatchBuilder, LatentSize
 from dreambooth_resume.data.buckets import Bucket, nearest_bucket
-from dreambooth_resume.data.dataset import PictureSet, scan_pictures
+from dreambooth_resume.data.dataset import Picture, PictureSet, scan_pictures
 from dreambooth_resume.data.draws import Draws, Timesteps
 from dreambooth_resume.data.plan import Plan, Slot
 from dreambooth_resume.data.random import Stream, generator
@@ -25,6 +27,7 @@ from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.lora import add_lora
 from dreambooth_resume.models.lora_layers import LoraSpec
 from dreambooth_resume.models.source import ModelSource
+from dreambooth_resume.training.latents import held_out_slots
 from dreambooth_resume.training.objective import Objective, denoising_loss, region_weights
 from dreambooth_resume.training.step import TrainableModel, prompt_table, train_step
 from tests.fakes.optimizers import one_group
@@ -183,3 +186,29 @@ def test_a_crop_that_shows_nothing_of_the_mask_counts_nothing_and_is_a_number() 
     denoising_loss(prediction, torch.zeros(1, 4, 2, 2), regions_B1HW=weights).backward()  # type: ignore[no-untyped-call]
     assert prediction.grad is not None
     assert torch.equal(prediction.grad, torch.zeros_like(prediction))
+
+
+@pytest.mark.parametrize(
+    ("words", "is_new", "shapes"),
+    [
+        (["--use_aspect_ratio_buckets"], True, [Bucket(height=32, width=32), Bucket(height=40, width=24)]),
+        (["--use_aspect_ratio_buckets"], False, [None, None]),
+        (["--no-use_aspect_ratio_buckets"], True, [None, None]),
+    ],
+)
+def test_a_held_out_picture_has_the_shape_in_which_it_would_be_trained(
+    words: list[str], is_new: bool, shapes: list[Bucket | None]
+) -> None:
+    typed = "--pretrained_model_name_or_path model --instance_data_dir pictures --instance_prompt dog --resolution 32"
+    pictures = [
+        Picture(name=str(width), path=Path(), sha256="", size_bytes=0, width=width, height=height, prompt="")
+        for width, height in ((100, 90), (60, 100))
+    ]
+    assignment = SimpleNamespace(
+        options=resolve(parse_train([*typed.split(), *words]), recorded=None),
+        held_out=PictureSet(pictures=tuple(pictures)),
+        held_out_in_buckets=is_new,
+    )
+    slots = held_out_slots(assignment)  # type: ignore[arg-type]
+    assert [slot.bucket for slot in slots] == shapes
+    assert [slot.picture for slot in slots] == [0, 1]
