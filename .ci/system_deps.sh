@@ -17,6 +17,9 @@ command -v shellcheck > /dev/null || packages+=(shellcheck)
 # Tests launch on a Slurm of their own; the packages start no service where nothing starts services.
 { command -v slurmctld && command -v slurmd && command -v munged; } > /dev/null || packages+=(slurm-wlm munge)
 
+# Tests go through the web page in a real browser; without a font it would measure nothing but boxes.
+command -v chromium > /dev/null || packages+=(chromium fonts-dejavu-core)
+
 [ "${#packages[@]}" -eq 0 ] && exit 0
 command -v apt-get > /dev/null || { echo "Please install what your system calls: ${packages[*]}" >&2; exit 1; }
 echo "Installing Debian packages: ${packages[*]}"

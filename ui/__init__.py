@@ -1,1 +1,1 @@
-"""The web page that shows runs while they train. Empty until the release that brings it (CHANGELOG.md says which)."""
+"""The web page that shows, starts, stops and resumes runs: `dbr ui`. A page is a file; `app.py` puts them together."""

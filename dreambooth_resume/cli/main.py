@@ -58,6 +58,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "train a stretch of a run twice, once being killed, and compare the bytes",
     ),
     "supervise": ("dreambooth_resume.cli.supervise:run", "train, and start again by the restart rule of launchers"),
+    "ui": ("dreambooth_resume.cli.ui:run", "a web page that shows, starts, stops and resumes runs"),
     "demo": ("dreambooth_resume.cli.demo:run", "train a tiny model, kill it three times, compare the bytes"),
 }
 

@@ -67,28 +67,43 @@ class Curve:
     max_train_steps: int
 
 
-def read_curve(storage: Storage, *, log: Log | None = None, ends_only: bool = False) -> Curve:
+Measured = dict[tuple[str, int], tuple[CurvePoint, ...]]
+"""The points of a segment by its key and its size: a segment only ever grows."""
+
+
+def read_curve(
+    storage: Storage, *, log: Log | None = None, ends_only: bool = False, known: Measured | None = None
+) -> Curve:
     """The stitched curve of the run in `storage`. Raises RefusedToGoOn for a log with a gap.
 
     `log` is the run's, where it was read already. `ends_only`: the first thousand steps and the last two, so that
-    looking at a long run in a bucket stays quick.
+    looking at a long run in a bucket stays quick. What is in `known` is not read again; it holds what this curve was
+    made of afterwards, and nothing else.
     """
     log = read_log(storage) if log is None else log
     history = read_history(storage, log=log)
-    listed = {found.key for found in storage.list(METRICS_PREFIX)}
+    listed = {found.key: found.size_bytes for found in storage.list(METRICS_PREFIX)}
     if ends_only:
         newest = metrics_segment(max([1, *(attempt.reached_step for attempt in history)]))
-        listed &= {metrics_key(one.number, segment) for one in history for segment in (1, newest - 1, newest)}
-    return stitch(log, _values(storage, history, listed), history)
+        ends = {metrics_key(one.number, segment) for one in history for segment in (1, newest - 1, newest)}
+        listed = {key: size for key, size in listed.items() if key in ends}
+    return stitch(log, _values(storage, history, listed, known), history)
 
 
 def read_values(storage: Storage, history: Sequence[Attempt]) -> dict[int, tuple[CurvePoint, ...]]:
     """What each of these attempts measured, by its number, ascending by steps."""
-    return _values(storage, history, {found.key for found in storage.list(METRICS_PREFIX)})
+    return _values(storage, history, {found.key: found.size_bytes for found in storage.list(METRICS_PREFIX)})
 
 
-def _values(storage: Storage, history: Sequence[Attempt], listed: set[str]) -> dict[int, tuple[CurvePoint, ...]]:
-    return {attempt.number: _values_of(storage, attempt, listed) for attempt in history}
+def _values(
+    storage: Storage, history: Sequence[Attempt], listed: Mapping[str, int], known: Measured | None = None
+) -> dict[int, tuple[CurvePoint, ...]]:
+    used: Measured = {}
+    values = {attempt.number: _values_of(storage, attempt, listed, known or {}, used) for attempt in history}
+    if known is not None:
+        known.clear()
+        known.update(used)
+    return values
 
 
 def stitch(log: Log, values: Mapping[int, Sequence[CurvePoint]], history: Sequence[Attempt]) -> Curve:
@@ -145,7 +160,9 @@ def _span(attempt: Attempt, measured: Sequence[CurvePoint]) -> Span:
     return Span(attempt=attempt.number, base_step=attempt.base_step, reached_step=reached_step)
 
 
-def _values_of(storage: Storage, attempt: Attempt, listed: set[str]) -> tuple[CurvePoint, ...]:
+def _values_of(
+    storage: Storage, attempt: Attempt, listed: Mapping[str, int], known: Measured, used: Measured
+) -> tuple[CurvePoint, ...]:
     """What one attempt measured, ascending. Its segments follow each other, from that of its first step on."""
     found: dict[int, CurvePoint] = {}
     last = metrics_segment(max(1, attempt.reached_step))
@@ -155,9 +172,12 @@ def _values_of(storage: Storage, attempt: Attempt, listed: set[str]) -> tuple[Cu
             if segment > last:
                 break
             continue  # its first steps may have come from what the attempt before had staged
-        for line in _lines(storage, key):
-            if (point := _point(line, attempt.number)) is not None:
-                found[point.step] = point
+        points = known.get((key, listed[key]))
+        if points is None:
+            made = (_point(line, attempt.number) for line in _lines(storage, key))
+            points = tuple(point for point in made if point is not None)
+        used[key, listed[key]] = points
+        found.update((point.step, point) for point in points)
     return tuple(found[step] for step in sorted(found))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from dreambooth_resume.errors import AccessDenied, BadInput, DbrError, StorageUnavailable
 from dreambooth_resume.runs.home import RUN
 from dreambooth_resume.runs.summary import RunSummary, summarise
+from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.storage.urls import open_storage
 
@@ -29,18 +30,23 @@ class FoundRun:
     problem: str | None = None
 
 
-def find_runs(folder: str, s3: S3Settings | None = None) -> tuple[FoundRun, ...]:
+Opener = Callable[[str], Storage]
+"""From a home's address to its storage; `open_storage` with the settings of the bucket, or one that remembers."""
+
+
+def find_runs(folder: str, s3: S3Settings | None = None, opened: Opener | None = None) -> tuple[FoundRun, ...]:
     """Every run in `folder` (or s3://bucket) and below, sorted by path; it may be one itself.
 
     Raises BadInput if there is no such place, AccessDenied and StorageUnavailable as the storage does.
     """
+    opened = opened or (lambda home: open_storage(home, s3))
     if "://" in folder:
-        return tuple(sorted(_find_in_store(folder.rstrip("/"), s3), key=lambda found: found.home))
+        return tuple(sorted(_find_in_store(folder.rstrip("/"), opened), key=lambda found: found.home))
     root = Path(folder)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "there is no such folder"
         raise BadInput(what, where=folder, fix="dbr runs FOLDER, with the folder that holds your output folders")
-    return tuple(_look_at(str(home)) for home in sorted(find_homes(root)))
+    return tuple(_look_at(str(home), opened) for home in sorted(find_homes(root)))
 
 
 def find_homes(root: Path) -> Iterator[Path]:
@@ -55,14 +61,14 @@ def find_homes(root: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
 
 
-def _look_at(home: str) -> FoundRun:
+def _look_at(home: str, opened: Opener) -> FoundRun:
     try:
-        return FoundRun(home=home, summary=summarise(open_storage(home)))
+        return FoundRun(home=home, summary=summarise(opened(home)))
     except DbrError as error:
         return FoundRun(home=home, summary=None, problem=str(error))
 
 
-def _find_in_store(root: str, s3: S3Settings | None) -> Iterator[FoundRun]:
+def _find_in_store(root: str, opened: Opener) -> Iterator[FoundRun]:
     """A run costs one LIST and two GETs, any other folder two LISTs and a GET: what lies in a home is never listed.
 
     Hidden folders, and names that can be no home, are not looked into.
@@ -75,7 +81,7 @@ def _find_in_store(root: str, s3: S3Settings | None) -> Iterator[FoundRun]:
                 raise BadInput(
                     f"more than {_FOLDERS_MAX:,} folders lie here", where=root, fix="name one that holds your runs"
                 )
-            found = list(pool.map(lambda address: _look_into(address, s3, is_root=address == root), waiting))
+            found = list(pool.map(lambda address: _look_into(address, opened, is_root=address == root), waiting))
             yield from (one for one in found if isinstance(one, FoundRun))
             below = [address for one in found if not isinstance(one, FoundRun) for address in one]
             waiting = below if depth < _DEPTH_MAX else []
@@ -83,10 +89,10 @@ def _find_in_store(root: str, s3: S3Settings | None) -> Iterator[FoundRun]:
                 return
 
 
-def _look_into(address: str, s3: S3Settings | None, *, is_root: bool) -> FoundRun | list[str]:
+def _look_into(address: str, opened: Opener, *, is_root: bool) -> FoundRun | list[str]:
     """The run at `address`, or the folders below it."""
     try:
-        storage = open_storage(address, s3)
+        storage = opened(address)
         summary = summarise(storage)
         if summary is not None:
             return FoundRun(home=address, summary=summary)

@@ -66,6 +66,8 @@ class RunSummary:
     """Steps that train on other samples, since a guard went back over them."""
     smaller_micro_batch: SmallerMicroBatch | None = None
     """What fits into memory at once, where it ran out."""
+    exit_code: int | None = None
+    """Of the newest attempt that trained, if it ended with a word; 0 of a finished run."""
 
     @property
     def is_live(self) -> bool:
@@ -106,6 +108,7 @@ def summarise(storage: Storage, *, now: datetime | None = None) -> RunSummary | 
         alarm=status.alarm if status and verdict.state not in ("finished", "stopped") else None,
         skipped=before.skipped,
         smaller_micro_batch=before.smaller_micro_batch,
+        exit_code=verdict.exit_code,
     )
 
 
@@ -129,6 +132,7 @@ class _Verdict:
     is_certain: bool = True
     process: Process | None = None
     beat_age_seconds: float | None = None
+    exit_code: int | None = None
 
 
 def _judge(storage: Storage, newest: Entry, status: Status | None, *, now: datetime) -> _Verdict:
@@ -141,12 +145,14 @@ def _judge(storage: Storage, newest: Entry, status: Status | None, *, now: datet
             # The command could adopt, so whoever held the run before it was gone.
             return _Verdict(attempt=attempt, state="vanished", because="left without a word")
     if isinstance(body, Finished):
-        return _Verdict(attempt=attempt, state="finished", because="all steps are trained")
+        return _Verdict(attempt=attempt, state="finished", because="all steps are trained", exit_code=0)
     if isinstance(body, Stopped):
-        return _Verdict(attempt=attempt, state=_after_exit(body.exit_code), because=body.reason)
+        ended = body.exit_code
+        return _Verdict(attempt=attempt, state=_after_exit(ended), because=body.reason, exit_code=ended)
     if status is not None and status.phase == "ended" and status.exit_code is not None:
         because = status.why or f"ended with exit code {status.exit_code}, and could not write that to the log"
-        return _Verdict(attempt=attempt, state=_after_exit(status.exit_code), because=because)
+        ended = status.exit_code
+        return _Verdict(attempt=attempt, state=_after_exit(ended), because=because, exit_code=ended)
     process = body.process if isinstance(body, Adopt) else status.process if status else _holder(storage)
     life = look_for_life(process, last_sign=max(newest.written_at, status.updated_at if status else ""), now=now)
     state: State = "vanished"

@@ -1,0 +1,36 @@
+"""Commands of the page: processes of their own, one at a time for each thing, as the user could type them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dreambooth_resume.ui.commands import Command, Commands
+
+
+@pytest.fixture
+def commands() -> Commands:
+    return Commands()
+
+
+def test_a_double_click_runs_one_command_and_its_words_reach_no_shell(commands: Commands, tmp_path: Path) -> None:
+    place = f"{tmp_path}/$(touch {tmp_path}/hacked); echo"
+    first = commands.begin(place, "look", ["runs", place])
+    assert commands.begin(place, "look", ["runs", place]).id == first.id
+    ended = commands.wait(first, seconds=120.0)
+    assert ended.state == "failed"
+    assert "there is no such folder" in ended.text
+    assert not (tmp_path / "hacked").exists()
+    assert commands.of(place) == (ended,)
+    assert commands.begin(place, "look", ["runs", place]).id != first.id
+    assert ended.typed.startswith("dbr runs '")
+
+
+def test_what_it_said_is_kept_and_its_end_is_told() -> None:
+    told: list[Command] = []
+    commands = Commands(on_end=told.append)
+    ended = commands.wait(commands.begin("dog", "help", ["options", "seed"]), seconds=120.0)
+    assert (ended.state, "seed" in ended.text) == ("done", True)
+    assert [one.id for one in told] == [ended.id]
+    assert commands.newest() == (ended,)

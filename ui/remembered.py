@@ -1,0 +1,102 @@
+"""A home's storage that reads only once what is never written again, so that a page can be drawn anew each second."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from dreambooth_resume.runs.home import LOG_PREFIX, NOTES_PREFIX, RUN, is_samples_list
+from dreambooth_resume.storage.base import Body, SinkKind, Storage, StoredDigest, StoredObject
+
+_BYTES_KEPT = 4_000_000
+"""For one home. A log of a thousand entries is about 2 MB; beyond that the oldest are read again."""
+
+
+class RememberedStorage:
+    """Passes everything on to `storage`, and keeps the bodies of keys that are put once and stay as they are."""
+
+    def __init__(self, storage: Storage, *, bytes_kept: int = _BYTES_KEPT) -> None:
+        self._storage = storage
+        self._bytes_kept = bytes_kept
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    @property
+    def hint_interval_seconds(self) -> float:
+        return self._storage.hint_interval_seconds
+
+    @property
+    def requests_at_once(self) -> int:
+        return self._storage.requests_at_once
+
+    @property
+    def refuses_a_second_writer(self) -> bool:
+        return self._storage.refuses_a_second_writer
+
+    def describe(self) -> str:
+        return self._storage.describe()
+
+    def read(self, key: str) -> bytes:
+        with self._lock:
+            if (kept := self._kept.get(key)) is not None:
+                self._kept.move_to_end(key)
+                return kept
+        body = self._storage.read(key)
+        if _is_put_once(key):
+            self._keep(key, body)
+        return body
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        with self._lock:
+            self._kept.clear()
+            self._size = 0
+
+    def download(self, key: str, new_sink: Callable[[], SinkKind]) -> SinkKind:
+        return self._storage.download(key, new_sink)
+
+    def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:
+        self._storage.write(key, parts, durable=durable)
+
+    def put_if_absent(self, key: str, body: bytes) -> bool:
+        return self._storage.put_if_absent(key, body)
+
+    def digest(self, key: str) -> StoredDigest:
+        return self._storage.digest(key)
+
+    def holds(self, key: str, parts: Sequence[Body], *, sha256: str) -> bool:
+        return self._storage.holds(key, parts, sha256=sha256)
+
+    def folders(self, prefix: str = "") -> list[str]:
+        return self._storage.folders(prefix)
+
+    def list(self, prefix: str = "") -> list[StoredObject]:
+        found = self._storage.list(prefix)
+        if prefix == LOG_PREFIX and not found:
+            self.forget()  # a run that was deleted, or one that hasn't begun: nothing of it is final
+        return found
+
+    def delete(self, key: str) -> None:
+        self._storage.delete(key)
+        with self._lock:
+            self._size -= len(self._kept.pop(key, b""))
+
+    def claim(self, attempt: int) -> None:
+        self._storage.claim(attempt)
+
+    def free_bytes(self) -> int | None:
+        return self._storage.free_bytes()
+
+    def _keep(self, key: str, body: bytes) -> None:
+        with self._lock:
+            self._size += len(body) - len(self._kept.pop(key, b""))
+            self._kept[key] = body
+            while self._size > self._bytes_kept and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                self._size -= len(dropped)
+
+
+def _is_put_once(key: str) -> bool:
+    return key == RUN or key.startswith((LOG_PREFIX, NOTES_PREFIX)) or is_samples_list(key)

@@ -1,0 +1,84 @@
+"""The one folder that the page serves files from: copies of pictures and exported LoRAs, under names of our own."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import io
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+from PIL import Image
+
+from dreambooth_resume.storage.base import Storage
+
+_BYTES_KEPT = 1_000_000_000
+_EDGE = 384
+"""Pixels of a small picture's longer side."""
+_PIXELS_MAX = 64_000_000
+
+
+class Served:
+    """A temporary folder, removed at the end of the process. Over a gigabyte the oldest files go."""
+
+    def __init__(self, *, bytes_kept: int = _BYTES_KEPT) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="dbr-ui-"))
+        self._bytes_kept = bytes_kept
+        self._lock = threading.Lock()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def picture(self, storage: Storage, key: str, *, small: bool = False) -> Path:
+        """A copy of the picture under `key`. Raises KeyNotFound, ValueError if it is no picture, and as the storage."""
+        path = self._path(storage.describe(), key, ".webp" if small else ".png")
+        if not path.is_file():
+            body = storage.read(key)
+            self._put(path, small_picture(body) if small else body)
+        return path
+
+    def file(self, name: str, *parts: str) -> Path:
+        """Where a file called `name` goes, in a folder of its own that is named after `parts`."""
+        folder = self.folder / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def tidy(self) -> None:
+        """Remove the oldest files until the folder is within its size."""
+        with self._lock:
+            files = sorted(
+                (path for path in self.folder.rglob("*") if path.is_file()), key=lambda one: one.stat().st_mtime
+            )
+            left = sum(path.stat().st_size for path in files)
+            for path in files:
+                if left <= self._bytes_kept:
+                    return
+                left -= path.stat().st_size
+                path.unlink(missing_ok=True)
+
+    def _put(self, path: Path, body: bytes) -> None:
+        partial = path.with_suffix(f".{threading.get_ident()}.tmp")
+        partial.write_bytes(body)
+        partial.replace(path)
+        self.tidy()
+
+    def _path(self, home: str, key: str, ending: str) -> Path:
+        return self.folder / (hashlib.sha256(f"{home}\0{key}".encode()).hexdigest()[:32] + ending)
+
+
+def small_picture(body: bytes) -> bytes:
+    """The picture at a size for lists. Raises ValueError for what is no picture, or one of too many pixels."""
+    try:
+        with Image.open(io.BytesIO(body)) as image:
+            if image.width * image.height > _PIXELS_MAX:
+                raise ValueError("more pixels than are shown")
+            made = image.convert("RGB")
+            made.thumbnail((_EDGE, _EDGE))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"no picture: {error}") from error
+    out = io.BytesIO()
+    made.save(out, "WEBP", quality=85)
+    return out.getvalue()
