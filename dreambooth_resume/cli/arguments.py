@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import NoReturn
 
 from dreambooth_resume.errors import BadInput
@@ -31,3 +32,30 @@ def _with_dashes(word: str) -> str:
         return word
     flag, equals, value = word.partition("=")
     return "--" + flag[2:].replace("_", "-") + equals + value
+
+
+def whole(text: str) -> int:
+    """For `type`: a whole number from 1 on."""
+    return _number(text, least=1)
+
+
+def whole_or_zero(text: str) -> int:
+    """For `type`: a whole number from 0 on."""
+    return _number(text, least=0)
+
+
+def guidance(text: str) -> float:
+    """For `type`: a guidance scale."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 0 to 100")
+    return number
+
+
+def _number(text: str, *, least: int) -> int:
+    if not text.isdigit() or not least <= int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a whole number from {least} on")
+    return int(text)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
-from dreambooth_resume.cli.arguments import CommandParser
+from dreambooth_resume.cli.arguments import CommandParser, guidance, whole, whole_or_zero
 from dreambooth_resume.cli.homes import add_home, checkpoint_meant, open_run, s3_settings
 from dreambooth_resume.cli.output import print_json, tell_at_once
 from dreambooth_resume.cli.wording import count
@@ -56,14 +55,12 @@ def _parser() -> CommandParser:
         help="a step, a checkpoint's name, latest or final; once for each; left out: the newest, or the result",
     )
     parser.add_argument("--negative-prompt", metavar="TEXT", default="")
-    parser.add_argument("--num-images", metavar="N", type=_whole, default=1, help="of each prompt; left out: 1")
-    parser.add_argument(
-        "--seed", metavar="N", type=_whole_or_zero, help="left out: the run's, as its own pictures have"
-    )
-    parser.add_argument("--steps", metavar="N", type=_whole, default=50, help="denoising steps; left out: 50")
-    parser.add_argument("--guidance-scale", metavar="X", type=_guidance, default=5.0, help="left out: 5")
-    parser.add_argument("--height", metavar="N", type=_whole, help="in pixels; left out: the run's resolution")
-    parser.add_argument("--width", metavar="N", type=_whole, help="in pixels; left out: the run's resolution")
+    parser.add_argument("--num-images", metavar="N", type=whole, default=1, help="of each prompt; left out: 1")
+    parser.add_argument("--seed", metavar="N", type=whole_or_zero, help="left out: the run's, as its own pictures have")
+    parser.add_argument("--steps", metavar="N", type=whole, default=50, help="denoising steps; left out: 50")
+    parser.add_argument("--guidance-scale", metavar="X", type=guidance, default=5.0, help="left out: 5")
+    parser.add_argument("--height", metavar="N", type=whole, help="in pixels; left out: the run's resolution")
+    parser.add_argument("--width", metavar="N", type=whole, help="in pixels; left out: the run's resolution")
     parser.add_argument(
         "--beside-base",
         action=argparse.BooleanOptionalAction,
@@ -96,27 +93,3 @@ def _wanted(arguments: argparse.Namespace) -> Wanted:
         width=arguments.width,
         beside_base=arguments.beside_base,
     )
-
-
-def _whole(text: str) -> int:
-    return _number(text, least=1)
-
-
-def _whole_or_zero(text: str) -> int:
-    return _number(text, least=0)
-
-
-def _number(text: str, *, least: int) -> int:
-    if not text.isdigit() or not least <= int(text) < 2**63:
-        raise argparse.ArgumentTypeError(f"{text[:20]} is not a whole number from {least} on")
-    return int(text)
-
-
-def _guidance(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 100:
-        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 0 to 100")
-    return number

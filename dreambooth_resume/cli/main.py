@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("dreambooth_resume.cli.history:run", "every attempt of a run, and why it ended"),
     "report": ("dreambooth_resume.cli.report:run", "one HTML file with everything about a run"),
     "compare": ("dreambooth_resume.cli.compare:run", "two runs: options that differ, losses, results"),
+    "eval": ("dreambooth_resume.cli.evaluate:run", "how well each checkpoint hits the subject and the prompt"),
     "runs": ("dreambooth_resume.cli.runs:run", "all runs in a folder or a bucket"),
     "checkpoints": ("dreambooth_resume.cli.checkpoints:run", "list, verify, pull or delete a run's checkpoints"),
     "export": (

@@ -33,9 +33,12 @@ def run(words: list[str]) -> int:
     if arguments.json:
         print_json(facts)
         return 0
+    from dreambooth_resume.insight.evaluation import read_evaluations
+    from dreambooth_resume.insight.evaluation_chart import evaluation_sections
     from dreambooth_resume.insight.report import report
 
-    write_page(Path(arguments.out), report(storage, facts), where="--out")
+    fidelity = evaluation_sections(read_evaluations(storage, facts.curve.points))
+    write_page(Path(arguments.out), report(storage, facts, extra=fidelity), where="--out")
     held = (
         count(len(facts.curve.points), "step"),
         count(len(facts.attempts), "attempt"),

@@ -38,9 +38,12 @@ rect.warn { fill: var(--warn); }
 .legend { color: var(--pale); font-size: .85rem; } .legend span { margin-right: 1rem; white-space: nowrap; }
 .legend i { display: inline-block; width: 1.2em; height: .25em; margin-right: .35em; vertical-align: middle; }
 i.main { background: var(--main); } i.raw { background: var(--raw); } i.other { background: var(--other); }
+line.mark { stroke: var(--good); stroke-width: 1.5; }
 i.rawother { background: var(--other); opacity: .35; }
 i.held { background: var(--held); } i.lost { background: var(--bad); }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; } th { text-align: left; color: var(--pale); }
+th { white-space: nowrap; }
+.scroll table { min-width: 34rem; }
 td, th { border-bottom: 1px solid var(--rule); padding: .3rem .6rem .3rem 0; vertical-align: top; }
 code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em; }
 .good { color: var(--good); } .bad { color: var(--bad); }

@@ -178,7 +178,11 @@ def _small(storage: Storage, key: str) -> str | None:
 def _timeline(attempts: Sequence[Attempt]) -> str:
     """When each attempt ran; what lies between is waiting."""
     moments = [(attempt, _time(attempt.began_at), _time(attempt.ended_at)) for attempt in attempts]
-    known = [(attempt, begin, end or begin) for attempt, begin, end in moments if begin is not None][-_BARS:]
+    known = [
+        (attempt, begin, end if end is not None else begin + attempt.machine_seconds)
+        for attempt, begin, end in moments
+        if begin is not None
+    ][-_BARS:]
     if not known:
         return ""
     first, last = min(begin for _, begin, _ in known), max(end for _, _, end in known)

@@ -15,6 +15,7 @@ OUTPUT_PREFIX = "output/"
 PACKAGES_PREFIX = "packages/"
 SAMPLES_PREFIX = "samples/"
 DELETING_PREFIX = "notes/deleting-"
+EVALUATION_PREFIX = "eval/"
 SAMPLE_PROMPTS = "samples/prompts.json"
 """The prompts of validation_prompts_file, for machines that lack the file."""
 STATUS_PREFIX = "status/"
@@ -36,6 +37,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?:-a(\d+))?")
 _SAMPLE = re.compile(r"samples/(?:\d+-a\d+(?:-[0-9a-f]{8})?/(?:\d+\.png|samples\.json)|prompts\.json)")
 _PACKAGE = re.compile(r"packages/[0-9a-f]{64}/[\w.-]+\.(?:whl|txt)")
 _JOB_FILE = re.compile(r"jobs/[0-9a-f]{32}/submit\.slurm")
+_EVALUATION = re.compile(r"eval/([0-9a-f]{16})/(?:(checkpoint-\d+(?:-a\d+)?)/)?((?:\d{4,}|recipe)\.json)")
 _NOTE = re.compile(r"notes/([a-z]+)-[0-9a-f]{32}\.json")
 _HINT = re.compile(
     r"status/\d{4,}\.json|metrics/\d{4,}-\d{5,}\.jsonl"
@@ -120,6 +122,17 @@ def is_sample(key: str) -> bool:
 
 def is_samples_list(key: str) -> bool:
     return is_sample(key) and key.endswith("/samples.json")
+
+
+def evaluation_key(evaluation: str, name: str) -> str:
+    """`eval/0123456789abcdef/checkpoint-500/0003.json`: how picture 3 of that checkpoint was scored."""
+    return f"{EVALUATION_PREFIX}{evaluation}/{name}"
+
+
+def evaluation_parts(key: str) -> tuple[str, str, str] | None:
+    """(evaluation, checkpoint's folder or "", file) of a key that `evaluation_key` made, else None."""
+    match = _EVALUATION.fullmatch(key)
+    return (match[1], match[2] or "", match[3]) if match else None
 
 
 def output_key(supervisor: str, number: int) -> str:

@@ -98,16 +98,7 @@ def generate(
     empty or a model that isn't there, RefusedToGoOn for a model that is another one, CheckpointDamaged.
     """
     prepare_folder(folder)
-    record = read_record(storage)
-    assert record is not None, "a run with a log has a record"
-    recorded = options_at(log, refs[-1], record) if refs else record.options
-    options = resolve(GivenOptions(values={}, sources={}, config_file=None), recorded=recorded)
-    source = _source(options, record, base or BaseAt())
-    trained = [_read(storage, ref, options) for ref in refs]
-    tell(f"Loading {source.name}.")
-    # The LoRA is for the whole base, whatever it was trained on.
-    options = with_values(options, {"base_precision": "no"})
-    studio = _open_studio(options, source, _adapter(storage, record, options, source), wanted)
+    studio, source, trained = open_studio(storage, log, refs, wanted, base=base, tell=tell)
     rows: list[tuple[str | None, AbstractContextManager[None]]] = []
     if wanted.beside_base or not refs:
         rows.append((None, studio.without_adapter()))
@@ -124,6 +115,28 @@ def generate(
     return tuple(made)
 
 
+def open_studio(
+    storage: Storage,
+    log: Log,
+    refs: Sequence[CheckpointRef],
+    wanted: Wanted,
+    *,
+    base: BaseAt | None = None,
+    tell: Callable[[str], None],
+) -> tuple[Studio, ModelSource, list[Trained]]:
+    """The loaded model, where it is from, and what each checkpoint holds, verified. Raises as `generate` does."""
+    record = read_record(storage)
+    assert record is not None, "a run with a log has a record"
+    recorded = options_at(log, refs[-1], record) if refs else record.options
+    options = resolve(GivenOptions(values={}, sources={}, config_file=None), recorded=recorded)
+    source = _source(options, record, base or BaseAt())
+    trained = [_read(storage, ref, options) for ref in refs]
+    tell(f"Loading {source.name}.")
+    # The LoRA is for the whole base, whatever it was trained on.
+    options = with_values(options, {"base_precision": "no"})
+    return _load_studio(options, source, _adapter(storage, record, options, source), wanted), source, trained
+
+
 def prepare_folder(folder: Path) -> None:
     """An empty folder. Raises BadInput for one that holds something, or can't be made."""
     where = f"--out {folder}"
@@ -138,14 +151,14 @@ def prepare_folder(folder: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Trained:
+class Trained:
     """A checkpoint's LoRA file, and the embeddings of its new tokens by the parameters' names, if it has such."""
 
     weights: bytes
     new_tokens: Mapping[str, torch.Tensor]
 
 
-class _Studio:
+class Studio:
     """The loaded model with the adapter's layers on it, and the pictures that are asked for."""
 
     def __init__(self, loaded: LoadedModel, easel: Easel, specs: tuple[PictureSpec, ...]) -> None:
@@ -160,7 +173,7 @@ class _Studio:
         return base_alone([self._loaded.denoiser.module, *(encoders.models.values() if encoders else ())])
 
     @contextlib.contextmanager
-    def with_adapter(self, ref: CheckpointRef, trained: _Trained) -> Iterator[None]:
+    def with_adapter(self, ref: CheckpointRef, trained: Trained) -> Iterator[None]:
         from dreambooth_resume.checkpoint.tensors import deserialise
         from dreambooth_resume.models.export import parameter_values
         from dreambooth_resume.models.lora import load_parameters
@@ -173,11 +186,17 @@ class _Studio:
         yield
 
     def paint(self, spec: PictureSpec) -> bytes:
+        """The picture as PNG."""
+        png = self.paint_unless(spec, should_stop=lambda: False)
+        assert png is not None, "nobody stops it"
+        return png
+
+    def paint_unless(self, spec: PictureSpec, *, should_stop: Callable[[], bool]) -> bytes | None:
+        """The picture as PNG; None if told to stop on the way."""
         from dreambooth_resume.training.preview import as_png
 
-        picture = self._easel.paint(spec, should_stop=lambda: False)
-        assert picture is not None, "nobody stops it"
-        return as_png(picture)
+        picture = self._easel.paint(spec, should_stop=should_stop)
+        return None if picture is None else as_png(picture)
 
 
 def _source(options: TrainOptions, record: RunRecord, base: BaseAt) -> ModelSource:
@@ -210,7 +229,7 @@ def _adapter(storage: Storage, record: RunRecord, options: TrainOptions, source:
     return adapter_of(options, family, source, existing=existing)
 
 
-def _read(storage: Storage, ref: CheckpointRef, options: TrainOptions) -> _Trained:
+def _read(storage: Storage, ref: CheckpointRef, options: TrainOptions) -> Trained:
     from dreambooth_resume.checkpoint.reader import read_checked
     from dreambooth_resume.checkpoint.tensors import deserialise
     from dreambooth_resume.models.new_tokens import ROWS_NAME
@@ -219,13 +238,13 @@ def _read(storage: Storage, ref: CheckpointRef, options: TrainOptions) -> _Train
     rows: dict[str, torch.Tensor] = {}
     if options.tokens.train_text_encoder_ti:
         rows = result_tokens(deserialise(read_checked(storage, ref.file_named(STATE_TENSORS_NAME))))
-    return _Trained(
+    return Trained(
         weights=read_checked(storage, ref.file_named(WEIGHTS_NAME)),
         new_tokens={f"{encoder}.{ROWS_NAME}": one for encoder, one in rows.items()},
     )
 
 
-def _open_studio(options: TrainOptions, source: ModelSource, lora: LoraSpec, wanted: Wanted) -> _Studio:
+def _load_studio(options: TrainOptions, source: ModelSource, lora: LoraSpec, wanted: Wanted) -> Studio:
     """Load what paints, as the training has it, prompts encoded ahead where the text encoders are frozen."""
     from dreambooth_resume.training.build import make_accelerator
     from dreambooth_resume.training.model import load_model
@@ -261,7 +280,7 @@ def _open_studio(options: TrainOptions, source: ModelSource, lora: LoraSpec, wan
         width=side,
         edm_style=objective_of(options.loss, is_edm=facts.is_edm).edm_style,
     )
-    return _Studio(loaded, easel, specs)
+    return Studio(loaded, easel, specs)
 
 
 def _specs(options: TrainOptions, wanted: Wanted, *, multiple: int) -> tuple[PictureSpec, ...]:

@@ -26,6 +26,7 @@ from dreambooth_resume.runs.home import (
     RESULT_FILES,
     RUN,
     checkpoint_name,
+    evaluation_parts,
     is_hint,
     is_job_file,
     is_package,
@@ -42,6 +43,7 @@ KeyKind = Literal[
     "pictures",
     "cache",
     "samples",
+    "evaluation",
     "status and curves",
     "package",
     "job file",
@@ -56,6 +58,7 @@ DELETION_ORDER: tuple[KeyKind, ...] = (
     "pictures",
     "cache",
     "samples",
+    "evaluation",
     "status and curves",
     "package",
     "job file",
@@ -124,6 +127,8 @@ def kind_of(key: str) -> KeyKind | None:
         return "cache"
     if is_sample(key):
         return "samples"
+    if evaluation_parts(key) is not None:
+        return "evaluation"
     if is_hint(key):
         return "status and curves"
     if is_package(key):

@@ -33,6 +33,7 @@ print("heavy:", code, [name for name in ("torch", "accelerate", "diffusers", "bo
         ["stop", "HOME"],
         ["report", "HOME"],
         ["compare", "HOME", "HOME"],
+        ["eval", "HOME", "--show"],
         ["launch", "list"],
         ["gc", "HOME", "--yes"],
         ["delete", "HOME", "--yes"],
