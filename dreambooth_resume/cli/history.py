@@ -10,15 +10,22 @@ from dreambooth_resume.cli.homes import add_home, open_run
 from dreambooth_resume.cli.output import print_columns, print_json
 from dreambooth_resume.cli.wording import UNKNOWN, clock, count, why_it_ended
 from dreambooth_resume.config.messages import plain
+from dreambooth_resume.insight.continuity import Joint
 from dreambooth_resume.runs.entries import Totals
 from dreambooth_resume.runs.history import Attempt, HistoryTotals, read_history, totals_of
 from dreambooth_resume.runs.notes import Note, read_notes
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.workflows.continuity import check_history
 
+JUMP_EXIT_CODE = 1
 _HEAD = ("attempt", "began (UTC)", "lasted", "where", "from step", "to step", "durable", "lost", "ended", "exit", "why")
 
 
 def run(words: list[str]) -> int:
-    """Prints the attempts, oldest first; exit code 0 whatever became of them. Raises BadInput if HOME holds no run."""
+    """Prints the attempts, oldest first; exit code 0 whatever became of them. Raises BadInput if HOME holds no run.
+
+    With --check: what each resume went on with; exit code 1 if something jumped.
+    """
     parser = CommandParser(
         "dbr history",
         description="Every attempt of a run: where it ran, when, from which step to which, why it ended, and how many "
@@ -26,9 +33,16 @@ def run(words: list[str]) -> int:
         fix="dbr history HOME, with the home of a run",
     )
     add_home(parser)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="did the run go on after each resume as if nothing had been? Exit code 1 if not",
+    )
     parser.add_argument("--json", action="store_true", help="everything, for programs")
     arguments = parser.parse_words(words)
     storage, summary = open_run(arguments)
+    if arguments.check:
+        return _check(storage, as_json=arguments.json)
     attempts, notes = read_history(storage), read_notes(storage)
     totals = totals_of(
         attempts,
@@ -55,6 +69,34 @@ def run(words: list[str]) -> int:
         print("\nnoted by others")
         print_columns([_note_row(note) for note in notes])
     return 0
+
+
+def _check(storage: Storage, *, as_json: bool) -> int:
+    joints = check_history(storage)
+    jumps = sum(len(joint.jumps) for joint in joints)
+    if as_json:
+        print_json({"home": storage.describe(), "joints": joints, "jumps": jumps})
+        return JUMP_EXIT_CODE if jumps else 0
+    if not joints:
+        print("No resume to look at: no attempt after the first has made a step.")
+        return 0
+    rows = [(str(joint.attempt), str(joint.step), str(joint.compared), _went_on(joint)) for joint in joints]
+    print_columns(rows, head=("attempt", "from step", "steps made before", "how it went on"))
+    for joint in joints:
+        for jump in joint.jumps:
+            print(f"\nattempt {joint.attempt}, {jump}")
+    print(f"\n{count(len(joints), 'resume')}, {count(jumps, 'jump')}")
+    return JUMP_EXIT_CODE if jumps else 0
+
+
+def _went_on(joint: Joint) -> str:
+    """In some words; steps that nobody made before have nothing to be compared with."""
+    if joint.jumps:
+        return "JUMPED: " + ", ".join(jump.kind for jump in joint.jumps)
+    told = f"; the log says why it may differ: {'; '.join(joint.expected)}" if joint.expected else ""
+    if not joint.compared:
+        return f"steps, learning rate and data position follow on{told}"
+    return ("as before, but for rounding" if joint.expected else "the same bits as before") + told
 
 
 def _row(attempt: Attempt, *, is_priced: bool) -> Sequence[str]:

@@ -58,6 +58,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "dreambooth_resume.cli.verify_resume:run",
         "train a stretch of a run twice, once being killed, and compare the bytes",
     ),
+    "drill": ("dreambooth_resume.cli.drill:run", "interrupt a launched run on purpose, and measure how it comes back"),
     "supervise": ("dreambooth_resume.cli.supervise:run", "train, and start again by the restart rule of launchers"),
     "ui": ("dreambooth_resume.cli.ui:run", "a web page that shows, starts, stops and resumes runs"),
     "demo": ("dreambooth_resume.cli.demo:run", "train a tiny model, kill it three times, compare the bytes"),

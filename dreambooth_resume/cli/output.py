@@ -92,10 +92,10 @@ def _bar(columns: Sequence[ProgressColumn], what: str) -> Iterator[Callable[[int
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def is_confirmed(question: str, *, command: str) -> bool:
+def is_confirmed(question: str, *, command: str, because: str = "deletes for good") -> bool:
     """Ask at the terminal. Raises BadInput, which names --yes, where nobody is there to be asked."""
     if not sys.stdin.isatty():
-        raise BadInput("deletes for good, and nobody is there to be asked", where=command, fix="add --yes")
+        raise BadInput(f"{because}, and nobody is there to be asked", where=command, fix="add --yes")
     try:
         return input(question).strip().lower() in ("y", "yes")
     except EOFError:

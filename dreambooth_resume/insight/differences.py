@@ -7,7 +7,7 @@ trains it. A loss is computed before the step's update, so the first thing that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,8 @@ Part = Literal["samples", "learning rate", "weights", "gradient", "update"]
 
 ROUNDING = 0.02
 """Losses and norms that differ by more than this share of themselves are not the same numbers, rounded otherwise."""
+_ROUNDED: Mapping[What, float] = {"loss": ROUNDING, "gradient norm": 5 * ROUNDING}
+"""A gradient is a sum of many products, and its norm is rounded more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +50,20 @@ def relative_difference(before: float, after: float) -> float:
 
 
 def first_difference(
-    before: Iterable[CurvePoint], after: Iterable[CurvePoint], *, base_step: int
+    before: Iterable[CurvePoint], after: Iterable[CurvePoint], *, base_step: int, rounded: bool = False
 ) -> StepDifference | None:
     """The first difference over the steps that both have; None if there is none.
 
     `base_step` is the step whose state `after` began from: in the step behind it the weights are those of a checkpoint.
-    Values that one side has no record of are not compared.
+    Values that one side has no record of are not compared. `rounded`: losses and norms may differ by rounding.
     """
     then = {point.step: point for point in before}
     for point in sorted(after, key=lambda one: one.step):
         if (other := then.get(point.step)) is None:
             continue
         for what, was, is_now in _values(other, point):
-            if was is not None and is_now is not None and relative_difference(was, is_now) > 0.0:
+            allowed = _ROUNDED.get(what, 0.0) if rounded else 0.0
+            if was is not None and is_now is not None and relative_difference(was, is_now) > allowed:
                 part = _part(what, is_first=point.step == base_step + 1)
                 return StepDifference(step=point.step, what=what, before=was, after=is_now, part=part)
     return None

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.runs.entries import Price
+from dreambooth_resume.runs.entries import Price, Process
 from dreambooth_resume.storage.s3_address import S3Settings
 
 JobState = Literal["waiting", "running", "ended", "unknown"]
@@ -108,6 +108,22 @@ class LeavesThings(Protocol):
 
     def remove(self, leftover: Leftover) -> None:
         """Remove one; what is gone already is fine."""
+        ...
+
+
+Rehearsal = Literal["notice", "kill"]
+"""`notice`: the platform says that the machine goes. `kill`: the training is gone without a word."""
+
+
+@runtime_checkable
+class Rehearses(Protocol):
+    """Of a launcher that can do on purpose what its platform does at any time."""
+
+    def rehearse(self, job: Job, how: Rehearsal, *, holder: Process) -> str:
+        """Do it to the machine where `holder` trains; what was done, in a line. Raises as a Launcher does.
+
+        Refuses, with BadInput, what can't be done from here; nothing was done then.
+        """
         ...
 
 

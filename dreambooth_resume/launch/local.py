@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from dreambooth_resume.config.options.declaration import free
 from dreambooth_resume.errors import BadInput
-from dreambooth_resume.launch.base import SETTINGS_CONFIG, Job, JobStatus, LaunchRequest, MachineEnd
+from dreambooth_resume.launch.base import SETTINGS_CONFIG, Job, JobStatus, LaunchRequest, MachineEnd, Rehearsal
 from dreambooth_resume.launch.growing_file import growing_lines
 from dreambooth_resume.launch.state_folder import launch_folder, output_file, write_whole
 from dreambooth_resume.runs.entries import Price, Process
@@ -30,6 +30,7 @@ from dreambooth_resume.runs.holder import is_known_gone, process_with, this_proc
 STATE = "state.json"
 _STARTS_WITHIN_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
+_RESUME = "dbr resume HOME launches it again"
 _KILLED_WITH_SESSION = re.compile(r"^\s*KillUserProcesses\s*=\s*(?:yes|true|1|on)\s*$", re.M | re.I)
 
 
@@ -117,6 +118,21 @@ class LocalLauncher:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGINT)
         return True
+
+    def rehearse(self, job: Job, how: Rehearsal, *, holder: Process) -> str:
+        """To the training alone: its supervisor starts it again, as after a crash or a notice."""
+        here = this_process()
+        if (holder.boot_id, holder.pid_namespace) != (here.boot_id, here.pid_namespace):
+            raise BadInput(
+                f"trains on {holder.host}, and signals don't reach there", where=job.name, fix="type the same there"
+            )
+        if self.look(job).state != "running":
+            raise BadInput("its supervisor is gone, so nobody would start it again", where=job.name, fix=_RESUME)
+        if is_known_gone(holder):
+            raise BadInput("ended just now", where=f"pid {holder.pid}", fix=_RESUME)
+        number = signal.SIGTERM if how == "notice" else signal.SIGKILL
+        os.kill(holder.pid, number)
+        return f"{number.name} to pid {holder.pid} on {holder.host}"
 
     def release(self, job: Job) -> None:  # noqa: ARG002  nothing was made but a log, which is kept for `dbr logs`
         return

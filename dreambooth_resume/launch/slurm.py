@@ -17,11 +17,11 @@ from difflib import get_close_matches
 from importlib.resources import files
 
 from dreambooth_resume.errors import AccessDenied, BadInput, ComeBack
-from dreambooth_resume.launch.base import Job, JobState, JobStatus, LaunchRequest, MachineEnd
+from dreambooth_resume.launch.base import Job, JobState, JobStatus, LaunchRequest, MachineEnd, Rehearsal
 from dreambooth_resume.launch.growing_file import growing_lines
 from dreambooth_resume.launch.slurm_settings import SlurmSettings, limit_seconds
 from dreambooth_resume.launch.state_folder import output_file
-from dreambooth_resume.runs.entries import Price
+from dreambooth_resume.runs.entries import Price, Process
 from dreambooth_resume.runs.home import job_file_key
 from dreambooth_resume.storage.urls import open_storage
 
@@ -116,6 +116,15 @@ class SlurmLauncher:
                 return True
             time.sleep(_LOOK_SECONDS)
         return False
+
+    def rehearse(self, job: Job, how: Rehearsal, *, holder: Process) -> str:  # noqa: ARG002  Slurm knows the node
+        """`notice`: the signal that Slurm sends before the time limit. `kill`: SIGKILL to the step, not to its job."""
+        number, status = job.values.get("job", ""), self.look(job)
+        if status.state != "running" or "COMPLETING" in status.because:
+            raise BadInput(f"does not run: {status.because}", where=job.name, fix="dbr status HOME")
+        words = ["--batch", "--signal=USR1"] if how == "notice" else ["--signal=KILL"]
+        _ask(["scancel", *words, number])
+        return shlex.join(["scancel", *words, number])
 
     def release(self, job: Job) -> None:
         """Called when nothing trains: a job that is still there would only wait."""

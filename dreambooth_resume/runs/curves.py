@@ -174,11 +174,16 @@ def _values_of(
             continue  # its first steps may have come from what the attempt before had staged
         points = known.get((key, listed[key]))
         if points is None:
-            made = (_point(line, attempt.number) for line in _lines(storage, key))
-            points = tuple(point for point in made if point is not None)
+            points = read_segment(storage, attempt.number, segment)
         used[key, listed[key]] = points
         found.update((point.step, point) for point in points)
     return tuple(found[step] for step in sorted(found))
+
+
+def read_segment(storage: Storage, attempt: int, segment: int) -> tuple[CurvePoint, ...]:
+    """One segment of what an attempt measured, as far as it can be read; nothing where there is none."""
+    points = (_point(line, attempt) for line in _lines(storage, metrics_key(attempt, segment)))
+    return tuple(point for point in points if point is not None)
 
 
 def _lines(storage: Storage, key: str) -> list[bytes]:

@@ -21,6 +21,22 @@ HEARTBEAT_SECONDS = 15.0
 Phase = Literal["starting", "preparing", "training", "validating", "saving", "ended"]
 
 
+class Resumed(Record):
+    """What an attempt found when it went on from a checkpoint."""
+
+    step: int
+    """Of the state that it began with."""
+    epoch: int
+    sample: int
+    """Its data position there: the first sample of the next step among those of its epoch. Both from 0."""
+    epoch_length: int
+    batch_size: int
+    state: str | None = None
+    """What of its state was not as committed when it began to train; None: every bit was."""
+    jump: str | None = None
+    """What differed in the steps that an attempt before it had made too, and the likely cause; None: nothing so far."""
+
+
 class Status(Record):
     """What an attempt says of itself. `counter` moves with every heartbeat; the rest is for people."""
 
@@ -44,6 +60,8 @@ class Status(Record):
     exit_code: int | None = None
     why: str | None = None
     """Why it ended, in a line, where it ended with an error."""
+    resumed: Resumed | None = None
+    """None: it began at step 0, or is of a release that didn't look."""
     answered: tuple[str, ...] = ()
     """Nonces of the control requests that this attempt has carried out."""
 

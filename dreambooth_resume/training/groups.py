@@ -9,7 +9,7 @@ import torch
 from dreambooth_resume.config.options.tokens import pivot_step
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.training.optimizers.base import ParameterGroup
-from dreambooth_resume.training.schedule import LearningRateSchedule, scaled_learning_rate
+from dreambooth_resume.training.schedule import denoiser_rate, schedule_of
 
 Parameters = Mapping[str, torch.nn.Parameter]
 
@@ -46,30 +46,6 @@ def parameter_groups(
                 )
             )
     return tuple(groups)
-
-
-def denoiser_rate(options: TrainOptions) -> float:
-    """The denoiser's learning rate after the warm-up."""
-    chosen, training = options.optimization, options.training
-    return scaled_learning_rate(
-        chosen.learning_rate,
-        scale_lr=chosen.scale_lr,
-        train_batch_size=training.train_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-    )
-
-
-def schedule_of(options: TrainOptions, peak: float, *, total_steps: int) -> LearningRateSchedule:
-    """The run's schedule up to and down from `peak`, over so many steps."""
-    chosen = options.optimization
-    return LearningRateSchedule(
-        name=chosen.lr_scheduler,
-        peak=peak,
-        warmup_steps=chosen.warmup_steps(total_steps),
-        total_steps=total_steps,
-        num_cycles=chosen.lr_num_cycles,
-        power=chosen.lr_power,
-    )
 
 
 def _split(part: str, parameters: Parameters, rate: float, ratio: float | None) -> dict[str, tuple[Parameters, float]]:

@@ -10,7 +10,7 @@ from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.runs.entries import Process
 from dreambooth_resume.runs.home import status_key
 from dreambooth_resume.runs.meter import Meter
-from dreambooth_resume.runs.status import Heartbeat, Phase, Status
+from dreambooth_resume.runs.status import Heartbeat, Phase, Resumed, Status
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.training.metrics import MetricsSink
 
@@ -30,6 +30,12 @@ class Situation:
     save_seconds: float | None = None
     exit_code: int | None = None
     why: str | None = None
+    resumed: Resumed | None = None
+
+    def say_jump(self, jump: str) -> None:
+        """For the next beat: steps that were made before are not what they were."""
+        if self.resumed is not None:
+            self.resumed = self.resumed.model_copy(update={"jump": jump})
 
 
 class Pulse:
@@ -97,6 +103,7 @@ class Pulse:
             process=self._process,
             exit_code=now.exit_code,
             why=now.why,
+            resumed=now.resumed,
             answered=self._requests.answered,
         )
         return status.model_dump_json(indent=1).encode()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dreambooth_resume.config.contradictions import POLYNOMIAL_END
+from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.errors import BadInput
 
 LrScheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
@@ -83,3 +84,27 @@ def scaled_learning_rate(
     if not scale_lr:
         return learning_rate
     return learning_rate * gradient_accumulation_steps * train_batch_size * processes
+
+
+def denoiser_rate(options: TrainOptions) -> float:
+    """The denoiser's learning rate after the warm-up."""
+    chosen, training = options.optimization, options.training
+    return scaled_learning_rate(
+        chosen.learning_rate,
+        scale_lr=chosen.scale_lr,
+        train_batch_size=training.train_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+    )
+
+
+def schedule_of(options: TrainOptions, peak: float, *, total_steps: int) -> LearningRateSchedule:
+    """The run's schedule up to and down from `peak`, over so many steps."""
+    chosen = options.optimization
+    return LearningRateSchedule(
+        name=chosen.lr_scheduler,
+        peak=peak,
+        warmup_steps=chosen.warmup_steps(total_steps),
+        total_steps=total_steps,
+        num_cycles=chosen.lr_num_cycles,
+        power=chosen.lr_power,
+    )

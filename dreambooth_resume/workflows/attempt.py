@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,7 +31,6 @@ from dreambooth_resume.errors import (
     StorageUnavailable,
 )
 from dreambooth_resume.preemption.budget import BudgetSource
-from dreambooth_resume.preemption.heed import what_a_notice_needs
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import Adoption
@@ -48,12 +47,12 @@ from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.preview import Preview
 from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.training.pulse import Pulse, Situation
-from dreambooth_resume.training.seed import ScriptState, saved_state, what_was_taken
+from dreambooth_resume.training.seed import ScriptState, saved_state
 from dreambooth_resume.training.trackers.feed import Trackers
 from dreambooth_resume.training.trainer import Trainer
 from dreambooth_resume.training.validation_loss import Validation
-from dreambooth_resume.workflows import wording
-from dreambooth_resume.workflows.changes import rate_of, what_changes
+from dreambooth_resume.workflows.continuity import RedoneSteps, found_at_resume, say_at_resume
+from dreambooth_resume.workflows.first_words import how_it_begins
 from dreambooth_resume.workflows.hub_mirror import HubMirror, open_mirror
 from dreambooth_resume.workflows.room import save_interval
 from dreambooth_resume.workflows.shots import store_shots
@@ -108,6 +107,7 @@ class _Life:
     sink: MetricsSink
     trackers: Trackers
     mirror: HubMirror | None
+    redone: RedoneSteps
 
 
 def run_attempt(attempt: Attempt) -> Log:
@@ -146,16 +146,19 @@ def _begin_life(attempt: Attempt) -> _Life:
         attempt=attempt.number,
         tell=attempt.reporter.message,
     )
-    sink = MetricsSink(
-        attempt.storage,
-        attempt=attempt.number,
-        listener=lambda step, values: trackers.log(step, shown_values(values)),
-    )
     situation = Situation(
         step=base.step if base else 0,
         max_train_steps=attempt.assignment.max_train_steps,
         durable_step=base.step if base else None,
     )
+    log, tell = attempt.adopted.writer.log, attempt.reporter.message
+    redone = RedoneSteps(attempt.storage, log, attempt=attempt.number, tell=tell, found=situation.say_jump)
+
+    def listener(step: int, values: Mapping[str, float]) -> None:
+        trackers.log(step, shown_values(values))
+        redone.on_step(step, values)
+
+    sink = MetricsSink(attempt.storage, attempt=attempt.number, listener=listener)
     mirror = open_mirror(attempt.assignment.options.reporting, attempt.storage, attempt.adopted.writer)
     pulse = Pulse(
         attempt.storage,
@@ -168,7 +171,9 @@ def _begin_life(attempt: Attempt) -> _Life:
         other_alarm=lambda: mirror.alarm if mirror else None,
     )
     watcher = Watcher([attempt.watcher, requests, _budget(attempt)])
-    return _Life(pulse=pulse, requests=requests, watcher=watcher, sink=sink, trackers=trackers, mirror=mirror)
+    return _Life(
+        pulse=pulse, requests=requests, watcher=watcher, sink=sink, trackers=trackers, mirror=mirror, redone=redone
+    )
 
 
 def _budget(attempt: Attempt) -> BudgetSource:
@@ -184,6 +189,7 @@ def _budget(attempt: Attempt) -> BudgetSource:
 def _train(attempt: Attempt, life: _Life) -> Log:
     storage, adopted, options = attempt.storage, attempt.adopted, attempt.assignment.options
     life.pulse.enter("preparing")
+    life.redone.start()
     try:
         staged, parts = _prepare(attempt, life)
     except (Interrupted, StoppedOnPurpose) as error:
@@ -192,7 +198,8 @@ def _train(attempt: Attempt, life: _Life) -> Log:
     seeded = None if staged or adopted.base else _seeded(attempt, parts)
     if (saved := staged or adopted.loaded or seeded) is not None:
         parts.state.load(saved)
-    attempt.reporter.message(_how_it_begins(attempt, parts, staged))
+    _look_at_the_joint(attempt, life, parts, saved)
+    attempt.reporter.message(how_it_begins(attempt, parts, staged=staged))
     # Only now: what was staged has been read, and since the adopt nobody of a lower attempt can commit any more.
     _asked_patiently(attempt, life, lambda: collect(storage, adopted.writer.log, attempt=attempt.number))
     interval_steps, interval_seconds = save_interval(options)
@@ -245,6 +252,18 @@ def _train(attempt: Attempt, life: _Life) -> Log:
             life.mirror.close(timeout_seconds=patience)
         parts.loader.close()
     return adopted.writer.log
+
+
+def _look_at_the_joint(attempt: Attempt, life: _Life, parts: Parts, saved: SavedState | None) -> None:
+    """Is what trains what was committed? Kept in the status; a jump is said aloud."""
+    if attempt.number == 1:
+        return
+    step, plan = parts.state.global_step, attempt.assignment.plan
+    committed = None if saved is None else saved.tensors
+    found = found_at_resume(plan, step=step, live=parts.state.tensors(), committed=committed)
+    life.pulse.situation.resumed = found
+    say_at_resume(found, attempt.reporter.message)
+    life.redone.begins_at(step)
 
 
 def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
@@ -357,39 +376,3 @@ def _validation(attempt: Attempt, life: _Life, parts: Parts) -> Validation | Non
         return None
     timetable, should_stop = attempt.assignment.timetable, life.watcher.should_stop
     return Validation(parts.held_out_loss, timetable, should_stop=should_stop, reporter=attempt.reporter)
-
-
-def _how_it_begins(attempt: Attempt, parts: Parts, staged: SavedState | None) -> str:
-    adopted, assignment = attempt.adopted, attempt.assignment
-    if adopted.base is None and staged is None:
-        log, end = adopted.writer.log, assignment.max_train_steps
-        lines = [wording.fresh_start(attempt.number, parts.state.global_step, end, attempt.not_exact_because, log)]
-    else:
-        lines = [_how_it_goes_on(attempt, parts, staged)]
-    if adopted.before is not None and adopted.before.save_seconds is not None:
-        lines.append(what_a_notice_needs(adopted.before.save_seconds, attempt.watcher.lead()))
-    if attempt.script is not None and adopted.base is None:
-        rate = rate_of(assignment.options, assignment.max_train_steps).at(parts.state.global_step)
-        lines.append(what_was_taken(attempt.script, learning_rate=rate))
-    if attempt.begins_segment:
-        lines.append(f"From step {parts.state.global_step} on the run is trained on the pictures of now.")
-    if attempt.before is not None:
-        lines += what_changes(
-            attempt.changes,
-            before=attempt.before,
-            now=assignment.options,
-            step=parts.state.global_step,
-            max_train_steps=assignment.max_train_steps,
-        )
-    return "\n".join(lines)
-
-
-def _how_it_goes_on(attempt: Attempt, parts: Parts, staged: SavedState | None) -> str:
-    return wording.resumed(
-        attempt.adopted,
-        step=parts.state.global_step,
-        staged=staged is not None,
-        assignment=attempt.assignment,
-        last=parts.state.last,
-        not_exact_because=attempt.not_exact_because,
-    )

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dreambooth_resume.config.change_policy import OptionChange
 from dreambooth_resume.config.messages import plain
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.training.groups import denoiser_rate, schedule_of
-from dreambooth_resume.training.schedule import LearningRateSchedule
+from dreambooth_resume.training.schedule import LearningRateSchedule, denoiser_rate, schedule_of
 
 _OF_THE_RATE = frozenset(
     (

@@ -202,6 +202,7 @@ class Bench:
         slow_copies: float = 0.0,
         uri: str | None = None,
         faults: Sequence[Mapping[str, object]] = (),
+        prelude: str | None = None,
     ) -> Process:
         """Any `dbr` command in a forked process; each has a log file of its own beside the home."""
         number = len(list(home.parent.glob(f"{home.name}.*.log")))
@@ -220,6 +221,7 @@ class Bench:
                 "limits": dict(limits or {}),
                 "clock_off": clock_off,
                 "faults": list(faults),
+                "prelude": prelude,
                 "slow_copies": slow_copies,
                 "bucket_home": uri.removeprefix("s3://") if uri else None,
             }

@@ -16,6 +16,7 @@ from dreambooth_resume.launch.aws.asking import Aws, Refused
 from dreambooth_resume.launch.aws.ending import end_machine, remove_group, remove_template
 from dreambooth_resume.launch.aws.leftovers import find_leftovers
 from dreambooth_resume.launch.aws.lookup import find_all
+from dreambooth_resume.launch.aws.rehearsal import rehearse_on
 from dreambooth_resume.launch.aws.sent import (
     LAUNCH_TAG,
     Found,
@@ -24,9 +25,9 @@ from dreambooth_resume.launch.aws.sent import (
     template_parameters,
 )
 from dreambooth_resume.launch.aws.settings import AwsSettings
-from dreambooth_resume.launch.base import Job, JobStatus, LaunchRequest, Leftover, MachineEnd
+from dreambooth_resume.launch.base import Job, JobStatus, LaunchRequest, Leftover, MachineEnd, Rehearsal
 from dreambooth_resume.launch.lists import listed
-from dreambooth_resume.runs.entries import Price
+from dreambooth_resume.runs.entries import Price, Process
 
 _PRODUCT = "Linux/UNIX"
 
@@ -102,6 +103,16 @@ class AwsLauncher:
     def interrupt(self, job: Job) -> bool:
         """No: a machine that is taken away means "come back", so the training is asked through the home."""
         return self.look(job).state == "ended"
+
+    def rehearse(self, job: Job, how: Rehearsal, *, holder: Process) -> str:  # noqa: ARG002  the group knows it
+        """`notice`: an interruption by the Fault Injection Service, two minutes ahead. `kill`: terminated at once."""
+        aws, name = self._of(job), job.values.get("group", "")
+        groups = aws.ask("autoscaling", "describe_auto_scaling_groups", {"AutoScalingGroupNames": [name]})
+        machines = [one for group in groups["AutoScalingGroups"] for one in group["Instances"]]
+        ready = [str(one["InstanceId"]) for one in machines if one["LifecycleState"] == "InService"]
+        if not ready:
+            raise BadInput("has no machine now", where=job.name, fix="dbr status HOME")
+        return rehearse_on(aws, ready[0], how)
 
     def release(self, job: Job) -> None:
         if name := job.values.get("group"):

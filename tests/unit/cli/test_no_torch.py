@@ -25,6 +25,7 @@ print("heavy:", code, [name for name in ("torch", "accelerate", "diffusers", "bo
     "words",
     [
         ["history", "HOME"],
+        ["history", "HOME", "--check"],
         ["checkpoints", "verify", "HOME"],
         ["checkpoints", "pull", "HOME", "out"],
         ["checkpoints", "delete", "HOME", "1", "--yes"],
