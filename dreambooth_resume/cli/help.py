@@ -6,9 +6,10 @@ import textwrap
 
 from dreambooth_resume.config.messages import plain
 from dreambooth_resume.config.not_yet import NOT_YET
+from dreambooth_resume.config.option import Option
 from dreambooth_resume.config.options.declaration import ChangePolicy
 from dreambooth_resume.config.options.train import SECTIONS
-from dreambooth_resume.config.schema import OPTIONS, Option, section_options, section_summary
+from dreambooth_resume.config.schema import OPTIONS, section_options, section_summary
 from dreambooth_resume.config.unknown import nearest_section
 from dreambooth_resume.errors import BadInput
 

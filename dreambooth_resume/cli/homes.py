@@ -6,7 +6,6 @@ import argparse
 import shlex
 from pathlib import Path, PurePosixPath
 
-from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.config.values import checked
 from dreambooth_resume.errors import BadInput, RefusedToGoOn
 from dreambooth_resume.runs.adoption import LATEST
@@ -64,8 +63,8 @@ def home_name(storage: Storage) -> str:
 def add_s3_options(parser: argparse.ArgumentParser) -> None:
     """The options of `dbr train` by which it reaches a bucket: a home is found by the words it was made with."""
     group = parser.add_argument_group("a home in S3", "as for dbr train; credentials are found as boto3 finds them")
-    for name in S3_OPTIONS:
-        option, about = OPTIONS[name], OPTIONS[name].help.replace("%", "%%")
+    for name, option in S3_OPTIONS.items():
+        about = option.help.replace("%", "%%")
         if option.kind == "bool":
             group.add_argument(_flag(name), dest=name, action="store_true", default=None, help=about)
         else:
@@ -77,7 +76,8 @@ def s3_settings(arguments: argparse.Namespace) -> S3Settings:
 
     def value(name: str) -> object:
         typed = getattr(arguments, name)
-        return OPTIONS[name].default if typed is None else checked(OPTIONS[name], typed, where=_flag(name))
+        option = S3_OPTIONS[name]
+        return option.default if typed is None else checked(option, typed, where=_flag(name))
 
     return settings_of(value)
 

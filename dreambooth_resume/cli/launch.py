@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dreambooth_resume.cli.output import print_columns, print_json, tell_at_once
 from dreambooth_resume.config.messages import plain
-from dreambooth_resume.config.schema import Option
+from dreambooth_resume.config.option import Option
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.launchers import LAUNCHERS, settings_options
 from dreambooth_resume.launch.local import session_warnings

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from dreambooth_resume.config.command_line import Flag, read_flags
 from dreambooth_resume.config.contradictions import refuse_contradictions
+from dreambooth_resume.config.option import Option, is_secret
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.config.schema import ALIASES, OPTIONS, Option, assemble, flatten, is_secret
+from dreambooth_resume.config.schema import ALIASES, OPTIONS, assemble, flatten
 from dreambooth_resume.config.unknown import unknown_option
 from dreambooth_resume.config.values import checked
 from dreambooth_resume.config.yaml_file import read_yaml

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dreambooth_resume.config.messages import plain
 from dreambooth_resume.config.not_yet import DIFFUSERS_SCRIPT
+from dreambooth_resume.config.option import Option
 from dreambooth_resume.config.options.declaration import ChangePolicy
 from dreambooth_resume.config.options.train import SECTIONS
 from dreambooth_resume.config.other_trainers import OTHER_TRAINERS
-from dreambooth_resume.config.schema import OPTIONS, Option, section_options, section_summary
+from dreambooth_resume.config.schema import OPTIONS, section_options, section_summary
 
 _HEAD = """\
 # Options of `dbr train`

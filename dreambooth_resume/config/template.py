@@ -6,9 +6,10 @@ import json
 import textwrap
 from collections.abc import Mapping
 
+from dreambooth_resume.config.option import Option
 from dreambooth_resume.config.options.declaration import ChangePolicy
 from dreambooth_resume.config.options.train import SECTIONS
-from dreambooth_resume.config.schema import Option, section_options, section_summary
+from dreambooth_resume.config.schema import section_options, section_summary
 
 # What stands in for the required options until the user fills them in.
 EXAMPLES = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from dreambooth_resume.config.messages import assignment, shown
-from dreambooth_resume.config.schema import Option, is_secret
+from dreambooth_resume.config.option import Option, is_secret
 from dreambooth_resume.errors import BadInput
 
 if TYPE_CHECKING:

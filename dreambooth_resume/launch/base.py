@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.runs.entries import Price, Process
 from dreambooth_resume.storage.s3_address import S3Settings
+
+if TYPE_CHECKING:
+    from dreambooth_resume.config.options.train import TrainOptions
 
 JobState = Literal["waiting", "running", "ended", "unknown"]
 """`waiting`: accepted, and nothing of ours runs yet (a queue, no capacity, a machine that boots). `unknown`: it can't

@@ -9,7 +9,7 @@ from typing import cast
 
 from pydantic import BaseModel
 
-from dreambooth_resume.config.schema import Option, options_of
+from dreambooth_resume.config.option import Option, options_of
 from dreambooth_resume.config.values import checked
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.base import Launcher

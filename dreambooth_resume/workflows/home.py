@@ -8,12 +8,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pydantic import JsonValue
 
-from dreambooth_resume.config.load import GivenOptions
-from dreambooth_resume.config.schema import OPTIONS
+from dreambooth_resume.config.option import options_of
+from dreambooth_resume.config.options.checkpoints import CheckpointOptions
+from dreambooth_resume.config.options.storage import StorageOptions
 from dreambooth_resume.errors import AccessDenied, BadInput, KeyNotFound, RefusedToGoOn
 from dreambooth_resume.runs.home import CHECKPOINT_PREFIX, LOG_PREFIX, WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log, read_log
@@ -23,6 +24,9 @@ from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.storage.side_by_side import side_by_side
 from dreambooth_resume.storage.urls import open_storage
+
+if TYPE_CHECKING:
+    from dreambooth_resume.config.load import GivenOptions
 
 STAGED = "staged"
 """Where a stage keeps, by run, what could not be committed."""
@@ -188,8 +192,13 @@ def stage_of(place: Place, run_id: str) -> LocalStorage | None:
     return LocalStorage(place.stage / STAGED / run_id) if place.is_remote else None
 
 
-S3_OPTIONS = (*(name for name in OPTIONS if name.startswith("s3_")), "unfenced")
-"""The options that say how an S3 service is reached."""
+S3_OPTIONS = {
+    name: option
+    for section, model in (("storage", StorageOptions), ("checkpoints", CheckpointOptions))
+    for name, option in options_of(section, model).items()
+    if name.startswith("s3_") or name == "unfenced"
+}
+"""The options that say how an S3 service is reached. Not from the table of all options: `dbr status` needs no other."""
 
 
 def s3_settings(value: Callable[[str], object]) -> S3Settings:

@@ -18,8 +18,9 @@ from pydantic import JsonValue
 from dreambooth_resume.config.change_policy import refuse_if_refused
 from dreambooth_resume.config.contradictions import refuse_cost_without_price
 from dreambooth_resume.config.load import GivenOptions, parse_train
+from dreambooth_resume.config.option import is_secret
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.config.schema import flatten, is_secret
+from dreambooth_resume.config.schema import flatten
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.inputs import CLASS_INPUTS_LIST, store_inputs
 from dreambooth_resume.errors import BadInput, HolderAlive

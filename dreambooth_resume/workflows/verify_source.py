@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreambooth_resume.config.load import GivenOptions, parse_train, resolve
-from dreambooth_resume.config.schema import OPTIONS, is_secret
+from dreambooth_resume.config.option import is_secret
+from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.runs.adoption import LATEST, ref_of
 from dreambooth_resume.runs.entries import CheckpointRef

@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from dreambooth_resume.config.messages import plain, shown
 from dreambooth_resume.config.not_yet import NOT_YET
-from dreambooth_resume.config.schema import OPTIONS, is_secret
+from dreambooth_resume.config.option import is_secret
+from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.config.values import checked
 from dreambooth_resume.errors import BadInput
 

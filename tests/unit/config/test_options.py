@@ -10,9 +10,10 @@ import pytest
 
 from dreambooth_resume.config.change_policy import compare, refuse_if_refused
 from dreambooth_resume.config.load import GivenOptions, parse_train, record, resolve, with_values
+from dreambooth_resume.config.option import Option, is_secret
 from dreambooth_resume.config.options.declaration import ChangePolicy
 from dreambooth_resume.config.options.train import SECTIONS, TrainOptions
-from dreambooth_resume.config.schema import OPTIONS, Option, assemble, flatten, is_secret, section_options
+from dreambooth_resume.config.schema import OPTIONS, assemble, flatten, section_options
 from dreambooth_resume.errors import BadInput
 
 pytestmark = pytest.mark.quick
