@@ -105,7 +105,7 @@ def _row(attempt: Attempt, *, is_priced: bool) -> Sequence[str]:
         _moment(attempt.began_at),
         clock(_seconds(attempt)),
         *([_cost(attempt)] if is_priced else []),
-        f"{attempt.process.host}, pid {attempt.process.pid}",
+        _where(attempt),
         str(attempt.base_step),
         str(attempt.reached_step),
         str(attempt.durable_step),
@@ -114,6 +114,14 @@ def _row(attempt: Attempt, *, is_priced: bool) -> Sequence[str]:
         UNKNOWN if attempt.exit_code is None else str(attempt.exit_code),
         why_it_ended(attempt),
     )
+
+
+def _where(attempt: Attempt) -> str:
+    place = f"{attempt.process.host}, pid {attempt.process.pid}"
+    if attempt.job is None:
+        return place
+    again = f", restart {attempt.job.restarts}" if attempt.job.restarts else ""
+    return f"{place}, {attempt.job.name}{again}"
 
 
 def _cost(attempt: Attempt) -> str:

@@ -207,10 +207,10 @@ class Supervisor:
             if left_seconds is not None and left_seconds < 1.0:
                 self.run.tell("The deadline is over: nothing is started any more on this machine.")
                 return ComeBack.exit_code
-            notice = self._notice() if self._endings or told else None
+            notice = self._notice()
             if notice is None:
                 if told is not None:
-                    self.run.tell(f"{told}: withdrawn. Starting again.")
+                    self.run.tell(f"{told}: withdrawn. Starting{' again' if self._endings else ''}.")
                 return None
             if told != notice.source:
                 self.run.tell(f"{notice.source}: nothing is started on this machine until that is withdrawn.")

@@ -24,6 +24,7 @@ from dreambooth_resume.runs.entries import (
     CheckpointRef,
     Commit,
     Entry,
+    PlatformJob,
     Price,
     Process,
     RunState,
@@ -74,6 +75,7 @@ class Wish:
     """A guard wants back before these steps, and other samples for them; `resume` does not count then."""
     not_exact_because: tuple[str, ...] = ()
     price: Price | None = None
+    job: PlatformJob | None = None
 
     @property
     def going_back(self) -> str | None:
@@ -283,6 +285,7 @@ def _adopt_entry(log: Log, target: CheckpointRef | None, going_back: str | None,
         reopened=log.finished is not None,
         not_exact_because=wish.not_exact_because,
         price=wish.price,
+        job=wish.job,
         changes=wish.changes,
     )
     before = log.last.state if log.last else RunState(step=0, max_train_steps=0, live=(), lineage=(), totals=Totals())

@@ -73,6 +73,15 @@ class Price(Record):
     """What the same hour costs where nobody may take the machine away; None: not known."""
 
 
+class PlatformJob(Record):
+    """The job of a platform that an attempt ran in."""
+
+    name: str
+    """As the platform's own programs call it: `Slurm job 4711`."""
+    restarts: int = 0
+    """How often the platform had started that job before."""
+
+
 class Totals(Record):
     """What the run took so far, over all attempts: optimizer updates made, those made again, seconds of training."""
 
@@ -180,6 +189,8 @@ class Adopt(Record):
     """What of the numerics is not as at the run's start; empty: this attempt computes the very same bits."""
     price: Price | None = None
     """Of this attempt's machine; None: not known."""
+    job: PlatformJob | None = None
+    """What the attempt's process ran in; None where no platform says so."""
     changes: tuple[ChangedOption, ...] = ()
     """Options that hold otherwise from here on; `state.changed_options` repeats the values for later entries."""
 

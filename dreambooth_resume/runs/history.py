@@ -14,6 +14,7 @@ from dreambooth_resume.runs.entries import (
     Commit,
     Entry,
     Finished,
+    PlatformJob,
     Price,
     Process,
     Segment,
@@ -65,6 +66,8 @@ class Attempt:
     """From the start of its process to its end, as far as is known."""
     price: Price | None = None
     """Of its machine."""
+    job: PlatformJob | None = None
+    """Of a platform, with how often that had started it before."""
     changes: tuple[ChangedOption, ...] = ()
     """Options that it was given otherwise than the run had them."""
     segment: Segment | None = None
@@ -201,6 +204,7 @@ def _attempt(
         exit_code=exit_code,
         machine_seconds=_machine_seconds(life, following, status),
         price=adopt.body.price,
+        job=adopt.body.job,
         redone_steps=0 if ending == "running" else max(0, reached_step - goes_on_from),
         set_aside=adopt.body.set_aside,
         going_back=adopt.body.going_back,

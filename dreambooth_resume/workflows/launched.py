@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import threading
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dreambooth_resume.errors import BadInput, DbrError
 from dreambooth_resume.launch.base import JobStatus, Launcher, LeavesThings, Leftover
 from dreambooth_resume.launch.launchers import launcher_named, split_words
-from dreambooth_resume.launch.ledger import read_ledger
+from dreambooth_resume.launch.ledger import LedgerEntry, read_ledger
 from dreambooth_resume.launch.output import copied_lines
 from dreambooth_resume.launch.record import Launch, read_launches
 from dreambooth_resume.runs.control import Request, post_request
 from dreambooth_resume.runs.notes import read_notes
 from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.storage.base import Storage
-from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.storage.urls import open_storage
 from dreambooth_resume.workflows.holders import ANSWER_SECONDS, Waiting, holder_of
 
 _LOOK_SECONDS = 0.5
+_ASKED_AT_ONCE = 16
+_ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +74,31 @@ def started_jobs(storage: Storage) -> list[LaunchedJob]:
     return [_looked_at(launch) for launch in reversed(read_launches(storage)) if launch.job is not None]
 
 
-def list_launches() -> list[LaunchRow]:
-    """Every launch of this user from this machine, oldest first; what can't be asked is said in its line."""
-    return [_row(entry.launch_id, entry.home, entry.launcher, entry.launched_at, entry.s3) for entry in read_ledger()]
+def list_launches(*, patience_seconds: float = 20.0) -> list[LaunchRow]:
+    """Every launch of this user from this machine, oldest first; what can't be asked is said in its line.
+
+    All are asked side by side, and waited for `patience_seconds` in all: a bucket that isn't reached, or a platform
+    that doesn't answer, keeps nobody from seeing the others.
+    """
+    entries = read_ledger()
+    rows: dict[str, LaunchRow] = {}
+    left = deque(entries)
+
+    def ask() -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                entry = left.popleft()
+                rows[entry.launch_id] = _row(entry)
+
+    # Daemons: one that still waits for an answer does not keep the program from ending.
+    askers = [threading.Thread(target=ask, daemon=True) for _ in range(min(_ASKED_AT_ONCE, len(entries)))]
+    deadline = time.monotonic() + patience_seconds
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(max(0.0, deadline - time.monotonic()))
+    silent = f"has not answered for {patience_seconds:.0f} s"
+    return [rows.get(entry.launch_id) or _unknown(entry, silent) for entry in entries]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,24 +191,31 @@ def _looked_at(launch: Launch) -> LaunchedJob:
     return LaunchedJob(launch=launch, launcher=launcher, status=status)
 
 
-def _row(launch_id: str, home: str, launcher: str, launched_at: str, s3: S3Settings) -> LaunchRow:
+def _unknown(entry: LedgerEntry, because: str) -> LaunchRow:
+    return LaunchRow(
+        launch_id=entry.launch_id, home=entry.home, launcher=entry.launcher, job=entry.job.name, state="unknown",
+        run="unknown", because=because, launched_at=entry.launched_at,
+    )  # fmt: skip
+
+
+def _row(entry: LedgerEntry) -> LaunchRow:
     job, state, run, because = "", "unknown", "unknown", ""
     try:
-        storage = open_storage(home, s3)
+        # Asked again soon by whoever looks: this is no training, which would wait for its home.
+        storage = open_storage(
+            entry.home, replace(entry.s3, read_seconds=_ANSWER_SECONDS, operation_seconds=_ANSWER_SECONDS)
+        )
         summary = summarise(storage)
         run = summary.state if summary else "not begun"
         because = summary.because if summary else ""
-        found = next((one for one in read_launches(storage) if one.id == launch_id and one.job), None)
+        found = next((one for one in read_launches(storage) if one.id == entry.launch_id and one.job), None)
         if found is not None and found.job is not None:
             looked = _looked_at(found)
             job, state = found.job.name, looked.status.state
             because = looked.status.because if state != "ended" or not because else because
     except DbrError as error:
         because = str(error)
-    return LaunchRow(
-        launch_id=launch_id, home=home, launcher=launcher, job=job, state=state, run=run, because=because,
-        launched_at=launched_at,
-    )  # fmt: skip
+    return replace(_unknown(entry, because), job=job, state=state, run=run)
 
 
 def _wait_until_free(storage: Storage, waiting: Waiting) -> None:

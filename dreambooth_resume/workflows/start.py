@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ from dreambooth_resume.data.fingerprint import dataset_fingerprint
 from dreambooth_resume.data.inputs import store_inputs
 from dreambooth_resume.data.plan import skipping
 from dreambooth_resume.errors import BadInput, ComeBack, NonFinite
+from dreambooth_resume.preemption.slurm import job_here
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, take_over
 from dreambooth_resume.runs.entries import Adopt, CheckpointRef, Price, Process, SkippedSteps
@@ -279,6 +281,7 @@ def _wish(checked: Checked, assignment: Assignment, *, not_exact_because: tuple[
         dataset=checked.inputs.datasets.wished,
         not_exact_because=not_exact_because,
         price=price,
+        job=job_here(os.environ),
     )
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a step, made to go wrong in a child: a NaN, an overflow, too little memory.
+"""What goes wrong in a step, made to go wrong in a child: a NaN, an overflow, too little memory, a broken driver.
 
 A fault belongs to a batch, known by its timesteps, and not to a count of calls: like a picture that can't be trained on
 it comes again whenever that batch does, after any kill.
@@ -6,21 +6,28 @@ it comes again whenever that batch does, after any kill.
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dreambooth_resume.data.random import Stream, generator
+from dreambooth_resume.runs.log import read_log
+from dreambooth_resume.storage.local import LocalStorage
 
 TRAIN_TIMESTEPS = 1000
 
 
-def fault(kind: str, *, step: int, slots: Sequence[int] = (0, 1), seed: int = 7) -> dict[str, Any]:
+def fault(kind: str, *, step: int, slots: Sequence[int] = (0, 1), seed: int = 7, saved: int = 0) -> dict[str, Any]:
     """`kind` happens whenever the model is given just these slots of `step` (which counts from 0).
 
     nan: what it answers is NaN. overflow: its answer is right and the gradient infinite. memory: there is too little.
+    crash: a SIGSEGV, once the home (a folder) holds a commit of step `saved`.
     """
     draws = [generator(seed, Stream.TIMESTEP, step=step, slot=slot).integers(TRAIN_TIMESTEPS) for slot in slots]
-    return {"kind": kind, "timesteps": [int(draw) for draw in draws]}
+    return {"kind": kind, "timesteps": [int(draw) for draw in draws], "saved": saved}
 
 
 def install(faults: list[dict[str, Any]]) -> None:
@@ -40,7 +47,10 @@ def install(faults: list[dict[str, Any]]) -> None:
     real = UNet2DConditionModel.forward
 
     def forward(self: Any, sample: torch.Tensor, timestep: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        kinds = {one["kind"] for one in faults if one["timesteps"] in (None, timestep.tolist())}
+        met = {one["kind"]: one for one in faults if one["timesteps"] in (None, timestep.tolist())}
+        kinds = met.keys()
+        if "crash" in kinds:
+            _crash(saved=met["crash"]["saved"])
         if "memory" in kinds:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         answer = real(self, sample, timestep, *arguments, **options)[0]
@@ -51,3 +61,16 @@ def install(faults: list[dict[str, Any]]) -> None:
         return (answer,)
 
     UNet2DConditionModel.forward = forward
+
+
+_SAVED_SECONDS = 60.0
+
+
+def _crash(*, saved: int) -> None:
+    """What is still on its way to the home would otherwise make it a matter of timing where the run stands then."""
+    home = LocalStorage(Path(os.environ["DBR_TEST_HOME"]))
+    deadline = time.monotonic() + _SAVED_SECONDS
+    while (last := read_log(home).last) is None or last.state.step < saved:
+        assert time.monotonic() < deadline, f"step {saved} was never committed"
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGSEGV)

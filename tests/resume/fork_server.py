@@ -2,7 +2,8 @@
 
 Run as a program it reads a JSON command a line: {"argv": [...], "log": FILE, "cwd": DIR, "home": DIR,
 "bucket_home": "bucket/prefix" | null, "crash": {...} | null, "record": FILE | null, "limits": {...}, "clock_off": N,
-"faults": [...], "program": "module:function" | null, "prelude": "module:function" | null}
+"faults": [...], "program": "module:function" | null, "prelude": "module:function" | null,
+"environment": {...}}
 forks a child and answers {"pid": N}; {"poll": N} answers {"code": null | exit code}; {"build_model": DIR, "log": FILE}
 builds the tiny SDXL in a child.
 
@@ -109,6 +110,7 @@ def _do(command: dict[str, Any]) -> int:
         build_tiny_sdxl(Path(command["build_model"]))
         return 0
     os.chdir(command["cwd"])
+    os.environ.update(command.get("environment", {}))
     os.environ["DBR_TEST_HOME"] = command["home"]
     _set_clock_off(command.get("clock_off", 0.0))
     for name, value in command.get("limits", {}).items():

@@ -14,6 +14,7 @@ from dreambooth_resume.launch.base import Job
 from dreambooth_resume.launch.launchers import launcher_named
 from dreambooth_resume.launch.record import read_launches
 from dreambooth_resume.launch.state_folder import output_file
+from dreambooth_resume.runs.entries import PlatformJob
 from dreambooth_resume.runs.history import read_history
 from dreambooth_resume.storage.local import LocalStorage
 from tests.fakes.slurm_cluster import PACKAGES, Cluster, missing_programs, shared_cluster
@@ -112,7 +113,14 @@ def test_limit_requeue_preemption_stop_and_the_job_file_by_hand_end_in_the_same_
     again = cluster.ask("sbatch", "--parsable", str(file)).strip()
     wait_for(home, lambda: cluster.job_state(again) == "COMPLETED", "the end by hand")
     assert result_digests(home) == undisturbed(**LENGTH)
-    assert [attempt.ending for attempt in read_history(LocalStorage(home))] == ["stopped"] * 4 + ["finished"]
+    attempts = read_history(LocalStorage(home))
+    assert [attempt.ending for attempt in attempts] == ["stopped"] * 4 + ["finished"]
+    assert [attempt.job for attempt in attempts] == [
+        *(PlatformJob(name=f"Slurm job {number}", restarts=restarts) for restarts in range(4)),
+        PlatformJob(name=f"Slurm job {again}"),
+    ]
+    assert main(["history", str(home)]) == 0
+    assert f", Slurm job {number}, restart 3 " in capsys.readouterr().out
 
 
 def test_one_that_waits_is_seen_stopped_and_resumed_elsewhere(

@@ -1,43 +1,22 @@
-"""The managed job's YAML, from values alone. It holds names of secrets and never their values."""
+"""The managed job's YAML: infra/skypilot.yaml with a launch's values. It holds names of secrets, never their values."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from dreambooth_resume.errors import ComeBack
 from dreambooth_resume.launch.base import LaunchRequest
 from dreambooth_resume.launch.lists import listed
 from dreambooth_resume.launch.machine_settings import infra_file, machine_settings, service_settings
 from dreambooth_resume.launch.skypilot.settings import SkyPilotSettings
 
+TEMPLATE = "skypilot.yaml"
+_BY_HAND = " # by hand"
 _SCRIPT_END = "END_OF_STARTUP_SH"
-# The same Python as here: the versions of the packages are those that were tested with it.
-_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-_PLACE = 'export DBR_ROOT="$HOME/dbr" DBR_SERVICE=foreground\n'
-_SETUP = f"""\
-set -euo pipefail
-{_PLACE}\
-# Images of clouds have older Pythons than dbr needs.
-export PATH="$HOME/.local/bin:$PATH" UV_PYTHON_PREFERENCE=only-managed
-command -v uv > /dev/null || python3 -m pip install --quiet --user uv
-uv python install {_PYTHON}
-DBR_PYTHON=$(uv python find --no-project {_PYTHON})
-export DBR_PYTHON
-mkdir -p "$DBR_ROOT"
-cat > "$DBR_ROOT/startup.sh" << '{_SCRIPT_END}'
-"""
-_SETUP_END = f"""\
-{_SCRIPT_END}
-# Not its own code: a machine that can't be prepared is no reason to pay for the next.
-bash "$DBR_ROOT/startup.sh" prepare || exit 1
-"""
-_RUN = f"""\
-{_PLACE}\
-exec bash "$DBR_ROOT/startup.sh" train
-"""
+_COPY = f'cp infra/startup.sh "$DBR_ROOT/startup.sh"{_BY_HAND}\n'
+_PYTHON = "3.11"
 
 
 class _Text(str):
@@ -53,16 +32,12 @@ _Dumper.add_representer(_Text, lambda dumper, text: dumper.represent_scalar("tag
 
 def task(request: LaunchRequest, settings: SkyPilotSettings) -> dict[str, Any]:
     """A task as `sky jobs launch` takes it."""
+    template = cast("dict[str, Any]", yaml.safe_load(infra_file(TEMPLATE)))
     resources: dict[str, Any] = {
+        **template["resources"],
         "accelerators": {name: int(count or 1) for name, _, count in _parts(settings.accelerators)},
         "use_spot": not settings.on_demand,
         "disk_size": settings.disk_gb,
-        "job_recovery": {
-            "strategy": "EAGER_NEXT_REGION",
-            # The supervisor has tried crashes again already, on a machine that is warm.
-            "max_restarts_on_errors": 0,
-            "recover_on_exit_codes": [ComeBack.exit_code],
-        },
     }
     if settings.infra is not None:
         resources["infra"] = settings.infra
@@ -73,13 +48,25 @@ def task(request: LaunchRequest, settings: SkyPilotSettings) -> dict[str, Any]:
         "name": request.name,
         "resources": resources,
         "envs": told,
-        "setup": _Text(_SETUP + infra_file("startup.sh") + _SETUP_END),
-        "run": _Text(_RUN),
+        "setup": _Text(_setup(template["setup"])),
+        "run": _Text(_launched(template["run"])),
     }
     if names := listed(settings.secrets):
         # null: `sky jobs launch --secret NAME` has the value, from the shell's environment.
         found["secrets"] = dict.fromkeys(names)
     return found
+
+
+def _setup(template: str) -> str:
+    """The script goes along, and the Python is that of here: with it the versions of the packages were tested."""
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    written = f"cat > \"$DBR_ROOT/startup.sh\" << '{_SCRIPT_END}'\n{infra_file('startup.sh')}{_SCRIPT_END}\n"
+    before, _, behind = template.replace(_PYTHON, here).partition(_COPY)
+    return _launched(before) + written + _launched(behind)
+
+
+def _launched(template: str) -> str:
+    return "".join(line for line in template.splitlines(keepends=True) if not line.rstrip().endswith(_BY_HAND))
 
 
 def task_yaml(request: LaunchRequest, settings: SkyPilotSettings) -> str:

@@ -149,12 +149,22 @@ def test_crashes_are_counted_over_supervisors_of_one_launch_and_one_boot(bench: 
 
 
 def test_after_a_notice_nothing_is_started_until_it_is_withdrawn(bench: Bench) -> None:
-    said = Said([NOTICE, NOTICE, NOTICE, None])
+    said = Said([None, NOTICE, NOTICE, NOTICE, None])
     assert bench.supervise([75, 0], sources=[said]) == 0
-    assert said.asked == 4
+    assert said.asked == 5
     assert bench.now >= 15.0
     assert "AWS spot interruption: nothing is started on this machine until that is withdrawn." in bench.told
     assert "AWS spot interruption: withdrawn. Starting again." in bench.told
+
+
+def test_into_a_notice_nothing_is_started_a_first_time_either(bench: Bench) -> None:
+    assert bench.supervise([0], sources=[Said([NOTICE, NOTICE, None])]) == 0
+    assert bench.now >= 10.0
+    assert len(bench.starts) == 1
+    assert bench.told == [
+        "AWS spot interruption: nothing is started on this machine until that is withdrawn.",
+        "AWS spot interruption: withdrawn. Starting.",
+    ]
 
 
 def test_advice_and_silence_hold_nothing(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,21 @@ def test_the_setup_writes_the_startup_script_and_never_asks_for_another_machine(
     assert (tmp_path / "dbr" / "startup.sh").read_bytes() == (ROOT / "infra" / "startup.sh").read_bytes()
 
 
+def test_by_hand_the_template_is_the_same_job_from_a_clone() -> None:
+    template = yaml.safe_load((ROOT / "infra" / "skypilot.yaml").read_text())
+    launched = task(request(), SkyPilotSettings())
+    assert template["resources"] == launched["resources"]
+    assert template["workdir"] == "."
+    assert template["envs"].keys() <= launched["envs"].keys()
+    for text in (template["setup"], template["run"]):
+        assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+    by_hand = [line for part in ("setup", "run") for line in template[part].splitlines() if line.endswith("by hand")]
+    assert len(by_hand) == 3
+    assert not [line for line in by_hand if line in launched["setup"] + launched["run"]]
+    named = re.findall(r"infra/\S+|constraints\.txt|run\.yaml", "\n".join(by_hand))
+    assert [name for name in named if not (ROOT / name).is_file()] == ["run.yaml"], "all else is in a clone"
+
+
 def test_secrets_reach_sky_by_name_and_environment_alone(sky: FakeProgram, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", CANARY)
     wanted = launcher(secrets="HF_TOKEN")
@@ -161,3 +177,4 @@ def test_values_that_cannot_be_are_refused_and_a_secret_is_not_shown() -> None:
 def test_skypilot_itself_takes_the_job(settings: dict[str, Any]) -> None:
     pytest.importorskip("sky", reason="SkyPilot lives in an environment of its own")
     refuse_unknown_to_sky(task_yaml(request(), SkyPilotSettings.model_validate(settings)))
+    refuse_unknown_to_sky((ROOT / "infra" / "skypilot.yaml").read_text())

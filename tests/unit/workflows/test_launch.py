@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,16 @@ from dreambooth_resume.cli.main import main
 from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.data.inputs import INPUTS_LIST, VALIDATION_INPUTS_LIST
 from dreambooth_resume.errors import BadInput, ComeBack, HolderAlive
+from dreambooth_resume.launch.base import Job
 from dreambooth_resume.launch.launchers import LAUNCHERS
+from dreambooth_resume.launch.ledger import remember
 from dreambooth_resume.launch.record import read_launches
 from dreambooth_resume.models.tiny_pictures import draw_pictures
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.workflows import launch as launching
 from dreambooth_resume.workflows.launch import prepare, prepare_again, start
+from dreambooth_resume.workflows.launched import list_launches
 from tests.fakes.far_launcher import ENTRY, FarLauncher
 from tests.fakes.s3_server import ENVIRONMENT, shared_server
 
@@ -164,6 +168,19 @@ def test_a_stop_gives_machines_back_once_nobody_trains(
     assert main(["stop", uri, "--s3-endpoint-url", shared_server().url]) == 0
     assert "is given back" in capsys.readouterr().out
     assert far.released == [job.name]
+
+
+def test_a_bucket_that_does_not_answer_hides_no_other_launch_from_the_list(pictures: Path, uri: str) -> None:
+    job = start(prepare("far", words(pictures, uri)), print)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        # It takes connections, and says nothing on them.
+        s3 = S3Settings(endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}", path_style=True)
+        remember("1" * 32, home="s3://gone/cat", launcher="far", job=Job(name="cat", values={}), s3=s3)
+        assert {row.because for row in list_launches(patience_seconds=0.0)} == {"has not answered for 0 s"}
+        rows = {row.home: row for row in list_launches(patience_seconds=60.0)}
+    assert rows["s3://gone/cat"].state == rows["s3://gone/cat"].run == "unknown"
+    assert re.search("s3://gone/cat.*127.0.0.1", rows["s3://gone/cat"].because)
+    assert (rows[uri].job, rows[uri].state, rows[uri].run) == (job.name, "ended", "not begun")
 
 
 def test_every_option_that_names_a_path_has_its_place() -> None:
