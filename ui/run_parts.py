@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 
 from dreambooth_resume.config.messages import plain
-from dreambooth_resume.config.schema import OPTIONS, is_secret
+from dreambooth_resume.config.option import is_secret
+from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.runs.checkpoints import CheckpointInfo
 from dreambooth_resume.runs.history import Attempt
 from dreambooth_resume.runs.samples import SampleSet
