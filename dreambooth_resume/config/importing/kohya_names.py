@@ -110,7 +110,6 @@ NOTHING: dict[str, str] = {
     "caption_suffix": "text behind each caption",
     "caption_tag_dropout_rate": "dropping single tags",
     "clip_skip": "kohya's SDXL script ignores it, so nothing is lost",
-    "color_aug": "kohya's kind of changed colours; random_hue and random_brightness are near: 0.09 and 0.05",
     "conditioning_data_dir": "a folder of masks: put them beside the pictures as NAME-mask.png: masked_training",
     "cpu_offload_checkpointing": "activations in main memory",
     "custom_attributes": "attributes of a subset",
@@ -202,7 +201,7 @@ BY_ITSELF = frozenset(
     learning_rate unet_lr text_encoder_lr network_train_unet_only optimizer_type use_8bit_adam optimizer_args
     network_args lr_warmup_steps max_grad_norm output_dir output_name save_model_as resolution random_crop
     train_data_dir reg_data_dir image_dir class_tokens is_reg batch_size huggingface_repo_id
-    config_file dataset_config metadata_file fp8_base fp8_base_unet
+    color_aug config_file dataset_config metadata_file fp8_base fp8_base_unet
     """.split()
 )
 """Names whose meaning depends on others: `kohya.py` looks at them."""
@@ -226,6 +225,9 @@ OPTIMIZER_ARGUMENTS: dict[str, str] = {
     "safeguard_warmup": "prodigy_safeguard_warmup",
 }
 """Names in optimizer_args -> ours; `betas` has two numbers and is split."""
+
+COLOURS: dict[str, float] = {"random_hue": 0.09, "random_brightness": 0.05}
+"""What color_aug changes at most: the hue by 16 of 180 degrees, and the brightness by a gamma of 0.95 to 1.05."""
 
 LYCORIS: dict[str, str] = {"loha": "loha", "lokr": "lokr"}
 """Its algo -> our lora_type."""

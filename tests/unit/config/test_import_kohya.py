@@ -344,7 +344,7 @@ def test_every_name_of_theirs_is_known_once() -> None:
 
 def test_every_right_hand_name_is_an_option() -> None:
     ours = {*names.SAME.values(), *names.OPTIMIZER_ARGUMENTS.values(), *names.NETWORK_ARGUMENTS.values()}
-    assert ours <= set(OPTIONS)
+    assert ours | set(names.COLOURS) <= set(OPTIONS)
     assert set(names.OPTIMIZERS.values()) == set(names.OPTIMIZER_DEFAULTS) <= set(OPTIONS["optimizer"].choices)
 
 
@@ -363,3 +363,19 @@ def test_a_lokr_of_lycoris_is_taken_without_its_text_encoders(tmp_path: Path) ->
     other = imported(tmp_path, config_toml=text.replace("algo=lokr", "algo=boft"))
     assert "lora_type" not in other.values
     assert 'network_module ("lycoris.kohya")' in said(other, About.NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("options", "folders", "is_on"),
+    [
+        ("color_aug = true\n", DATA_TOML, True),
+        ("", DATA_TOML.replace("flip_aug = true", "color_aug = true"), True),
+        ("color_aug = false\n", DATA_TOML, False),
+    ],
+)
+def test_changed_colours_are_taken_as_far_as_they_go(tmp_path: Path, options: str, folders: str, is_on: bool) -> None:
+    found = imported(tmp_path, config_toml=options + OPTIONS_TOML, data_toml=folders)
+    expected = {"random_hue": 0.09, "random_brightness": 0.05} if is_on else {}
+    colours = {name: value for name, value in found.values.items() if name in names.COLOURS}
+    assert colours == expected
+    assert any("in each of a picture's 8 variants" in one.text for one in found.remarks) == is_on
