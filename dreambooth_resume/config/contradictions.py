@@ -62,6 +62,12 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
             where=sources.get("base_precision") or sources.get("use_dora"),
             fix="leave one of the two out",
         )
+    if options.training.torch_compile and options.training.offload:
+        raise BadInput(
+            "offload sends layers to the device while they compute, which torch_compile would build in for good",
+            where=sources.get("torch_compile") or sources.get("offload"),
+            fix="leave one of the two out",
+        )
     refuse_beside_another_kind(options, sources)
     _refuse_polynomial_that_climbs(options, sources)
     refuse_loss_contradictions(options, sources)
@@ -242,6 +248,8 @@ def remarks(options: TrainOptions, sources: Mapping[str, str]) -> tuple[str, ...
         idle |= dict.fromkeys(_NEW_TOKENS, "new tokens come with train_text_encoder_ti")
     if options.machine.dataloader_num_workers == 0:
         idle["prefetch_factor"] = "nothing is prepared ahead with dataloader_num_workers 0"
+    if not training.torch_compile:
+        idle["dynamo_backend"] = "nothing is compiled without torch_compile"
     if options.data.dataset_name is None:
         idle |= dict.fromkeys(_DATA_SET, "only a data set has configurations and columns: dataset_name")
         if options.data.caption_strategy not in (None, "auto", "metadata"):

@@ -100,6 +100,7 @@ _THEIR_NAMES: dict[str, str] = {
     "notify": "discord_webhook slack_webhook webhook webhook_url webhooks",
     "network_weights": "pretrained_lora_path init_lora lora_weights",
     "offload": "blocks_to_swap cpu_offload enable_group_offload group_offload layer_offload_fraction layer_offloading",
+    "torch_compile": "compile compile_model use_torch_compile",
     "output_kohya_format": "lora_format save_model_as",
     "push_to_hub": "push_checkpoints_to_hub",
     "report_to": "log_with tensorboard tracker use_wandb wandb",

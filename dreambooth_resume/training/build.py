@@ -26,6 +26,7 @@ from dreambooth_resume.data.prompts import prompt_draws_of
 from dreambooth_resume.data.samples import LatentSource, SampleSource, prompt_entry
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.models.base import Encoders, ExistingLora, Family, ModelFacts
+from dreambooth_resume.models.compiled import refuse_without_a_compiler
 from dreambooth_resume.models.digests import SourceDigests
 from dreambooth_resume.models.lora import begin_from
 from dreambooth_resume.models.lora_layers import LoraSpec
@@ -116,6 +117,8 @@ class Parts:
 def make_accelerator(options: TrainOptions) -> Accelerator:
     """Device and autocast. Accumulation, clipping and saving are ours: the sums have to be the same on any machine."""
     accelerator = _accelerator(options)
+    if (backend := options.training.compiled_by) is not None:
+        refuse_without_a_compiler(backend, accelerator.device)
     if options.training.enable_xformers_memory_efficient_attention and accelerator.device.type != "cuda":
         raise BadInput(
             f"xFormers' attention needs an NVIDIA GPU, and this machine trains on {accelerator.device.type}",
@@ -165,6 +168,10 @@ def build_parts(
     what = "the denoiser and the text encoders" if options.text_part is not None else "the denoiser"
     reporter.message(f"Loading {what}.")
     loaded = _load(assignment, device)
+    if (backend := options.training.compiled_by) is not None:
+        reporter.message(
+            f"The first step of each shape of pictures compiles the UNet ({backend}), which takes minutes."
+        )
     _say_what_is_trained_until_when(assignment, reporter)
     if assignment.existing is not None:
         begin_from(loaded.parameters, assignment.existing.values)

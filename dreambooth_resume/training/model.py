@@ -16,6 +16,7 @@ from dreambooth_resume.data.random import Stream, generator
 from dreambooth_resume.data.transforms import FloatArray
 from dreambooth_resume.models.attention import use_xformers
 from dreambooth_resume.models.base import Denoiser, Family, TextEncoders
+from dreambooth_resume.models.compiled import compile_in_place
 from dreambooth_resume.models.export import diffusers_metadata, diffusers_tensors
 from dreambooth_resume.models.lora import add_lora, part_of
 from dreambooth_resume.models.lora_layers import LoraSpec
@@ -107,6 +108,8 @@ def load_model(
         )
     with_a_lora = text_encoders if options.lora.train_text_encoder else None
     parameters = add_lora(denoiser, lora, normal_draw=partial(_init_draw, seed), text_encoders=with_a_lora)
+    if (backend := options.training.compiled_by) is not None:
+        compile_in_place(denoiser.module, backend)
     new_tokens = None
     if text_encoders is not None and (words := new_words(options.tokens)) is not None:
         new_tokens = text_encoders.add_words(words, normal_draw=partial(_token_draw, seed))

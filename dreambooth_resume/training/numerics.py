@@ -58,6 +58,7 @@ def numerics_fingerprint(
     mixed_precision: str,
     allow_tf32: bool,
     base_precision: BasePrecision | None = None,
+    compiled_by: str | None = None,
     packages: Sequence[str] = (),
 ) -> dict[str, str]:
     """All that two attempts must share for their results to be the same bit for bit, as name -> value.
@@ -74,6 +75,8 @@ def numerics_fingerprint(
     }
     if base_precision is not None:
         facts["base_precision"] = base_precision
+    if compiled_by is not None:
+        facts["torch_compile"] = compiled_by
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts["device_name"] = properties.name

@@ -24,6 +24,7 @@ from dreambooth_resume.config.options.validation import ValidationOptions
 from dreambooth_resume.config.shots import Shot
 from dreambooth_resume.data.plan import Plan
 from dreambooth_resume.models.base import Denoiser, Encoders, Sampler, SamplingSettings
+from dreambooth_resume.models.compiled import without_compiling
 from dreambooth_resume.runs.samples import SampleKind, read_samples, write_samples
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.training.picture_spec import PictureSpec, spec_of
@@ -304,7 +305,7 @@ def undisturbed(module: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients; afterwards every sub-module's mode and torch's generators are as before."""
     modes = [(one, one.training) for one in module.modules()]
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), without_compiling(module):
         module.eval()
         try:
             yield

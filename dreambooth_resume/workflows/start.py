@@ -203,6 +203,7 @@ def _get_ready(checked: Checked) -> _Ready:
             mixed_precision=chosen.training.precision,
             allow_tf32=chosen.training.allow_tf32,
             base_precision=chosen.training.quantised_base,
+            compiled_by=chosen.training.compiled_by,
             packages=of_the_numerics(chosen),
         ),
     )

@@ -91,7 +91,10 @@ def _say_resume(found: Findings, setting: Setting) -> None:
 
 def _take_launchers(found: Findings, setting: Setting, *, given: set[str]) -> None:
     theirs = f"accelerate launch {setting.theirs}"
-    if setting.name in _LAUNCHERS:
+    if setting.name == "dynamo_backend" and str(setting.value).lower() != "no":
+        found.take("torch_compile", True, theirs=theirs)
+        found.take("dynamo_backend", str(setting.value).lower(), theirs=theirs)
+    elif setting.name in _LAUNCHERS:
         if setting.name not in given:
             found.take(_LAUNCHERS[setting.name], setting.value, theirs=theirs, otherwise=OTHERWISE.get(setting.name))
     elif setting.name in _OF_SEVERAL and str(setting.value) not in ("1", "True"):

@@ -145,3 +145,10 @@ def test_a_folder_beside_a_data_set_is_refused_and_columns_without_one_are_remar
     given = parse_train([*REQUIRED, *words])
     said = remarks(resolve(given, recorded=None), given.sources)
     assert said == ("caption_column has no effect: caption_strategy textfile reads no columns",)
+
+
+def test_compiling_and_sending_layers_to_the_device_do_not_go_together() -> None:
+    with pytest.raises(BadInput, match="offload sends layers to the device while they compute"):
+        resolve(parse_train([*REQUIRED, "--offload", "--torch_compile"]), recorded=None)
+    given = parse_train([*REQUIRED, "--dynamo_backend", "eager"])
+    assert "dynamo_backend has no effect" in remarks(resolve(given, recorded=None), given.sources)[0]

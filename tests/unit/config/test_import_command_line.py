@@ -176,3 +176,12 @@ def test_a_file_that_is_not_there_and_one_that_is_no_text_are_refused(tmp_path: 
 
 def test_every_name_that_means_something_else_is_an_option() -> None:
     assert set(OTHERWISE) <= set(OPTIONS)
+
+
+@pytest.mark.parametrize(("typed", "backend"), [("INDUCTOR", "inductor"), ("no", None)])
+def test_what_accelerate_was_told_to_compile_with_is_taken(tmp_path: Path, typed: str, backend: str | None) -> None:
+    line = f"accelerate launch --dynamo_backend {typed} train_dreambooth_lora_sdxl.py --rank 8"
+    values = imported(tmp_path, line).values
+    assert (values.get("torch_compile"), values.get("dynamo_backend", "inductor")) == (
+        (True, backend) if backend else (None, "inductor")
+    )
