@@ -82,15 +82,18 @@ def _caption(words: list[str]) -> int:
     parser = CommandParser(
         "dbr data caption",
         description="Write NAME.txt with a caption beside each picture of DIR that has none, by an image-to-text model "
-        "of the kind of BLIP. What is there is never overwritten without --overwrite, so the command can be stopped "
-        "and started again. Read the captions before you train on them. Not run on a GPU, or with a model from the "
-        "Hub, so far.",
+        "of the kind of BLIP, or one that is asked in words (LLaVA, Qwen-VL, SmolVLM). What is there is never "
+        "overwritten without --overwrite, so the command can be stopped and started again. Read the captions before "
+        "you train on them. Not run on a GPU, or with a model from the Hub, so far.",
         fix=_CAPTION_EXAMPLE,
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="a folder of pictures")
     parser.add_argument("--model", required=True, metavar="NAME", help="a folder, or an id on the Hub")
     parser.add_argument("--revision", metavar="REVISION", help="of the model on the Hub")
     parser.add_argument("--cache-dir", metavar="DIR", help="where what is downloaded is kept")
+    parser.add_argument(
+        "--question", metavar="TEXT", help="what a model that one talks to is asked; left out: for one short sentence"
+    )
     parser.add_argument("--prefix", metavar="TEXT", default="", help='in front of each caption: "sks dog, "')
     parser.add_argument("--overwrite", action="store_true", help="write captions that are there anew")
     parser.add_argument("--json", action="store_true", help="everything, for programs")
@@ -98,7 +101,9 @@ def _caption(words: list[str]) -> int:
     find_files(arguments.folder, CaptionChoice())  # what is wrong with the folder is said before a model loads
     from dreambooth_resume.models.captioner import Captioner
 
-    captioner = Captioner(arguments.model, revision=arguments.revision, cache_dir=arguments.cache_dir)
+    captioner = Captioner(
+        arguments.model, revision=arguments.revision, cache_dir=arguments.cache_dir, question=arguments.question
+    )
     with files_shown("captioning") as on_picture:
         done = caption_pictures(
             arguments.folder,

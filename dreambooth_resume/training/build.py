@@ -168,11 +168,7 @@ def build_parts(
     what = "the denoiser and the text encoders" if options.text_part is not None else "the denoiser"
     reporter.message(f"Loading {what}.")
     loaded = _load(assignment, device)
-    if (backend := options.training.compiled_by) is not None:
-        reporter.message(
-            f"The first step of each shape of pictures compiles the UNet ({backend}), which takes minutes."
-        )
-    _say_what_is_trained_until_when(assignment, reporter)
+    _say_what_happens(assignment, reporter)
     if assignment.existing is not None:
         begin_from(loaded.parameters, assignment.existing.values)
     optimizer = Optimizer(
@@ -223,9 +219,15 @@ def _load(assignment: Assignment, device: torch.device) -> LoadedModel:
     )
 
 
-def _say_what_is_trained_until_when(assignment: Assignment, reporter: Reporter) -> None:
-    """In pivotal tuning: what stands for which tokens; and the step in which something stops being trained."""
+def _say_what_happens(assignment: Assignment, reporter: Reporter) -> None:
+    """In pivotal tuning what stands for which tokens, the step in which something stops being trained, and that the
+    first steps take long.
+    """
     options = assignment.options
+    if (backend := options.training.compiled_by) is not None:
+        reporter.message(
+            f"The first step of each shape of pictures compiles the UNet ({backend}), which takes minutes."
+        )
     if (words := new_words(options.tokens)) is not None:
         pairs = ", ".join(f"{word} is {''.join(tokens)}" for word, tokens in words.tokens_of.items())
         reporter.message(f"In prompts and captions {pairs}.")

@@ -16,14 +16,15 @@ class ModelOptions(BaseModel):
     model_config = SECTION_CONFIG
 
     pretrained_model_name_or_path: Annotated[str, NOT_BLANK, TILDE_EXPANDED, free(common=True)]
-    """Base model: a folder in Diffusers' layout, a single .safetensors file of any SDXL model, either of them in a
-    bucket (s3://bucket/models/dog), or a Hub id such as stabilityai/stable-diffusion-xl-base-1.0. A resumed run
-    compares the model's bytes, so the folder or file may lie elsewhere on another machine."""
+    """Base model: a folder in Diffusers' layout, a single .safetensors file of any SDXL model, or a Hub id such as
+    stabilityai/stable-diffusion-xl-base-1.0. Folder and file may lie in a bucket: s3://bucket/models/dog. A resumed run
+    compares the model's bytes, so they may lie elsewhere on another machine."""
 
     base_config: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
-    """Where a base model in a single file has its configurations and tokenizers from: a folder in Diffusers' layout
-    (s3://, too) or a Hub id, whose weights are not fetched. One that predicts v needs that of a model that does. The
-    run keeps the commit that it began with. null: stabilityai/stable-diffusion-xl-base-1.0."""
+    """Where a base model in a single file has its configurations and tokenizers from: a folder in Diffusers' layout or
+    a Hub id, whose weights are not fetched. The folder may lie in a bucket: s3://bucket/models/dog. A model that
+    predicts v needs that of one that does. The run keeps the commit that it began with. null:
+    stabilityai/stable-diffusion-xl-base-1.0."""
 
     pretrained_vae_model_name_or_path: Annotated[str | None, NOT_BLANK, TILDE_EXPANDED, free()] = None
     """Another VAE than the base model's: a folder (s3://, too) or a Hub id. Compared by its bytes, too."""

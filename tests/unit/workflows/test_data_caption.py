@@ -38,6 +38,73 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ASKED = "<unk> <s> </s> <image> USER ASSISTANT Describe this picture say what it is a red robot in snow".split()
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that one talks to, of the real classes, tiny and random."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("llava")
+    words = Tokenizer(WordLevel({word: number for number, word in enumerate(ASKED)}, unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        additional_special_tokens=["<image>"],
+    )
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 16, "projection_dim": 16}
+    text = {"model_type": "llama", "vocab_size": len(ASKED), "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        text_config=small | text,
+        vision_config=small | vision,
+        image_token_index=ASKED.index("<image>"),
+        image_seq_length=4,
+        vision_feature_layer=-1,
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    side = {"height": 32, "width": 32}
+    LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=side),
+        tokenizer,
+        patch_size=16,
+        num_additional_image_tokens=1,
+        vision_feature_select_strategy="default",
+        chat_template="{% for one in messages %}USER {% for part in one['content'] %}{% if part['type'] == 'image' %}"
+        "<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}ASSISTANT ",
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_one_talks_to_is_asked_and_only_its_answer_is_written(
+    llava: Path, blip: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "caption", str(folder), "--model", str(llava), "--json"]
+    assert main(command) == 0
+    first = {path.name: path.read_text() for path in folder.glob("*.txt")}
+    assert set(first) == {"a.txt", "b.txt", "c.txt"}
+    # Random weights give random words, as many as may be; the question and its marks are not among the first ones.
+    assert all(0 < len(text.split()) <= 75 for text in first.values())
+    assert main([*command, "--overwrite"]) == 0
+    assert {path.name: path.read_text() for path in folder.glob("*.txt")} == first
+    assert main([*command, "--overwrite", "--question", "say what it is"]) == 0
+    assert {path.name: path.read_text() for path in folder.glob("*.txt")} != first
+    capsys.readouterr()
+    assert main(["data", "caption", str(folder), "--model", str(blip), "--question", "say what it is"]) == 2
+    assert "is shown the picture alone, and asked nothing" in capsys.readouterr().err
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "pets"
