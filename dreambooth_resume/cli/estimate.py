@@ -17,6 +17,7 @@ from dreambooth_resume.insight.gpus import EFFICIENCY_SOURCE, SPEED_SOURCE, gpu_
 from dreambooth_resume.insight.interruptions import TRACES, Outcome, read_trace
 from dreambooth_resume.insight.memory import FITS_SHARE
 from dreambooth_resume.workflows.estimate import Asked, Compared, compare_with_home, estimate_run
+from dreambooth_resume.workflows.measured import measured_here
 
 _EXAMPLE = "dbr estimate --config run.yaml --gpu l4"
 _HOUR = 3600.0
@@ -47,7 +48,8 @@ def run(words: list[str]) -> int:
         return 0
     if not train:
         raise BadInput("needs a run file, the options of a run, or a home", where="dbr estimate", fix=_EXAMPLE)
-    found = estimate_run(parse_train(train), asked)
+    given = parse_train(train)
+    found = estimate_run(given, measured_here(given, asked) if arguments.measure else asked)
     if arguments.json:
         print_json(found)
     else:
@@ -79,6 +81,7 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--efficiency", type=float, metavar="SHARE", help="of the data sheet's speed, such as 0.35")
     parser.add_argument("--step-seconds", type=float, metavar="SECONDS", help="what a step really takes, if you know")
+    parser.add_argument("--measure", action="store_true", help="train a few real steps here, and take their time")
     parser.add_argument("--home", metavar="HOME", help="hold the estimate against what has happened of this run")
     parser.add_argument("--json", action="store_true", help="everything, for programs")
     add_s3_options(parser)

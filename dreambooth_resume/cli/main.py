@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("dreambooth_resume.cli.delete:run", "delete a whole run"),
     "data": ("dreambooth_resume.cli.data:run", "look through pictures and captions, or write captions"),
     "config": ("dreambooth_resume.cli.config:run", "write a commented YAML file: new, or from another trainer's"),
+    "doctor": ("dreambooth_resume.cli.doctor:run", "everything that could stop a run later, before it is begun"),
     "estimate": (
         "dreambooth_resume.cli.estimate:run",
         "memory, time, cost and interruptions of a run, before it is begun",

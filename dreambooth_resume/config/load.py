@@ -6,7 +6,7 @@ Three steps, because a resumed run takes what was not given from its own record 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.config.schema import ALIASES, OPTIONS, assemble, flatten
 from dreambooth_resume.config.unknown import unknown_option
 from dreambooth_resume.config.values import checked
-from dreambooth_resume.config.yaml_file import read_yaml
+from dreambooth_resume.config.yaml_file import YamlValue, read_yaml
 from dreambooth_resume.errors import BadInput, RefusedToGoOn
 
 
@@ -34,8 +34,11 @@ class GivenOptions:
         return self.values.get(name, OPTIONS[name].default)
 
 
-def parse_train(argv: Sequence[str]) -> GivenOptions:
-    """Reads flags and the file behind --config; flags win. Raises BadInput for the first thing that is wrong."""
+def parse_train(argv: Sequence[str], *, on_problem: Callable[[BadInput], None] | None = None) -> GivenOptions:
+    """Reads flags and the file behind --config; flags win. Raises BadInput for the first thing that is wrong.
+
+    With `on_problem` a line of the file that is wrong is told there, and left out.
+    """
     flags = read_flags(argv)
     config_file = _config_file(flags)
     values: dict[str, object] = {}
@@ -43,12 +46,14 @@ def parse_train(argv: Sequence[str]) -> GivenOptions:
     if config_file is not None:
         for entry in read_yaml(config_file):
             name = ALIASES.get(entry.name, entry.name)
-            if name not in OPTIONS:
-                raise unknown_option(name, where=entry.where)
-            if name in sources:
-                raise BadInput(f"says the same as {sources[name]}", where=entry.where, fix="leave one of the two lines")
-            sources[name] = entry.where
-            values[name] = checked(OPTIONS[name], entry.value, where=entry.where)
+            try:
+                values[name] = _checked_line(name, entry, sources)
+            except BadInput as error:
+                if on_problem is None:
+                    raise
+                on_problem(error)
+            else:
+                sources[name] = entry.where
     typed: set[str] = set()
     for flag in flags:
         if flag.name == "config":
@@ -97,6 +102,14 @@ def with_values(options: TrainOptions, values: Mapping[str, object]) -> TrainOpt
     Raises pydantic.ValidationError for a value out of range, which is a mistake of the caller.
     """
     return assemble(flatten(options) | dict(values))
+
+
+def _checked_line(name: str, entry: YamlValue, sources: Mapping[str, str]) -> object:
+    if name not in OPTIONS:
+        raise unknown_option(name, where=entry.where)
+    if name in sources:
+        raise BadInput(f"says the same as {sources[name]}", where=entry.where, fix="leave one of the two lines")
+    return checked(OPTIONS[name], entry.value, where=entry.where)
 
 
 def _is_missing(name: str, option: Option, values: Mapping[str, object]) -> bool:

@@ -134,10 +134,11 @@ def is_full_commit(revision: str | None) -> bool:
 
 
 def _raise_ours(error: Exception, *, repo: str, revision: str | None, flag: str) -> NoReturn:
-    raise _translate(error, repo=repo, revision=revision, flag=flag) from error
+    raise as_ours(error, repo=repo, revision=revision, flag=flag) from error
 
 
-def _translate(error: Exception, *, repo: str, revision: str | None, flag: str) -> DbrError:
+def as_ours(error: Exception, *, repo: str, revision: str | None, flag: str) -> DbrError:
+    """What an error of the client library, or of what lies under it, means."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None

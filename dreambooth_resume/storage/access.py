@@ -21,11 +21,19 @@ class PermissionMissing(AccessDenied):
         self.grant = grant
 
 
+class PermissionsMissing(AccessDenied):
+    """All that are missing, each with what would allow it."""
+
+    def __init__(self, message: str, *, missing: tuple[PermissionMissing, ...]) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
 def check_access(storage: Storage) -> None:
     """List, write, read and delete one small key, and leave nothing.
 
-    Raises AccessDenied that names each missing permission with what would grant it; StorageUnavailable, BadInput and
-    an AccessDenied that is about who we are (wrong or expired credentials) as the storage does.
+    Raises PermissionsMissing that names each missing permission with what would grant it; StorageUnavailable, BadInput
+    and an AccessDenied that is about who we are (wrong or expired credentials) as the storage does.
     """
     key, body = f"{PROBE_PREFIX}{uuid.uuid4().hex}.json", b"{}"
     missing: list[PermissionMissing] = []
@@ -50,4 +58,7 @@ def check_access(storage: Storage) -> None:
     is_allowed(lambda: storage.delete(key))
     if missing:
         lines = "\n".join(f"  {error.permission}: {error.grant}" for error in missing)
-        raise AccessDenied(f"{storage.describe()}: these permissions are missing, with what would grant each:\n{lines}")
+        raise PermissionsMissing(
+            f"{storage.describe()}: these permissions are missing, with what would grant each:\n{lines}",
+            missing=tuple(missing),
+        )

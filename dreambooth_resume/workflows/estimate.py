@@ -40,7 +40,7 @@ from dreambooth_resume.workflows.sources import scan_source
 # As in training/preview.py, which needs torch: for a picture while training, and for one of the result's; two passes
 # for guidance.
 _PASSES, _FINAL_PASSES = 2 * 50, 2 * 25
-_CPU_NAME = "this CPU"
+_HERE = "this machine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +128,8 @@ def workload_of(options: TrainOptions, *, steps: int | None = None, effective_ba
 def find_model(options: TrainOptions) -> tuple[Family, ModelSource | None]:
     """The model's files, if they are on this machine. Raises BadInput for a folder or file that is no model."""
     model = options.model
+    if model.pretrained_model_name_or_path.startswith("s3://"):
+        return family_named(next(iter(FAMILIES))), None  # whatever of it is here, the bucket would be asked
     try:
         source = resolve_source(
             model.pretrained_model_name_or_path,
@@ -216,7 +218,7 @@ def _listed(workload: Workload, options: TrainOptions, gpu: Gpu, asked: Asked) -
 def _measured(workload: Workload, options: TrainOptions, step_seconds: float, *, source: str) -> Machine:
     return Machine(
         name="here",
-        title=_CPU_NAME,
+        title=_HERE,
         speed=measured_speed(step_seconds, workload, source=f"{step_seconds:.3g} s a step, {source}"),
         price=_price(options, None),
     )

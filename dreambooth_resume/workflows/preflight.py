@@ -178,8 +178,11 @@ def refuse_going_back_behind_the_end(home: Home, options: Options) -> None:
         )
 
 
-def check_start(home: Home, options: Options) -> Checked:
-    """Look at everything that this start needs. Raises BadInput or RefusedToGoOn for what is missing or doesn't fit."""
+def check_start(home: Home, options: Options, *, reads_weights: bool = True) -> Checked:
+    """Look at everything that this start needs. Raises BadInput or RefusedToGoOn for what is missing or doesn't fit.
+
+    Without `reads_weights` the base model's files are taken for what the run was begun with, and have no digests.
+    """
     chosen = options.train
     refuse_two_sources(chosen, options.sources)
     refuse_half_a_prior(chosen, options.sources)
@@ -187,7 +190,7 @@ def check_start(home: Home, options: Options) -> Checked:
     refuse_missing_packages(chosen, options.sources)
     check_trackers(chosen.reporting, options.sources)
     begins_from = find_seed(home, chosen)
-    inputs = _gather_inputs(home, chosen)
+    inputs = _gather_inputs(home, chosen, reads_weights=reads_weights)
     if inputs.facts.is_edm:
         refuse_beside_edm(chosen, options.sources, because="the base model is made for that alone")
     refuse_words_in_no_prompt(chosen, options.sources, inputs.pictures.prompts)
@@ -260,7 +263,7 @@ def as_json(values: Mapping[str, object]) -> dict[str, JsonValue]:
     return {name: value for name, value in values.items() if isinstance(value, str | int | float | bool | None)}
 
 
-def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
+def _gather_inputs(home: Home, options: TrainOptions, *, reads_weights: bool) -> Inputs:
     """Find the base model and the pictures, and compare both with what the run was begun with.
 
     Raises BadInput for what is missing or unreadable, RefusedToGoOn for what is not what the run was begun with.
@@ -281,7 +284,10 @@ def _gather_inputs(home: Home, options: TrainOptions) -> Inputs:
     )
     family = family_named(source.family)
     facts = family.check(source)
-    digests = digest_files(source.files, cache_file=default_cache_file())
+    if reads_weights:
+        digests = digest_files(source.files, cache_file=default_cache_file())
+    else:
+        digests = SourceDigests(pins.base_model if pins else {})
     if pins is not None and pins.base_model != dict(digests.files):
         raise RefusedToGoOn(_other_model(pins.base_model, digests.files, options))
     weights = find_weights(home, options)

@@ -14,10 +14,12 @@ from dreambooth_resume.config.contradictions import remarks
 from dreambooth_resume.config.contradictions_loss import remark_on_bias
 from dreambooth_resume.config.load import GivenOptions
 from dreambooth_resume.config.options.checkpoints import hub_checkpoint
-from dreambooth_resume.errors import HolderAlive, StorageUnavailable
+from dreambooth_resume.config.options.train import TrainOptions
+from dreambooth_resume.errors import BadInput, HolderAlive, StorageUnavailable
 from dreambooth_resume.models.hub import HuggingFaceHub
 from dreambooth_resume.models.hub_upload import repository_name
 from dreambooth_resume.models.quiet import few_collections
+from dreambooth_resume.models.source import ModelSource
 from dreambooth_resume.preemption.deadline import DeadlineSource
 from dreambooth_resume.preemption.poller import Poller
 from dreambooth_resume.preemption.signals import SignalSource
@@ -37,6 +39,7 @@ from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows import wording
 from dreambooth_resume.workflows.first_start import remark_on_squares
 from dreambooth_resume.workflows.home import Home, find_place, open_home, refuse_half_a_fork
+from dreambooth_resume.workflows.machine import judge_here
 from dreambooth_resume.workflows.model_card import publish_card
 from dreambooth_resume.workflows.notify import Told, notifying
 from dreambooth_resume.workflows.preflight import (
@@ -151,6 +154,7 @@ def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
 def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, reporter: Reporter, meter: Meter) -> Log:
     patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
     checked = patient(lambda: check_start(home, options))
+    _refuse_machine(checked.options.train, checked.inputs.source, reporter)
     name = repository_name(options.train.reporting.hub_model_id, home.place.storage.describe())
     check_push(options.train.reporting, options.sources, reporter, name=name)
     # Only now: who mistyped an option is told that, and nothing about clouds.
@@ -174,6 +178,16 @@ def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, repor
         from dreambooth_resume.workflows.start import start
 
     return start(checked, watcher, reporter, meter)
+
+
+def _refuse_machine(options: TrainOptions, source: ModelSource, reporter: Reporter) -> None:
+    """The quick part of `dbr doctor` that nothing else here looks at. Raises BadInput for what is fatal."""
+    for finding in judge_here(options, source):
+        where = finding.where or finding.about
+        if finding.severity == "fatal":
+            raise BadInput(finding.what, where=where, fix=finding.fix or None)
+        if finding.severity == "warning":
+            reporter.message(f"{where}: {finding.what}. {finding.fix}".rstrip())
 
 
 def _look_at(home: Home, *, allow_unfenced: bool) -> str:

@@ -1,0 +1,297 @@
+"""`dbr doctor` on real folders, a real S3 server and a Hub on this machine: what it finds, and that nothing is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+from PIL import Image
+
+from dreambooth_resume.cli.main import main
+from dreambooth_resume.config.load import parse_train
+from dreambooth_resume.insight.findings import Diagnosis
+from dreambooth_resume.models.hub_upload import TOKENS_PAGE
+from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.workflows.doctor import examine
+from dreambooth_resume.workflows.scratch import SCRATCH_PREFIX, scratch_folder
+from tests.fakes.fault_proxy import FaultProxy, What, shared_proxy
+from tests.fakes.hub_server import FakeHub, running_hub
+from tests.fakes.metadata_server import running_metadata
+from tests.fakes.s3_server import ENVIRONMENT, shared_server
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pictures, and no GPU, cloud or cache of this machine."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 64), (40 * number, 80, 120)).save(tmp_path / "pictures" / f"{number}.png")
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def words(folder: Path, tiny_folder: Path) -> list[str]:
+    return [
+        *("--pretrained_model_name_or_path", str(tiny_folder), "--instance_data_dir", str(folder / "pictures")),
+        *("--instance_prompt", "a photo of sks robot", "--output_dir", str(folder / "runs" / "home")),
+        *("--resolution", "64", "--max_train_steps", "4", "--spot", "none", "--report_to", "none"),
+    ]
+
+
+def told(found: Diagnosis, severity: str, about: str) -> str:
+    return "\n".join(
+        f"{one.what} | {one.where} | {one.fix}"
+        for one in found.findings
+        if (one.severity, one.about) == (severity, about)
+    )
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def test_a_run_that_is_fine_is_fine_and_nothing_is_left(words: list[str], folder: Path) -> None:
+    before = everything(folder)
+    found = examine(parse_train(words))
+    assert [one.what for one in found.findings if one.severity != "fine"] == []
+    about = {one.about for one in found.findings}
+    assert about >= {"options", "home", "packages", "pictures", "base model", "disk", "gpu", "notices"}
+    assert "put-if-absent works" in told(found, "fine", "home")
+    assert everything(folder) == before
+
+
+def test_everything_that_is_wrong_is_named_at_once(
+    words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "run.yaml").write_text("lora_rnak: 4\nrank: none\ngradient_checkpointing: true\n")
+    (folder / "pictures" / "torn.png").write_bytes(b"\x89PNG")
+    broken = ["--validation_steps", "5", "--optimizer", "Lion", "--push_to_hub"]
+    code = main(["doctor", "--config", str(folder / "run.yaml"), *words, *broken, "--json"])
+    assert code == 2
+    page = json.loads(capsys.readouterr().out)
+    assert page["is_fatal"] is True
+    fatal = " ".join(f"{one['what']} {one['where']}" for one in page["findings"] if one["severity"] == "fatal")
+    for problem in ("lora_rnak", "rank", "torn.png", "needs a token"):
+        assert problem in fatal, problem
+    assert all(one["fix"] for one in page["findings"] if one["severity"] == "fatal")
+    warned = " ".join(one["what"] for one in page["findings"] if one["severity"] == "warning")
+    assert "validation_steps has no effect: there is no validation_prompt" in warned
+
+
+@pytest.mark.parametrize(
+    ("broken", "about", "what"),
+    [
+        (["--lr_scheduler", "linear", "--lr_warmup_steps", "9"], "options", "lr_warmup_steps is 9"),
+        (["--with_prior_preservation"], "options", "class_prompt"),
+        (["--instance_data_dir", "/nowhere"], "pictures", "There is no such folder"),
+        (["--pretrained_model_name_or_path", "/nowhere/model"], "base model", "there is no folder"),
+        (["--clip_skip", "9"], "start", "text encoder"),
+        (["--output_dir", "/proc/none"], "home", "/proc"),
+    ],
+)
+def test_what_train_would_end_with_is_fatal(
+    broken: list[str], about: str, what: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = examine(parse_train([*words, *broken]))
+    assert what in told(found, "fatal", about), found.findings
+
+
+def test_a_run_that_has_begun_is_looked_at_as_its_resume_would(words: list[str], folder: Path) -> None:
+    home = folder / "runs" / "home"
+    (home / "log").mkdir(parents=True)
+    (home / "log" / "00000001.json").write_text("{}")
+    assert "has a commit log but no run.json" in told(examine(parse_train(words)), "fatal", "home")
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    proxy = shared_proxy(shared_server().port)
+    yield proxy
+    proxy.clear()
+
+
+def test_a_bucket_is_asked_for_everything_and_left_as_it_was(words: list[str], proxy: FaultProxy) -> None:
+    home = shared_server().new_home()
+    found = examine(parse_train([*words, "--storage_uri", home, "--s3_endpoint_url", proxy.url]))
+    assert not found.is_fatal, found.findings
+    assert "put, read, list and delete work" in told(found, "fine", "home")
+    assert "of the storage's" in told(found, "fine", "clock")
+    written = {request.key for request in proxy.requests("PUT")}
+    deleted = {request.key for request in proxy.requests("DELETE")}
+    assert written
+    assert written <= deleted
+
+
+@pytest.mark.parametrize(
+    ("verbs", "permissions"),
+    [
+        (["PUT"], ["s3:PutObject"]),
+        (["DELETE"], ["s3:DeleteObject"]),
+        (["PUT", "DELETE"], ["s3:PutObject", "s3:DeleteObject"]),
+    ],
+)
+def test_each_missing_permission_is_named(
+    verbs: list[str], permissions: list[str], words: list[str], proxy: FaultProxy
+) -> None:
+    for verb in verbs:
+        proxy.add(What.ANSWER, verb, status=403, code="AccessDenied", times=None)
+    home = shared_server().new_home()
+    found = examine(parse_train([*words, "--storage_uri", home, "--s3_endpoint_url", proxy.url]))
+    missing = told(found, "fatal", "home")
+    for permission in permissions:
+        assert f"{permission} is missing" in missing
+        assert f'"Action": "{permission}"' in missing
+
+
+def test_no_answer_is_a_finding_and_not_a_wait(words: list[str], proxy: FaultProxy) -> None:
+    gate_seconds = 30.0
+    proxy.add(What.DELAY, "PUT", seconds=gate_seconds, times=None)
+    home = shared_server().new_home()
+    began = time.monotonic()
+    found = examine(parse_train([*words, "--storage_uri", home, "--s3_endpoint_url", proxy.url]), patience_seconds=3.0)
+    assert "no answer within" in told(found, "warning", "home")
+    assert time.monotonic() - began < gate_seconds
+
+
+@pytest.fixture
+def hub(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[FakeHub]:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "cache" / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "/nowhere/token")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    files = {
+        path.relative_to(tiny_folder).as_posix(): path.read_bytes() for path in tiny_folder.rglob("*") if path.is_file()
+    }
+    with running_hub(files) as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        yield hub
+
+
+def on_the_hub(words: list[str]) -> list[str]:
+    return [*words, "--pretrained_model_name_or_path", "owner/model"]
+
+
+def test_a_model_on_the_hub_is_looked_at_without_fetching_it(words: list[str], hub: FakeHub, folder: Path) -> None:
+    found = examine(parse_train(on_the_hub(words)))
+    assert "on the Hub at 0123456789ab, and this machine may fetch it" in told(found, "fine", "base model")
+    fetched = {line.rpartition("/")[2] for line in hub.asked if line.startswith("GET /owner/model/resolve")}
+    assert not {name for name in fetched if name.endswith(".safetensors")}
+    assert "config.json" in fetched
+    assert not (folder / "cache" / "hub").exists()
+
+
+def test_a_gated_model_is_fatal_with_its_licence_page(words: list[str], hub: FakeHub) -> None:
+    hub.refuse = (403, "GatedRepo")
+    found = told(examine(parse_train(on_the_hub(words))), "fatal", "base model")
+    assert "owner/model is gated" in found
+    assert "https://huggingface.co/owner/model" in found
+    assert "hf auth login" in found
+
+
+def test_a_model_of_another_kind_on_the_hub_is_fatal(words: list[str], hub: FakeHub) -> None:
+    hub.files["model_index.json"] = b'{"_class_name": "FluxPipeline"}'
+    assert "is a FluxPipeline" in told(examine(parse_train(on_the_hub(words))), "fatal", "base model")
+
+
+@pytest.mark.parametrize(
+    ("role", "severity", "what"), [("read", "fatal", "can only read"), ("write", "fine", "may write")]
+)
+def test_a_token_must_be_able_to_write_where_pushing_is_asked_for(
+    role: str, severity: str, what: str, words: list[str], hub: FakeHub
+) -> None:
+    hub.role = role
+    found = examine(parse_train([*words, "--push_to_hub", "--hub_token", hub.token, "--hub_model_id", "owner/dog"]))
+    assert what in told(found, severity, "hub")
+    assert (TOKENS_PAGE in told(found, severity, "hub")) == (severity == "fatal")
+    assert hub.token not in str(found)
+
+
+def test_the_cloud_and_its_notice_are_named(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_metadata(clouds=frozenset({"aws"})) as fake:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", fake.url)
+        found = examine(parse_train([*words, "--spot", "aws"]))
+    assert "aws answers, and tells 120 s ahead" in told(found, "fine", "notices")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
+    assert "does not answer here" in told(examine(parse_train([*words, "--spot", "aws"])), "warning", "notices")
+
+
+def _driver(folder: Path, text: str) -> None:
+    (folder / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\n{text}\n")
+    (folder / "bin" / "nvidia-smi").chmod(0o755)
+
+
+def test_a_driver_that_does_not_work_stops_doctor_and_train(
+    words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _driver(folder, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
+    assert "Driver/library version mismatch" in told(examine(parse_train(words)), "fatal", "gpu")
+    assert main(["train", *words]) == 2
+    shown = capsys.readouterr().err
+    assert "Driver/library version mismatch" in shown
+    assert "fix: " in shown
+    assert not (folder / "runs" / "home" / "run.json").exists()
+
+
+def test_killed_in_the_middle_it_leaves_what_the_next_one_clears(
+    words: list[str], folder: Path, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    program = (
+        "import os, signal\nfrom dreambooth_resume.workflows.scratch import scratch_folder\n"
+        "with scratch_folder() as folder:\n    (folder / 'x').write_text('x')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=100, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name.startswith(SCRATCH_PREFIX) for path in scratch.iterdir()] == [True]
+    again = "from dreambooth_resume.workflows.scratch import scratch_folder\nwith scratch_folder():\n    pass\n"
+    subprocess.run([sys.executable, "-c", again], env=environment, timeout=100, check=True)
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # two whole starts, on a machine that may be busy
+def test_deep_trains_real_steps_and_brings_a_checkpoint_back(
+    words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything(folder / "pictures")
+    assert main(["doctor", *words, "--torch_threads", "1", "--deep"]) == 0, capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "a checkpoint was written, resumed from and verified" in page
+    assert "as large as a checkpoint, are written and read back" in page
+    assert everything(folder / "pictures") == before
+    assert not (folder / "runs").exists()
+    with scratch_folder() as scratch:
+        left = [path for path in scratch.parent.glob(f"{SCRATCH_PREFIX}{os.getpid()}-*") if path != scratch]
+    assert left == []
+
+
+@pytest.mark.parametrize("broken", [[], ["--config", "/nowhere.yaml"], ["--rnak", "4"]])
+def test_without_options_there_is_nothing_to_look_at(broken: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", *broken]) == 2
+    assert "fix: " in capsys.readouterr().err
+
+
+def test_a_home_with_a_run_is_not_changed(words: list[str], folder: Path) -> None:
+    storage = LocalStorage(folder / "other")
+    storage.write("notes/x.json", [b"{}"])
+    before = everything(folder)
+    examine(parse_train([*words, "--output_dir", str(folder / "other")]))
+    assert everything(folder) == before
