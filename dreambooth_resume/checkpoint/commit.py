@@ -45,6 +45,7 @@ class Committer:
         flush_metrics: Callable[[int], None],
         total_limit: int | None,
         keep_every: int | None = None,
+        keep: Callable[[Log, int], frozenset[int]] = lambda _log, _step: frozenset(),
         max_train_steps: int,
         begins_at: int | None = None,
         stage: Stage | None = None,
@@ -55,7 +56,8 @@ class Committer:
         """`begins_at` is the step that training begins at, if that isn't the adopted one but one that was staged.
 
         `refuse` raises for a state that must not be saved: asked here, on the thread that saves, because looking at
-        every number of it takes as long as copying it. `meter` runs since the attempt began; None: from now on.
+        every number of it takes as long as copying it. `keep` names checkpoints that the commit of a step may not
+        retire. `meter` runs since the attempt began; None: from now on.
         """
         self._refuse = refuse
         self._meter = meter or Meter()
@@ -66,6 +68,7 @@ class Committer:
         self._flush_metrics = flush_metrics
         self._total_limit = total_limit
         self._keep_every = keep_every
+        self._keep = keep
         self._stage = stage
         self._max_train_steps = max_train_steps
         adopted = writer.log.entries[-1].state
@@ -185,7 +188,8 @@ class Committer:
     ) -> tuple[EntryBody, RunState]:
         committed = {entry.number for entry in log.entries if isinstance(entry.body, Commit)} - log.retired
         asked = self._asked_to_retire & committed
-        retire = tuple(sorted({*to_retire(log, total_limit=self._total_limit, keep_every=self._keep_every), *asked}))
+        gone = to_retire(log, total_limit=self._total_limit, keep_every=self._keep_every, keep=self._keep(log, step))
+        retire = tuple(sorted({*gone, *asked}))
         body = Commit(step=step, folder=folder, files=files, reason=reason, retire=retire)
         kept = sorted({*log.usable_line(), *log.off_line()} - set(retire))
         itself = LiveCheckpoint(number=log.next_number, step=step, attempt=self._writer.attempt, folder=folder)

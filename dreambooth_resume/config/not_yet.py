@@ -8,8 +8,6 @@ from __future__ import annotations
 
 DIFFUSERS_SCRIPT: dict[str, str] = {}
 
-LATER: dict[str, str] = {
-    "keep_best": "keeping the best checkpoint",
-}
+LATER: dict[str, str] = {}
 
 NOT_YET: dict[str, str] = DIFFUSERS_SCRIPT | LATER

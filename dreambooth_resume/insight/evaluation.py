@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -121,6 +122,12 @@ class Scores:
     def prompt(self) -> float | None:
         return self.values.get("clip-t")
 
+    @property
+    def fidelity(self) -> float | None:
+        """Subject times prompt, or the one that is known: a tenth less of either counts the same."""
+        known = [value for value in (self.subject, self.prompt) if value is not None]
+        return math.prod(known) if known else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -132,11 +139,11 @@ class Evaluation:
 
     @property
     def best(self) -> Scores | None:
-        """The one with the highest product of subject and prompt fidelity; with no such number, of the lowest loss."""
+        """The one with the highest fidelity; where none has such a number, the one with the lowest loss."""
         whole = [one for one in self.scores if one.is_whole]
-        judged = [one for one in whole if one.subject is not None or one.prompt is not None]
+        judged = [(one.fidelity, -one.step, one) for one in whole if one.fidelity is not None]
         if judged:
-            return max(judged, key=lambda one: ((one.subject or 1.0) * (one.prompt or 1.0), -one.step))
+            return max(judged, key=lambda pair: pair[:2])[2]
         with_loss = [one for one in whole if "loss" in one.values]
         return min(with_loss, key=lambda one: (one.values["loss"], one.step)) if with_loss else None
 
@@ -209,10 +216,16 @@ def read_evaluations(storage: Storage, points: Sequence[CurvePoint] = ()) -> tup
 def _scores(
     storage: Storage, recipe: Recipe, folder: str, keys: Sequence[str], losses: Mapping[int, float]
 ) -> Scores | None:
-    name = checkpoint_name(folder)
     # Together, since a home in a bucket answers each with the same delay.
-    scores = side_by_side(storage, partial(_read_score, storage), sorted(keys))
-    read = [score for score in scores if score is not None]
+    found = side_by_side(storage, partial(_read_score, storage), sorted(keys))
+    return scores_of(recipe, folder, [score for score in found if score is not None], losses=losses)
+
+
+def scores_of(
+    recipe: Recipe, folder: str, read: Sequence[PictureScore], *, losses: Mapping[int, float]
+) -> Scores | None:
+    """The means of a checkpoint's pictures, and the loss of its step; None without any."""
+    name = checkpoint_name(folder)
     if name is None or not read:
         return None
     values: dict[str, float] = {}

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 
+from dreambooth_resume.checkpoint.best import BestKept
 from dreambooth_resume.checkpoint.commit import Committer
 from dreambooth_resume.checkpoint.deletion import collect
 from dreambooth_resume.checkpoint.format import SavedState
@@ -51,6 +52,8 @@ from dreambooth_resume.training.seed import ScriptState, saved_state
 from dreambooth_resume.training.trackers.feed import Trackers
 from dreambooth_resume.training.trainer import Trainer
 from dreambooth_resume.training.validation_loss import Validation
+from dreambooth_resume.workflows import wording
+from dreambooth_resume.workflows.best import open_best
 from dreambooth_resume.workflows.continuity import RedoneSteps, found_at_resume, say_at_resume
 from dreambooth_resume.workflows.first_words import how_it_begins
 from dreambooth_resume.workflows.hub_mirror import HubMirror, open_mirror
@@ -108,6 +111,7 @@ class _Life:
     trackers: Trackers
     mirror: HubMirror | None
     redone: RedoneSteps
+    best: BestKept
 
 
 def run_attempt(attempt: Attempt) -> Log:
@@ -123,16 +127,8 @@ def run_attempt(attempt: Attempt) -> Log:
         exit_code = error.exit_code
         raise
     finally:
-        life.pulse.close(exit_code=exit_code, why=_in_a_line(sys.exception()))
+        life.pulse.close(exit_code=exit_code, why=wording.in_a_line(sys.exception()))
     return log
-
-
-def _in_a_line(error: BaseException | None) -> str | None:
-    """What ended an attempt, for its last words: a bug by its kind, too, since its message alone may say nothing."""
-    if error is None:
-        return None
-    told = str(error).partition("\n")[0]
-    return told if isinstance(error, DbrError) else f"{type(error).__name__}: {told}"[:300]
 
 
 def _begin_life(attempt: Attempt) -> _Life:
@@ -153,10 +149,12 @@ def _begin_life(attempt: Attempt) -> _Life:
     )
     log, tell = attempt.adopted.writer.log, attempt.reporter.message
     redone = RedoneSteps(attempt.storage, log, attempt=attempt.number, tell=tell, found=situation.say_jump)
+    best = open_best(attempt.assignment.options.checkpoints, attempt.storage, log)
 
     def listener(step: int, values: Mapping[str, float]) -> None:
         trackers.log(step, shown_values(values))
         redone.on_step(step, values)
+        best.observe(step, values)
 
     sink = MetricsSink(attempt.storage, attempt=attempt.number, listener=listener)
     mirror = open_mirror(attempt.assignment.options.reporting, attempt.storage, attempt.adopted.writer)
@@ -172,7 +170,14 @@ def _begin_life(attempt: Attempt) -> _Life:
     )
     watcher = Watcher([attempt.watcher, requests, _budget(attempt)])
     return _Life(
-        pulse=pulse, requests=requests, watcher=watcher, sink=sink, trackers=trackers, mirror=mirror, redone=redone
+        pulse=pulse,
+        requests=requests,
+        watcher=watcher,
+        sink=sink,
+        trackers=trackers,
+        mirror=mirror,
+        redone=redone,
+        best=best,
     )
 
 
@@ -211,6 +216,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
             flush_metrics=lambda _step: life.sink.flush(durable=True),
             total_limit=options.checkpoints.checkpoints_total_limit,
             keep_every=options.checkpoints.keep_every,
+            keep=life.best.keep,
             stage=attempt.stage,
             max_train_steps=attempt.assignment.max_train_steps,
             begins_at=parts.state.global_step,

@@ -189,6 +189,7 @@ def _command(config: Path, folder: Path, home: str) -> list[str]:
         "torch_threads": 1,
         "progress_seconds": 0.001,  # every step is a line: that is how the demo sees when to kill
         "resume": "latest",
+        "notify": "none",  # nobody has to hear of interruptions that are the point
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-m", "dreambooth_resume", "train", *words]

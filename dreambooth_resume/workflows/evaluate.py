@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from dreambooth_resume.checkpoint.best import FIDELITY
 from dreambooth_resume.data.inputs import input_key
 from dreambooth_resume.errors import BadInput, Interrupted, KeyNotFound
 from dreambooth_resume.insight.evaluation import (
@@ -24,12 +25,14 @@ from dreambooth_resume.insight.evaluation import (
     Recipe,
     filled,
     read_score,
+    scores_of,
     write_recipe,
     write_score,
 )
 from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.log import Log
+from dreambooth_resume.runs.notes import post_note
 from dreambooth_resume.runs.record import RunRecord
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.workflows.generate import BaseAt, Studio, Trained, Wanted, open_studio
@@ -115,6 +118,9 @@ def evaluate(
     done = sum(recipe.pictures_made - len(places) for _, places in missing)
     if done:
         tell(f"{done} of {recipe.pictures_made * len(refs)} pictures are scored already.")
+    for ref, places in missing:
+        if not places:
+            _note_score(storage, recipe, ref)
     if not to_do:
         return recipe
     wanted = Wanted(
@@ -131,7 +137,29 @@ def evaluate(
         _score_checkpoint(
             storage, recipe, studio, scorers, _Job(ref=ref, places=places, trained=what), should_stop, tell
         )
+        _note_score(storage, recipe, ref)
     return recipe
+
+
+def _note_score(storage: Storage, recipe: Recipe, ref: CheckpointRef) -> None:
+    """How good this checkpoint is, for `--keep_best` and for people: written once, when its last picture is scored.
+
+    Killed before this line, the same command finds all pictures scored and writes it.
+    """
+    read = [read_score(storage, recipe, ref.folder, place) for place in range(recipe.pictures_made)]
+    found = [score for score in read if score is not None]
+    scores = scores_of(recipe, ref.folder, found, losses={})
+    if scores is None or scores.fidelity is None:
+        return
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.values.items())
+    post_note(
+        storage,
+        "score",
+        f"{ref.folder}: {shown}",
+        checkpoint=ref.number,
+        values={"evaluation": recipe.key, FIDELITY: scores.fidelity, **scores.values},
+        nonce=hashlib.sha256(f"{recipe.key} {ref.folder}".encode()).hexdigest()[:32],
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

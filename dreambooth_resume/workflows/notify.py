@@ -43,7 +43,12 @@ _LOOK_SECONDS = 5.0
 
 
 def notify_address(given: GivenOptions) -> Address | None:
-    """Where to: --notify, else the variable, else the file. Raises BadInput, without the value, for no address."""
+    """Where to: --notify, else the variable, else the file. Raises BadInput, without the value, for no address.
+
+    `--notify none` tells nobody, whatever the others say.
+    """
+    if "notify" in given.values and given.values["notify"] is None:
+        return None
     if (typed := cast("str | None", given.value("notify"))) is not None:
         return address_of(typed)
     where, found = VARIABLE, os.environ.get(VARIABLE, "").strip()

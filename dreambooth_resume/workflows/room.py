@@ -57,7 +57,7 @@ def checkpoints_at_once(options: TrainOptions, plan: Plan, *, max_train_steps: i
         return saves
     kept_for_good = max_train_steps // chosen.keep_every if chosen.keep_every else 0
     # The old checkpoint goes only when the new one is durable, so there is one more than the limit for a moment.
-    return min(saves, limit + 1 + kept_for_good)
+    return min(saves, limit + 1 + kept_for_good + (1 if chosen.keep_best else 0))
 
 
 def check_room(home: Home, options: TrainOptions, inputs: Inputs, plan: Plan, *, max_train_steps: int) -> None:

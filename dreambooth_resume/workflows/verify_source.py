@@ -44,6 +44,7 @@ _SET: Mapping[str, object] = {
     "checkpoints_total_limit": 3,
     "keep_every": None,
     "save_every_n_epochs": None,
+    "notify": None,
     "progress_seconds": 0.001,
     "push_to_hub": False,
     "report_to": "none",

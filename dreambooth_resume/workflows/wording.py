@@ -12,6 +12,7 @@ from dreambooth_resume.data.buckets import summary
 from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.plan import Plan
+from dreambooth_resume.errors import DbrError
 from dreambooth_resume.runs.adoption import Adoption
 from dreambooth_resume.runs.entries import Adopt, CheckpointRef, SkippedSteps, Totals
 from dreambooth_resume.runs.home import WEIGHTS_NAME
@@ -226,3 +227,11 @@ def _found(adopted: Adoption[SavedState], *, staged: bool) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def in_a_line(error: BaseException | None) -> str | None:
+    """What ended an attempt, for its last words: a bug by its kind, too, since its message alone may say nothing."""
+    if error is None:
+        return None
+    told = str(error).partition("\n")[0]
+    return told if isinstance(error, DbrError) else f"{type(error).__name__}: {told}"[:300]

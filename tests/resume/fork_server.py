@@ -50,8 +50,11 @@ HEAVY = (
     "dreambooth_resume.workflows.start",
     "dreambooth_resume.workflows.train",
     "peft",
+    "transformers.models.clip.image_processing_pil_clip",
     "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip",
+    "transformers.models.vit.image_processing_pil_vit",
+    "transformers.models.vit.modeling_vit",
 )
 
 

@@ -86,6 +86,10 @@ class CheckpointOptions(BaseModel):
     keep_every: Annotated[int | None, Field(ge=1), free()] = None
     """Checkpoints of every so many steps are kept beside those of checkpoints_total_limit."""
 
+    keep_best: Annotated[bool, free()] = False
+    """Keep the best checkpoint, too, beside those of checkpoints_total_limit. It is judged by the scores of `dbr eval`
+    where there are any, else by the loss on held-out pictures (validation_data_dir) at the step of each checkpoint."""
+
     resume_from_checkpoint: Annotated[
         str | None,
         BeforeValidator(_as_text),
