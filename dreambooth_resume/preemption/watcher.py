@@ -34,8 +34,12 @@ class Foretelling(Protocol):
 class Watcher:
     """Asks every source; the most insistent notice wins, the first source among equals, and the nearest end counts."""
 
+    _sources: tuple[NoticeSource, ...]
+
     def __init__(self, sources: Sequence[NoticeSource], *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._sources = tuple(sources)
+        # What another watcher knows is asked of its sources: its own answer would leave advice out.
+        parts = (one._sources if isinstance(one, Watcher) else (one,) for one in sources)
+        self._sources = tuple(source for part in parts for source in part)
         self._monotonic = monotonic
 
     def notice(self) -> Notice | None:

@@ -146,6 +146,8 @@ def test_advice_is_no_notice_and_stops_nothing() -> None:
     watcher = Watcher([Says(advice)])
     assert (watcher.notice(), watcher.should_stop(), watcher.advice()) == (None, False, advice)
     watcher.leave_if_asked("reading")
+    # An attempt asks its sources behind those of the whole process.
+    assert Watcher([Says(None), watcher]).advice() == advice
 
 
 @pytest.mark.parametrize(("exit_code", "error"), [(75, Interrupted), (76, StoppedOnPurpose)])
