@@ -22,14 +22,15 @@ MACHINE = "machine"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A GPU, or a machine without one: ours until `descriptor` is closed, here and in all who inherited it."""
+    """GPUs, or a machine without one: ours until `descriptors` are closed, here and in all who inherited them."""
 
     name: str
-    descriptor: int
+    """Several joined by commas, as CUDA_VISIBLE_DEVICES takes them."""
+    descriptors: tuple[int, ...]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a program use this GPU."""
+        """What makes a program use these GPUs."""
         return {} if self.name == MACHINE else {"CUDA_VISIBLE_DEVICES": self.name}
 
 
@@ -51,13 +52,17 @@ def waiting_turn(
     *,
     told_to_leave: Callable[[], bool],
     tell: Callable[[str], None],
+    wanted: int = 1,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Place | None]:
-    """A place of our own once everybody is done who came before; None if we were told to leave instead."""
+    """A place of our own once everybody is done who came before; None if we were told to leave instead.
+
+    With as many GPUs as are `wanted`, or all that there are if that is fewer.
+    """
     names = [re.sub(r"[^\w.-]", "_", name) for name in gpus] or [MACHINE]
     with _ticket(folder / "queue") as ticket:
         told = False
-        while (place := _free_place(folder / "places", names, gpus) if _is_next(ticket) else None) is None:
+        while (place := _free_place(folder / "places", names, gpus, wanted) if _is_next(ticket) else None) is None:
             if told_to_leave():
                 break
             if not told:
@@ -68,8 +73,8 @@ def waiting_turn(
     try:
         yield place
     finally:
-        if place is not None:
-            os.close(place.descriptor)
+        for descriptor in place.descriptors if place is not None else ():
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -120,12 +125,19 @@ def _is_next(ticket: Path) -> bool:
     return True
 
 
-def _free_place(folder: Path, names: Sequence[str], gpus: Sequence[str]) -> Place | None:
+def _free_place(folder: Path, names: Sequence[str], gpus: Sequence[str], wanted: int) -> Place | None:
+    """All that is wanted or nothing: who is next in the queue waits without holding a part of it."""
     folder.mkdir(parents=True, exist_ok=True)
+    held: dict[str, int] = {}
     for number, name in enumerate(names):
         descriptor = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if _lock(descriptor):
-            return Place(name=gpus[number] if gpus else MACHINE, descriptor=descriptor)
+        if not _lock(descriptor):
+            os.close(descriptor)
+            continue
+        held[gpus[number] if gpus else MACHINE] = descriptor
+        if len(held) == min(wanted, len(names)):
+            return Place(name=",".join(held), descriptors=tuple(held.values()))
+    for descriptor in held.values():
         os.close(descriptor)
     return None
 

@@ -139,13 +139,17 @@ def _in_turn(order: Order, run: Supervised, signals: Signals) -> int:
         return Supervisor(run=run, signals=signals).supervise()
     say(JobStatus(state="waiting", because="waits for its turn on this machine"))
     with waiting_turn(
-        state_folder(), gpus_here(), told_to_leave=lambda: signals.first is not None, tell=order.tell
+        state_folder(),
+        gpus_here(),
+        wanted=cast(int, parse_train(run.words).value("num_processes")),
+        told_to_leave=lambda: signals.first is not None,
+        tell=order.tell,
     ) as turn:
         if turn is None:
             return cast(int, signals.exit_code)
         say(running)
         environment = {**os.environ, **turn.environment}
-        run = replace(run, environment=environment, pass_descriptors=(turn.descriptor,))
+        run = replace(run, environment=environment, pass_descriptors=turn.descriptors)
         return Supervisor(run=run, signals=signals).supervise()
 
 

@@ -22,7 +22,7 @@ with waiting_turn(Path(sys.argv[1]), ("0",), told_to_leave=lambda: False, tell=p
     print("has", place.name, flush=True)
     if len(sys.argv) > 2:
         import subprocess
-        child = subprocess.Popen(["sleep", "60"], pass_fds=(place.descriptor,), stdout=subprocess.DEVNULL)
+        child = subprocess.Popen(["sleep", "60"], pass_fds=place.descriptors, stdout=subprocess.DEVNULL)
         print(child.pid, flush=True)
     time.sleep(60)
 """
@@ -61,6 +61,21 @@ def test_one_run_for_each_gpu(tmp_path: Path) -> None:
     assert sorted(place.name for place in places.values() if place) == ["0", "1"]
     assert {place.environment["CUDA_VISIBLE_DEVICES"] for place in places.values() if place} == {"0", "1"}
     assert taken_at_once(tmp_path, ("0", "1")) == "0"
+
+
+def test_several_gpus_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
+    def taken(wanted: int) -> str | None:
+        with waiting_turn(
+            tmp_path, ("0", "1", "2"), wanted=wanted, told_to_leave=lambda: True, tell=lambda _text: None
+        ) as place:
+            return place.name if place else None
+
+    assert taken(2) == "0,1"
+    assert taken(5) == "0,1,2"  # all that there are
+    holder = hold(tmp_path)
+    assert (taken(2), taken(3), taken(1)) == ("1,2", None, "1")
+    holder.kill()
+    holder.wait()
 
 
 def test_a_machine_without_a_gpu_is_one_place(tmp_path: Path) -> None:
