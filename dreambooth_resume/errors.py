@@ -1,6 +1,7 @@
 """Every error that a user can meet, with its exit code.
 
     DbrError                       70  a bug in dbr
+    ├── ProcessLost                70  one of the processes that compute a run's steps ended
     ├── BadInput                    2  what the user typed or pointed to can't be used
     ├── ComeBack                   75  nothing is wrong: start the same command again
     │   ├── StorageUnavailable     75  the home could not be reached for as long as we try
@@ -32,6 +33,12 @@ class DbrError(Exception):
 
     exit_code = 70
     anchor = "a-bug"
+
+
+class ProcessLost(DbrError):
+    """One of several processes that compute a run's steps crashed, or was killed. What crashes is started again."""
+
+    anchor = "a-process-was-lost"
 
 
 class BadInput(DbrError):

@@ -48,9 +48,9 @@ def refuse_contradictions(options: TrainOptions, sources: Mapping[str, str]) -> 
         refuse_endless_warmup(options, sources, max_train_steps=options.training.max_train_steps)
     if options.machine.local_rank > 0:
         raise BadInput(
-            f"process {options.machine.local_rank} of several: training with several processes is not available yet",
+            f"process {options.machine.local_rank} of several, and not of how many",
             where=sources.get("local_rank"),
-            fix="start one process; --gradient_accumulation_steps makes up for the batch",
+            fix="start one process, which starts the others: dbr train --num_processes GPUS …",
         )
     refuse_optimizer_contradictions(options, sources)
     if options.lora.network_weights is not None:

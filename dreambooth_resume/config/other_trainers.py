@@ -65,6 +65,7 @@ _THEIR_NAMES: dict[str, str] = {
     "num_train_epochs": "epoch epochs max_epochs max_train_epochs n_epochs num_epochs train_epochs",
     "max_train_steps": "iterations max_iter max_iters max_steps num_iterations num_train_steps steps total_steps"
     " train_steps training_steps",
+    "num_processes": "devices gpu_count gpus n_gpu n_gpus nproc_per_node num_devices num_gpu num_gpus world_size",
     "seed": "manual_seed random_seed train_seed",
     "mixed_precision": "bf16 dtype precision train_dtype weight_dtype",
     "base_precision": "base_model_precision do_fp8_training fp8_base fp8_base_unet qtype quantize quantization",

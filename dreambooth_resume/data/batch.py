@@ -76,6 +76,10 @@ class Batch:
     step: int
     micro_batches: tuple[MicroBatch, ...]
     picture_names: tuple[str, ...]
+    slots: int
+    """B. Where several processes compute the step, `micro_batches` are only this one's share."""
+    micro_batch_count: int
+    """How many micro-batches all processes have together."""
     checksum: int | None = None
     """What `samples_checksum` says of the micro-batches."""
 
@@ -126,14 +130,27 @@ class BatchBuilder:
         self._class_weight = class_weight if plan.class_count else None
 
     def __call__(self, step: int) -> Batch:
+        return self._batch(step, process=0, processes=1)
+
+    def share(self, process: int, processes: int) -> Callable[[int], Batch]:
+        """Step → the micro-batches of this one of several processes, counted from 0: every `processes`-th one.
+
+        Process 0 has one in any case.
+        """
+        return partial(self._batch, process=process, processes=processes)
+
+    def _batch(self, step: int, *, process: int, processes: int) -> Batch:
         slots, class_slots = self._plan.batch(step), self._plan.class_batch(step)
         cuts = portions([slot.bucket for slot in slots], size=self._micro_batch_size)
+        mine = cuts[process::processes]
         parts = (slots, class_slots) if class_slots else (slots,)
-        micro_batches = tuple(self._micro_batch([part[place] for part in parts for place in cut]) for cut in cuts)
+        micro_batches = tuple(self._micro_batch([part[place] for part in parts for place in cut]) for cut in mine)
         return Batch(
             step=step,
             micro_batches=micro_batches,
             picture_names=tuple(self._pictures[slot.picture].name for slot in slots),
+            slots=len(slots),
+            micro_batch_count=len(cuts),
             checksum=samples_checksum(micro_batches),
         )
 
@@ -187,8 +204,8 @@ class BatchBuilder:
 def samples_checksum(micro_batches: Sequence[MicroBatch]) -> int:
     """32 bits that stand for a step's samples: timestep, noise, picture, prompt and size of each.
 
-    The same however the samples are cut into micro-batches. Of noise and picture a few hundred numbers are looked at:
-    it is to tell other samples from the same ones, not to prove anything.
+    The same however the samples are cut into micro-batches: it is the sum of theirs. Of noise and picture a few hundred
+    numbers are looked at: it is to tell other samples from the same ones, not to prove anything.
     """
     total = 0
     for one in micro_batches:

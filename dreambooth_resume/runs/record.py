@@ -87,6 +87,14 @@ class RunRecord(Record):
         assert isinstance(written, int), "run.json holds a number"
         return written
 
+    @property
+    def processes_at_start(self) -> int:
+        """How many processes the run was begun with: B counts them, whatever number goes on with it."""
+        batch, accumulation = (self.options.get(name) for name in ("train_batch_size", "gradient_accumulation_steps"))
+        if not isinstance(batch, int) or not isinstance(accumulation, int):
+            return 1
+        return max(1, self.effective_batch // (batch * accumulation))
+
 
 def new_record(
     *,

@@ -14,11 +14,9 @@ from accelerate.utils import GradientAccumulationPlugin
 from dreambooth_resume.config.options.tokens import pivot_step
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.config.shots import Shot
-from dreambooth_resume.data.batch import BatchBuilder, LatentSize
 from dreambooth_resume.data.cache import Cache
 from dreambooth_resume.data.class_images import ClassPictures
 from dreambooth_resume.data.dataset import PictureSet
-from dreambooth_resume.data.draws import draws_of
 from dreambooth_resume.data.held_out import HeldOut
 from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.data.plan import Plan
@@ -36,14 +34,17 @@ from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.entries import SmallerMicroBatch
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
+from dreambooth_resume.training.batches import Share, loader_of, portions_of
 from dreambooth_resume.training.class_pictures import class_pictures
 from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.groups import parameter_groups
+from dreambooth_resume.training.hands import Hands
 from dreambooth_resume.training.latents import held_out_slots, held_out_source, sample_source
-from dreambooth_resume.training.memory import Portions, device_memory_bytes, micro_batch_size, what_to_change
+from dreambooth_resume.training.memory import Portions
 from dreambooth_resume.training.model import LoadedModel, Pair, load_model, prompts_for
 from dreambooth_resume.training.objective import Objective, objective_of
 from dreambooth_resume.training.optimizer import Optimizer
+from dreambooth_resume.training.optimizers.base import ParameterGroup
 from dreambooth_resume.training.precision import accelerates_precision, make_scaler
 from dreambooth_resume.training.preview import Easel, Embeddings, Timetable
 from dreambooth_resume.training.progress import Reporter
@@ -91,10 +92,24 @@ class Assignment:
             options=self.options.validation, plan=self.plan, max_train_steps=self.max_train_steps, shots=self.shots
         )
 
+    @property
+    def processes_at_start(self) -> int:
+        """How many processes the run was begun with: its B counts them."""
+        training = self.options.training
+        return self.plan.batch_size // (training.train_batch_size * training.gradient_accumulation_steps) or 1
+
     def is_saved_at(self, step: int) -> bool:
         """Whether as many epochs have ended with the update `step` as are saved, whatever the interval of saves."""
         every = self.options.checkpoints.save_every_n_epochs
         return every is not None and any((epoch + 1) % every == 0 for epoch in self.plan.epochs_ended(step))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What other processes need to know to compute their part of each step."""
+
+    assignment: Assignment
+    torch_threads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +158,7 @@ def build_parts(
     accelerator: Accelerator,
     reporter: Reporter,
     watcher: Watcher,
+    hands: Hands | None = None,
 ) -> Parts:
     """Encode what the cache lacks, load the denoiser and put the fresh adapter on it.
 
@@ -159,42 +175,33 @@ def build_parts(
     # Behind the others, as the plan counts them.
     assignment = replace(assignment, pictures=PictureSet(pictures=(*assignment.pictures.pictures, *ridden)))
     pairs, samples, held_out = patiently(
-        lambda: _encode(assignment, storage, encoders, reporter=reporter, watcher=watcher),
+        lambda: encode(assignment, storage, encoders, reporter=reporter, watcher=watcher),
         tell=reporter.message,
         should_stop=watcher.should_stop,
     )
     encoders.free()
     watcher.leave_if_asked("encoding")
+    if hands is not None:
+        # Only now: the hands find all that they need in the cache.
+        # They get the parameters in each step, so they need no weights to begin from.
+        theirs = replace(assignment, existing=None)
+        hands.assign(Work(assignment=theirs, torch_threads=torch.get_num_threads()))
     what = "the denoiser and the text encoders" if options.text_part is not None else "the denoiser"
     reporter.message(f"Loading {what}.")
-    loaded = _load(assignment, device)
+    model, loaded = trainable(assignment, encoders, pairs, accelerator=accelerator)
     _say_what_happens(assignment, reporter)
     if assignment.existing is not None:
         begin_from(loaded.parameters, assignment.existing.values)
-    optimizer = Optimizer(
-        parameter_groups(options, loaded.parameters_by_part(), max_train_steps=assignment.max_train_steps),
-        options.optimization,
-    )
-    scaler = make_scaler(options.training.precision, device)
+    optimizer = Optimizer(groups_of(assignment, loaded), options.optimization)
     watcher.leave_if_asked(f"loading {what}")
-    model = TrainableModel(
-        denoiser=loaded.denoiser,
-        parameters=loaded.parameters,
-        prompts=_prompts(assignment, loaded, pairs, device=device),
-        accelerator=accelerator,
-        encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
-        scaler=scaler,
-        new_tokens=loaded.new_tokens,
-        objective=objective_of(options.loss, is_edm=assignment.facts.is_edm),
-    )
-    portions = _portions(assignment, samples, device)
+    portions = portions_of(assignment, samples, device, share=Share(processes=hands.processes if hands else 1))
     ema = Ema(loaded.parameters, decay=options.ema.ema_decay) if options.ema.use_ema else None
-    state = TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=scaler, ema=ema)
+    state = TrainingState(optimizer, lr_scheduler=options.optimization.lr_scheduler, scaler=model.scaler, ema=ema)
     return Parts(
         state=state,
         easel=_easel(assignment, model, loaded, encoders, pairs, state=state),
         held_out_loss=_held_out_loss(assignment, model, loaded, pairs, held_out, state=state),
-        loader=_loader(assignment, portions),
+        loader=loader_of(assignment, portions),
         portions=portions,
         train_step=partial(
             train_step,
@@ -202,10 +209,40 @@ def build_parts(
             optimizer=optimizer,
             max_grad_norm=options.optimization.max_grad_norm,
             ema=ema,
+            hands=hands.when_ready(loaded.parameters, portions, watcher) if hands else None,
         ),
         modules=(loaded.denoiser.module,),
         export_weights=lambda tensors: loaded.export_weights(state.result(tensors)),
     )
+
+
+def groups_of(assignment: Assignment, loaded: LoadedModel) -> tuple[ParameterGroup, ...]:
+    """Which parameters are updated in which step, and at which rate."""
+    return parameter_groups(
+        assignment.options,
+        loaded.parameters_by_part(),
+        max_train_steps=assignment.max_train_steps,
+        processes=assignment.processes_at_start,
+    )
+
+
+def trainable(
+    assignment: Assignment, encoders: Encoders, pairs: Mapping[str, Pair], *, accelerator: Accelerator
+) -> tuple[TrainableModel, LoadedModel]:
+    """The denoiser with its fresh adapter, and what it reads beside the batch."""
+    options, device = assignment.options, accelerator.device
+    loaded = _load(assignment, device)
+    model = TrainableModel(
+        denoiser=loaded.denoiser,
+        parameters=loaded.parameters,
+        prompts=_prompts(assignment, loaded, pairs, device=device),
+        accelerator=accelerator,
+        encode_pixels=None if options.data.cache_latents else encoders.encode_pixels,
+        scaler=make_scaler(options.training.precision, device),
+        new_tokens=loaded.new_tokens,
+        objective=objective_of(options.loss, is_edm=assignment.facts.is_edm),
+    )
+    return model, loaded
 
 
 def _load(assignment: Assignment, device: torch.device) -> LoadedModel:
@@ -270,7 +307,7 @@ def _held_out_loss(
     )
 
 
-def _encode(
+def encode(
     assignment: Assignment,
     storage: Storage,
     encoders: Encoders,
@@ -286,8 +323,8 @@ def _encode(
     prompt_key = assignment.family.prompt_key(assignment.digests)
     fixed = [] if assignment.options.text_part is not None else _all_prompts(assignment)
     clip_skip = assignment.options.model.clip_skip
-    encode = partial(encoders.encode_prompt, clip_skip=clip_skip)
-    entries = [prompt_entry(prompt, encoder=prompt_key, encode=encode, clip_skip=clip_skip) for prompt in fixed]
+    encode_prompt = partial(encoders.encode_prompt, clip_skip=clip_skip)
+    entries = [prompt_entry(prompt, encoder=prompt_key, encode=encode_prompt, clip_skip=clip_skip) for prompt in fixed]
     filled = not entries or cache.fill(
         entries, should_stop=watcher.should_stop, on_progress=partial(reporter.phase, "encoding prompts")
     )
@@ -354,42 +391,4 @@ def _easel(
         width=side,
         frees_encoders=model.encode_pixels is None,
         edm_style=model.objective.edm_style,
-    )
-
-
-def _portions(assignment: Assignment, samples: SampleSource, device: torch.device) -> Portions:
-    memory, wanted = device_memory_bytes(device), assignment.options.training.train_batch_size
-    return Portions(
-        size=micro_batch_size(wanted, assignment.smaller_micro_batch, memory_bytes=memory),
-        effective_batch=assignment.plan.batch_size,
-        batches_of=partial(_batches, assignment, samples),
-        device_memory_bytes=memory,
-        advice=what_to_change(assignment.options),
-    )
-
-
-def _batches(assignment: Assignment, samples: SampleSource, micro_batch_size: int) -> BatchBuilder:
-    options, facts = assignment.options, assignment.facts
-    return BatchBuilder(
-        assignment.plan,
-        assignment.pictures,
-        samples,
-        micro_batch_size=micro_batch_size,
-        latents=LatentSize(
-            channels=facts.latent_channels,
-            pixels_per_latent=facts.pixels_per_latent,
-            resolution=options.data.resolution,
-        ),
-        draws=draws_of(options.loss, train_timesteps=facts.num_train_timesteps, prompts=prompt_draws_of(options.data)),
-        class_weight=options.prior.prior_loss_weight,
-    )
-
-
-def _loader(assignment: Assignment, portions: Portions) -> Loader:
-    machine = assignment.options.machine
-    return Loader(
-        portions.batches_of(portions.size),
-        end_step=assignment.max_train_steps,
-        workers=machine.dataloader_num_workers,
-        prefetch_factor=machine.prefetch_factor,
     )

@@ -15,7 +15,7 @@ Parameters = Mapping[str, torch.nn.Parameter]
 
 
 def parameter_groups(
-    options: TrainOptions, parts: Mapping[str, Parameters], *, max_train_steps: int
+    options: TrainOptions, parts: Mapping[str, Parameters], *, max_train_steps: int, processes: int = 1
 ) -> tuple[ParameterGroup, ...]:
     """The denoiser's first, whose rate is the one that is shown, then each text encoder's, as in Diffusers' script.
 
@@ -26,7 +26,9 @@ def parameter_groups(
     chosen = options.optimization
     denoiser, *text_encoders = parts
     pivot = pivot_step(options.text_part or 1.0, max_train_steps=max_train_steps)
-    rates = {denoiser: denoiser_rate(options)} | dict.fromkeys(text_encoders, chosen.text_encoder_lr)
+    rates = {denoiser: denoiser_rate(options, processes=processes)} | dict.fromkeys(
+        text_encoders, chosen.text_encoder_lr
+    )
     if "text_encoder_2" in rates and chosen.text_encoder_2_lr is not None:
         rates["text_encoder_2"] = chosen.text_encoder_2_lr
     if chosen.optimizer == "prodigy":

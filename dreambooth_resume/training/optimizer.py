@@ -55,9 +55,7 @@ class Optimizer:
         Neither they nor their moments change from then on, and nothing is computed for their sake.
         """
         for group in self.groups:
-            if group.pivot_step is not None:
-                for parameter in group.parameters.values():
-                    parameter.requires_grad_(group.trains_in(step))
+            group.choose_what_trains(step)
 
     def set_rates(self, step: int) -> None:
         """To be called before each update: there is no scheduler that would keep count."""

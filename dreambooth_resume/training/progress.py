@@ -39,3 +39,19 @@ class Reporter(Protocol):
     def close(self) -> None:
         """Leave the screen as it should stay. Nothing is reported afterwards; closing twice is fine."""
         ...
+
+
+class Silent:
+    """The reporter of a process that has nothing to show: another one does."""
+
+    def message(self, text: str) -> None:
+        pass
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        pass
+
+    def step(self, update: StepUpdate) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

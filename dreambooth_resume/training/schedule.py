@@ -86,14 +86,15 @@ def scaled_learning_rate(
     return learning_rate * gradient_accumulation_steps * train_batch_size * processes
 
 
-def denoiser_rate(options: TrainOptions) -> float:
-    """The denoiser's learning rate after the warm-up."""
+def denoiser_rate(options: TrainOptions, *, processes: int = 1) -> float:
+    """The denoiser's learning rate after the warm-up, of a run that was begun with so many processes."""
     chosen, training = options.optimization, options.training
     return scaled_learning_rate(
         chosen.learning_rate,
         scale_lr=chosen.scale_lr,
         train_batch_size=training.train_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
+        processes=processes,
     )
 
 

@@ -159,6 +159,26 @@ class StepMetrics:
         return is_scaled and math.isfinite(self.loss) and not math.isfinite(self.grad_norm)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What is left of a micro-batch that another process computed: its loss, and its samples' checksum."""
+
+    loss: torch.Tensor
+    checksum: int
+
+
+class Hands(Protocol):
+    """Other processes that compute the other micro-batches of a step."""
+
+    def begin(self, step: int, *, loss_scale: float) -> None:
+        """Have them begin, with the parameters as they are now."""
+        ...
+
+    def add_round(self, batch: Batch, place: int) -> list[Part]:
+        """Add the gradients of the micro-batches behind this process's one at `place`, up to its next."""
+        ...
+
+
 def train_step(
     model: TrainableModel,
     batch: Batch,
@@ -167,24 +187,26 @@ def train_step(
     max_grad_norm: float,
     ema: Ema | None = None,
     before_update: Callable[[], None] = lambda: None,
+    hands: Hands | None = None,
 ) -> StepMetrics:
     """Update the adapter once with this batch, at the learning rates of its step, and its average, if there is one.
 
     `before_update` returns when the state may change: until then a save may still be copying it. Every sample weighs
     the same, however the batch is cut into micro-batches. In float16 a gradient that overflows makes a step without an
     update: weights and moments stay. Waits for the device once, at the end. Out of memory before the update, nothing
-    is changed but the gradients.
+    is changed but the gradients. With `hands` the batch is this process's share of the step.
     """
-    total = sum(len(micro_batch.timesteps) for micro_batch in batch.micro_batches)
     scaler = model.scaler
     optimizer.choose_what_trains(batch.step)
     loss_scale = scaler.get_scale() if scaler else None
-    losses = []
-    for micro_batch in batch.micro_batches:
-        share = len(micro_batch.timesteps) / total
-        loss = micro_batch_loss(model, micro_batch) * share
-        model.accelerator.backward(scaler.scale(loss) if scaler else loss)
-        losses.append(loss.detach())
+    if hands is not None:
+        hands.begin(batch.step, loss_scale=loss_scale or 1.0)
+    losses, checksum = [], batch.checksum
+    for place, micro_batch in enumerate(batch.micro_batches):
+        losses.append(backward_pass(model, micro_batch, of=batch.slots))
+        for part in hands.add_round(batch, place) if hands is not None else ():
+            losses.append(part.loss)
+            checksum = None if checksum is None else (checksum + part.checksum) % 2**32
     with _memory_for_the_update(batch.step):
         grad_norm = _clip(model, optimizer, max_grad_norm)
         before_update()
@@ -201,8 +223,15 @@ def train_step(
         grad_norm=norm_value,
         learning_rate=optimizer.groups[0].schedule.at(batch.step),
         more={**optimizer.measured(batch.step), **scale},
-        samples=batch.checksum,
+        samples=checksum,
     )
+
+
+def backward_pass(model: TrainableModel, micro_batch: MicroBatch, *, of: int) -> torch.Tensor:
+    """Forward and backward; the loss, a float32 scalar, to which each sample adds what it weighs among `of` samples."""
+    loss = micro_batch_loss(model, micro_batch) * (micro_batch.slots / of)
+    model.accelerator.backward(model.scaler.scale(loss) if model.scaler else loss)
+    return loss.detach()
 
 
 def _clip(model: TrainableModel, optimizer: Optimizer, max_grad_norm: float) -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.data.loader import Loader
-from dreambooth_resume.errors import Interrupted, RefusedToGoOn
+from dreambooth_resume.errors import Interrupted, ProcessLost, RefusedToGoOn
 from dreambooth_resume.preemption.heed import UNKNOWN_SAVE_SECONDS, Heed, NoticeHeeder, time_left, what_a_notice_needs
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending
@@ -103,6 +103,10 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 told = str(error).split(". ")[0]
+            except ProcessLost:
+                if step > 0:  # nothing of this step was changed yet, so the last one can be saved
+                    self.manager.save_now(self.state, reason="a process was lost", give_up=self._patience())
+                raise
             # Not in the handler: the error's traceback holds the activations.
             self._compute_less_at_once(step, told)
 

@@ -44,6 +44,7 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, Parts, build_parts
 from dreambooth_resume.training.guards import gave_up, next_window, refuse_non_finite_state
+from dreambooth_resume.training.hands import Hands
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.preview import Preview
 from dreambooth_resume.training.progress import Reporter
@@ -94,6 +95,7 @@ class Attempt:
     changes: tuple[OptionChange, ...]
     meter: Meter
     shown: Shown
+    hands: Hands | None = None
 
     @property
     def number(self) -> int:
@@ -287,6 +289,7 @@ def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
         accelerator=attempt.accelerator,
         reporter=attempt.reporter,
         watcher=life.watcher,
+        hands=attempt.hands,
     )
     return staged, parts
 

@@ -26,7 +26,13 @@ _ENDLESS = ("constant", "constant_with_warmup")
 
 
 def what_changes(
-    changes: Sequence[OptionChange], *, before: TrainOptions, now: TrainOptions, step: int, max_train_steps: int
+    changes: Sequence[OptionChange],
+    *,
+    before: TrainOptions,
+    now: TrainOptions,
+    step: int,
+    max_train_steps: int,
+    processes: int = 1,
 ) -> list[str]:
     """A line for what holds from `step` on, and one for what that makes of the learning rate."""
     changed = [change for change in changes if change.changes_the_result]
@@ -35,14 +41,15 @@ def what_changes(
     values = ", ".join(f"{change.name} {plain(change.after)} (was {plain(change.before)})" for change in changed)
     lines = [f"Changed from step {step} on: {values}."]
     if _OF_THE_RATE & {change.name for change in changed}:
-        was, is_now = rate_of(before, before.training.max_train_steps), rate_of(now, max_train_steps)
+        was = rate_of(before, before.training.max_train_steps, processes=processes)
+        is_now = rate_of(now, max_train_steps, processes=processes)
         lines.append(_rate(was, is_now, step=step))
     return lines
 
 
-def rate_of(options: TrainOptions, total_steps: int | None) -> LearningRateSchedule:
+def rate_of(options: TrainOptions, total_steps: int | None, *, processes: int = 1) -> LearningRateSchedule:
     """The learning rate of the run with these options and so many steps."""
-    return schedule_of(options, denoiser_rate(options), total_steps=total_steps or 1)
+    return schedule_of(options, denoiser_rate(options, processes=processes), total_steps=total_steps or 1)
 
 
 def _rate(was: LearningRateSchedule, is_now: LearningRateSchedule, *, step: int) -> str:

@@ -170,7 +170,8 @@ def _rates(storage: Storage, log: Log) -> Callable[[int, int], float | None]:
             continue
         try:
             options = resolve(_NO_OPTIONS, recorded={**record.options, **entry.state.changed_options})
-            schedules[entry.attempt] = rate_of(options, entry.state.max_train_steps)
+            total, processes = entry.state.max_train_steps, record.processes_at_start
+            schedules[entry.attempt] = rate_of(options, total, processes=processes)
         except DbrError:
             continue  # of another release: its rates can't be told here
     return lambda attempt, step: schedules[attempt].at(step) if attempt in schedules else None

@@ -104,7 +104,8 @@ def workload_of(options: TrainOptions, *, steps: int | None = None, effective_ba
         width=side,
         text_encoders=options.lora.train_text_encoder,
     )
-    batch = effective_batch or training.train_batch_size * training.gradient_accumulation_steps
+    processes = options.machine.num_processes
+    batch = effective_batch or training.train_batch_size * training.gradient_accumulation_steps * processes
     known = steps or training.max_train_steps
     pictures = _pictures(options, needed=known is None)
     in_a_pass = sum(picture.times for picture in pictures.pictures) * options.data.repeats if pictures else batch

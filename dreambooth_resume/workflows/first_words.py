@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def how_it_begins(attempt: Attempt, parts: Parts, *, staged: SavedState | None) -> str:
     """Lines for people: where it goes on, exactly or not, and what is otherwise than before."""
     adopted, assignment = attempt.adopted, attempt.assignment
+    processes = assignment.processes_at_start
     if adopted.base is None and staged is None:
         log, end = adopted.writer.log, assignment.max_train_steps
         lines = [wording.fresh_start(attempt.number, parts.state.global_step, end, attempt.not_exact_because, log)]
@@ -26,8 +27,8 @@ def how_it_begins(attempt: Attempt, parts: Parts, *, staged: SavedState | None) 
     if adopted.before is not None and adopted.before.save_seconds is not None:
         lines.append(what_a_notice_needs(adopted.before.save_seconds, attempt.watcher.lead()))
     if attempt.script is not None and adopted.base is None:
-        rate = rate_of(assignment.options, assignment.max_train_steps).at(parts.state.global_step)
-        lines.append(what_was_taken(attempt.script, learning_rate=rate))
+        rate = rate_of(assignment.options, assignment.max_train_steps, processes=processes)
+        lines.append(what_was_taken(attempt.script, learning_rate=rate.at(parts.state.global_step)))
     if attempt.begins_segment:
         lines.append(f"From step {parts.state.global_step} on the run is trained on the pictures of now.")
     if attempt.before is not None:
@@ -37,6 +38,7 @@ def how_it_begins(attempt: Attempt, parts: Parts, *, staged: SavedState | None) 
             now=assignment.options,
             step=parts.state.global_step,
             max_train_steps=assignment.max_train_steps,
+            processes=processes,
         )
     return "\n".join(lines)
 

@@ -131,7 +131,7 @@ def _new_record(source: Storage, origin: RunRecord, log: Log, ref: CheckpointRef
     fork = new_record(
         options=as_json(record(options)),
         seed=seed,
-        effective_batch=_samples_a_step(options),
+        effective_batch=_samples_a_step(options) * origin.processes_at_start,
         block_size=origin.samples_a_block,
         pins=origin.pins,
         numerics=origin.numerics,

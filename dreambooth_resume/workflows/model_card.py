@@ -53,6 +53,7 @@ class TrainingFacts:
     options: Mapping[str, JsonValue]
     """As they were at the checkpoint."""
     numerics: Mapping[str, str]
+    samples_a_step: int
     pictures: int | None
     """How many it was trained on; None where the home keeps no list of them."""
     totals: HistoryTotals
@@ -66,6 +67,7 @@ def training_facts(storage: Storage, log: Log, ref: CheckpointRef) -> TrainingFa
     return TrainingFacts(
         options={**record.options, **log.entries[ref.number - 1].state.changed_options},
         numerics=record.numerics,
+        samples_a_step=record.effective_batch,
         pictures=len(listed.pictures) if listed else None,
         totals=totals_of(read_history(storage), log.entries[-1].state.totals),
     )
@@ -168,7 +170,6 @@ def _training(ref: CheckpointRef, facts: TrainingFacts) -> dict[str, JsonValue]:
     """Row by row; None is left out."""
     options = facts.options
     vae = options.get("pretrained_vae_model_name_or_path")
-    batch = _product(options.get("train_batch_size"), options.get("gradient_accumulation_steps"))
     weights = ref.file_named(WEIGHTS_NAME)
     rows: dict[str, JsonValue] = {
         "base model": _shown_model(options.get("pretrained_model_name_or_path")),
@@ -183,7 +184,7 @@ def _training(ref: CheckpointRef, facts: TrainingFacts) -> dict[str, JsonValue]:
         "alpha": _number(options.get("lora_alpha") or options.get("rank")),
         **{name: options.get(name) or None for name in _SHOWN_WHERE_GIVEN},
         "steps": ref.step,
-        "samples a step": batch,
+        "samples a step": facts.samples_a_step,
         "learning rate": options.get("learning_rate"),
         "learning rate of the text encoders": options.get("text_encoder_lr")
         if options.get("train_text_encoder") or options.get("train_text_encoder_ti")
@@ -281,7 +282,3 @@ def _tags(options: Mapping[str, JsonValue]) -> tuple[str, ...]:
 def _shown_model(model: JsonValue) -> str:
     found = hub_id(model)
     return f"[{found}](https://huggingface.co/{found})" if found else f"`{Path(str(model or '')).name}`"
-
-
-def _product(one: JsonValue, two: JsonValue) -> int | None:
-    return one * two if isinstance(one, int) and isinstance(two, int) else None

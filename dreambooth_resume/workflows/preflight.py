@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -127,18 +126,6 @@ class Checked:
     """A checkpoint of Diffusers' script."""
 
 
-def refuse_several_processes() -> None:
-    """Raises BadInput under torchrun or `accelerate launch` with more than one process."""
-    processes, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("LOCAL_RANK", "0")
-    if processes not in ("", "1") or rank not in ("", "-1", "0"):
-        several = f"{processes} processes" if processes not in ("", "1") else f"a process {rank} beside others"
-        raise BadInput(
-            f"training with {several} is not available yet",
-            where="WORLD_SIZE" if processes not in ("", "1") else "LOCAL_RANK",
-            fix="start one process; --gradient_accumulation_steps makes up for the batch",
-        )
-
-
 def choose_options(home: Home, given: GivenOptions) -> Options:
     """The options to train with. Raises BadInput for a run that nobody asked to resume.
 
@@ -214,7 +201,9 @@ def check_start(home: Home, options: Options, *, reads_weights: bool = True) -> 
 def _plan(home: Home, options: TrainOptions, inputs: Inputs) -> Plan:
     training, data = options.training, options.data
     assert training.seed is not None, "choose_options draws one where none was given"
-    batch_size = training.train_batch_size * training.gradient_accumulation_steps
+    # However many there are today.
+    processes = home.record.processes_at_start if home.record else options.machine.num_processes
+    batch_size = training.train_batch_size * training.gradient_accumulation_steps * processes
     # The blocks of a run stay what they were, in whatever portions a step is computed today.
     block_size = home.record.samples_a_block if home.record else training.train_batch_size
     return Plan(

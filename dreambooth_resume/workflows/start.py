@@ -30,6 +30,7 @@ from dreambooth_resume.runs.record import Pins, RunRecord, new_record, write_rec
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, make_accelerator
 from dreambooth_resume.training.guards import next_window
+from dreambooth_resume.training.hands import Hands
 from dreambooth_resume.training.memory import device_memory_bytes, micro_batch_size, release
 from dreambooth_resume.training.numerics import compare_fingerprints, make_deterministic, numerics_fingerprint
 from dreambooth_resume.training.progress import Reporter
@@ -53,7 +54,7 @@ class _Ready:
     numerics: dict[str, str]
 
 
-def start(checked: Checked, watcher: Watcher, reporter: Reporter, meter: Meter) -> Log:
+def start(checked: Checked, watcher: Watcher, reporter: Reporter, meter: Meter, *, hands: Hands | None = None) -> Log:
     """Begin the run or go on with it, to the finished log. Raises the error that ended the attempt earlier."""
     home, options = checked.home, checked.options
     process = this_process()
@@ -98,6 +99,7 @@ def start(checked: Checked, watcher: Watcher, reporter: Reporter, meter: Meter) 
             options=run_record.options,
             folder=home.place.stage,
         ),
+        hands=hands,
     )
     # What this start wished for is in the log by now.
     back = replace(wish, resume=LATEST, request_id=None, changed_options={}, changes=(), dataset=None)

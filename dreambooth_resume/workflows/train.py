@@ -47,10 +47,10 @@ from dreambooth_resume.workflows.preflight import (
     check_start,
     choose_options,
     refuse_going_back_behind_the_end,
-    refuse_several_processes,
 )
 from dreambooth_resume.workflows.push import check_push, push
 from dreambooth_resume.workflows.results import publish_results, result_folder, result_names
+from dreambooth_resume.workflows.several import as_launched, is_one_too_many, lent_hands, processes_for
 
 
 def train(given: GivenOptions, reporter: Reporter, *, notifies: bool = True) -> int:
@@ -58,6 +58,9 @@ def train(given: GivenOptions, reporter: Reporter, *, notifies: bool = True) -> 
 
     Not `notifies`: no web hook is told, whatever one there is. For a copy of a run.
     """
+    if is_one_too_many(os.environ):
+        return 0
+    given = as_launched(given, os.environ)
     if not notifies:
         return _to_the_end(given, Told(reporter=reporter))
     with notifying(given, reporter) as told:
@@ -71,7 +74,6 @@ def _to_the_end(given: GivenOptions, told: Told) -> int:
     watcher = Watcher([signals])
     poller = Poller(tell=reporter.message)
     try:
-        refuse_several_processes()
         place = find_place(given)
         home = patiently(lambda: open_home(place), tell=reporter.message, should_stop=watcher.should_stop)
         home = _begun_from_the_hub(home, given, reporter)
@@ -84,7 +86,7 @@ def _to_the_end(given: GivenOptions, told: Told) -> int:
             told.trains = True
             watcher = Watcher([signals, poller, *_deadline(options, started)])
             meter = Meter(_price(options), started_monotonic_s=started)
-            finished = _train(home, options, watcher, poller, reporter, meter)
+            finished = _train(home, options, given, watcher, poller, reporter, meter)
         # The result files are copied after `finished` landed, by whoever comes first: a kill in between is mended here.
         result = publish_results(place, options.train, finished)
         name = repository_name(options.train.reporting.hub_model_id, place.storage.describe())
@@ -151,7 +153,15 @@ def _is_done(home: Home, options: Options, given: GivenOptions) -> bool:
     return True
 
 
-def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, reporter: Reporter, meter: Meter) -> Log:
+def _train(
+    home: Home,
+    options: Options,
+    given: GivenOptions,
+    watcher: Watcher,
+    poller: Poller,
+    reporter: Reporter,
+    meter: Meter,
+) -> Log:
     patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
     checked = patient(lambda: check_start(home, options))
     _refuse_machine(checked.options.train, checked.inputs.source, reporter)
@@ -173,11 +183,14 @@ def _train(home: Home, options: Options, watcher: Watcher, poller: Poller, repor
     unfenced = options.train.checkpoints.unfenced
     fencing = patient(lambda: _look_at(home, allow_unfenced=unfenced))
     reporter.message(wording.plan(home.storage, checked.inputs, checked.plan, checked.max_train_steps, fencing))
-    # torch, Diffusers and their like take seconds to import: whoever mistyped a folder has been told by now.
-    with few_collections():
-        from dreambooth_resume.workflows.start import start
+    wanted = options.train.machine.num_processes
+    processes = processes_for(home, wanted, options.sources, tell=reporter.message)
+    with lent_hands(processes, given, tell=reporter.message) as hands:
+        # torch, Diffusers and their like take seconds to import: whoever mistyped a folder has been told by now.
+        with few_collections():
+            from dreambooth_resume.workflows.start import start
 
-    return start(checked, watcher, reporter, meter)
+        return start(checked, watcher if hands is None else Watcher([watcher, hands]), reporter, meter, hands=hands)
 
 
 def _refuse_machine(options: TrainOptions, source: ModelSource, reporter: Reporter) -> None:

@@ -93,7 +93,8 @@ class _Steps:
         self._manager = manager
         self._model = model
         self._gradients = [torch.randn_like(parameter) for parameter in state.parameters.values()]
-        self._batch = Batch(step=0, micro_batches=(_micro_batch(),), picture_names=())
+        part = _micro_batch()
+        self._batch = Batch(step=0, micro_batches=(part,), picture_names=(), slots=part.slots, micro_batch_count=1)
         self.stopped_seconds = 0.0
 
     def save_and_train(self) -> None:

@@ -31,9 +31,8 @@ OTHERWISE: dict[str, str] = {
 # The script declares these as `type=bool`: it takes every text but an empty one for true.
 _ANY_TEXT_IS_TRUE = ("prodigy_decouple", "prodigy_use_bias_correction", "prodigy_safeguard_warmup")
 
-_LAUNCHERS = {"mixed_precision": "mixed_precision"}
+_LAUNCHERS = {"mixed_precision": "mixed_precision", "num_processes": "num_processes"}
 """Options of `accelerate launch` that decide something here."""
-_OF_SEVERAL = ("multi_gpu", "num_processes", "num_machines", "main_process_port", "gpu_ids", "config_file")
 
 
 def take_diffusers(
@@ -97,8 +96,8 @@ def _take_launchers(found: Findings, setting: Setting, *, given: set[str]) -> No
     elif setting.name in _LAUNCHERS:
         if setting.name not in given:
             found.take(_LAUNCHERS[setting.name], setting.value, theirs=theirs, otherwise=OTHERWISE.get(setting.name))
-    elif setting.name in _OF_SEVERAL and str(setting.value) not in ("1", "True"):
-        found.say(About.NOTHING, theirs, "dbr train is started as one process, without accelerate launch")
+    elif setting.name == "num_machines" and str(setting.value) != "1":
+        found.say(About.NOTHING, theirs, "a run is trained on one machine")
     else:
         found.say(About.NOTHING, theirs, "dbr train is started without accelerate launch")
 

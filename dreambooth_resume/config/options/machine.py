@@ -27,9 +27,14 @@ class MachineOptions(BaseModel):
     ] = None
     """CPU threads of torch. null: those that the run began with, so that its numbers stay the same to the last bit."""
 
+    num_processes: Annotated[int, Field(ge=1, le=64), free()] = 1
+    """Processes of this machine that compute each step together, one on each GPU. At the start of a run a step has
+    train_batch_size x gradient_accumulation_steps x num_processes samples; later this number may change, and the result
+    does not. Under torchrun or accelerate launch their number counts. Not run on GPUs so far."""
+
     local_rank: Annotated[int, Field(ge=-1), free(recorded=False)] = -1
-    """The process's number on its machine, set by launchers of several processes; LOCAL_RANK wins over it. dbr trains
-    with one process so far: -1 and 0 are taken, anything above is refused."""
+    """The process's number on its machine, set by launchers of several processes; only -1 and 0 are
+    taken. Give num_processes in its place."""
 
     progress_seconds: Annotated[float, FINITE, Field(gt=0), free(recorded=False)] = 10.0
     """Seconds between two lines of progress where there is no terminal."""

@@ -34,6 +34,12 @@ class ParameterGroup:
         """Does the update that turns `step` into `step` + 1 change these parameters?"""
         return self.pivot_step is None or step < self.pivot_step
 
+    def choose_what_trains(self, step: int) -> None:
+        """To be called before the passes of `step`: parameters that are at rest get no gradient."""
+        if self.pivot_step is not None:
+            for parameter in self.parameters.values():
+                parameter.requires_grad_(self.trains_in(step))
+
 
 Averages = Callable[[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 """(parameters by name, the optimizer's tensors by flat name) -> the averages of the parameters, in new tensors."""

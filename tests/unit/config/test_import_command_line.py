@@ -138,12 +138,13 @@ def test_the_advanced_script_writes_kohyas_file_unasked(tmp_path: Path) -> None:
     assert "--cache_latents" in said(found, About.ANYWAY)
 
 
-def test_several_processes_have_no_counterpart(tmp_path: Path) -> None:
-    text = "accelerate launch --multi_gpu --num_processes=2 train_dreambooth_lora_sdxl.py --rank 8"
-    nothing = said(imported(tmp_path, text), About.NOTHING)
-    assert (
-        nothing["accelerate launch --num_processes"] == "dbr train is started as one process, without accelerate launch"
-    )
+def test_several_processes_are_taken_and_several_machines_have_no_counterpart(tmp_path: Path) -> None:
+    text = "accelerate launch --multi_gpu --num_processes=2 --num_machines 2 train_dreambooth_lora_sdxl.py --rank 8"
+    found = imported(tmp_path, text)
+    assert found.values["num_processes"] == 2
+    nothing = said(found, About.NOTHING)
+    assert nothing["accelerate launch --multi_gpu"] == "dbr train is started without accelerate launch"
+    assert nothing["accelerate launch --num_machines"] == "a run is trained on one machine"
 
 
 def test_what_is_missing_is_to_fill_in_and_a_contradiction_is_foretold(tmp_path: Path) -> None:

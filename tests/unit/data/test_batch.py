@@ -133,6 +133,19 @@ GOLDEN_DROPOUT_SEED = 2599431596
 GOLDEN_TIME_IDS = [[36, 40, 0, 0, 32, 32], [36, 56, 0, 8, 32, 32], [36, 48, 0, 6, 32, 32], [36, 48, 0, 5, 32, 32]]
 
 
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_the_shares_of_several_processes_are_the_step_dealt_out_in_turn(
+    plan: Plan, pictures: PictureSet, processes: int
+) -> None:
+    build = builder(plan, pictures, pixel_source(pictures), micro_batch_size=1)
+    whole = build(7)
+    shares = [build.share(process, processes)(7) for process in range(processes)]
+    assert {(share.slots, share.micro_batch_count) for share in shares} == {(4, 4)}
+    dealt = [share.micro_batches[turn] for turn in range(4) for share in shares if turn < len(share.micro_batches)]
+    assert sum(share.checksum or 0 for share in shares) % 2**32 == whole.checksum
+    assert_equal(replace(whole, micro_batches=tuple(dealt)), whole)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_the_micro_batch_only_cuts_the_step(plan: Plan, pictures: PictureSet, size: int) -> None:
     whole_batch = builder(plan, pictures, pixel_source(pictures))(7)

@@ -27,7 +27,7 @@ class Computed:
         self.threads.add(threading.get_ident())
         if step in self.bad:
             raise RuntimeError(f"step {step} is bad")
-        return Batch(step=step, micro_batches=(), picture_names=())
+        return Batch(step=step, micro_batches=(), picture_names=(), slots=0, micro_batch_count=0)
 
 
 def test_without_workers_a_step_is_computed_when_asked_for() -> None:

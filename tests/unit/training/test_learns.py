@@ -70,7 +70,7 @@ def test_loss_on_fixed_draws_falls_by_the_stated_factor(tiny_source: ModelSource
     draws = fixed_draws(model)
     losses = []
     for step in range(MAX_STEPS):
-        batch = Batch(step=step, micro_batches=(draws,), picture_names=())
+        batch = Batch(step=step, micro_batches=(draws,), picture_names=(), slots=draws.slots, micro_batch_count=1)
         losses.append(train_step(model, batch, optimizer=optimizer, max_grad_norm=1.0).loss)
         if losses[-1] < losses[0] / FACTOR:
             return

@@ -88,14 +88,19 @@ def make_micro_batch(seed: int, size: int, *, pixels: bool = False) -> MicroBatc
 
 def make_batch(step: int, *, size: int = 2, micro_batches: int = 1, pixels: bool = False) -> Batch:
     parts = tuple(make_micro_batch(1000 * step + part, size, pixels=pixels) for part in range(micro_batches))
-    return Batch(step=step, micro_batches=parts, picture_names=())
+    return whole_batch(step, parts)
+
+
+def whole_batch(step: int, parts: tuple[MicroBatch, ...]) -> Batch:
+    slots = sum(part.slots for part in parts)
+    return Batch(step=step, micro_batches=parts, picture_names=(), slots=slots, micro_batch_count=len(parts))
 
 
 def batch_of(step: int, recipe: Recipe) -> Batch:
     samples = recipe.size if recipe.class_weight is None else 2 * recipe.size
     batch = make_batch(step, size=samples, micro_batches=recipe.micro_batches, pixels=recipe.pixels)
     parts = tuple(replace(part, class_weight=recipe.class_weight) for part in batch.micro_batches)
-    return replace(batch, micro_batches=parts)
+    return whole_batch(step, parts)
 
 
 @dataclass(frozen=True)
@@ -346,7 +351,7 @@ def test_cutting_a_batch_into_other_micro_batches_keeps_loss_and_gradient_norm(t
         model = build_model(tiny_source, LoraSpec(rank=4, alpha=4))
         return train_step(
             model,
-            Batch(step=0, micro_batches=parts, picture_names=()),
+            whole_batch(0, parts),
             optimizer=one_group(model.parameters),
             max_grad_norm=1.0,
         )

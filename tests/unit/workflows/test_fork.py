@@ -36,12 +36,13 @@ DIGEST = hashlib.sha256(PICTURE).hexdigest()
 SEGMENT = Segment(from_step=2, fingerprint="1" * 64, prompt="a cat")
 
 
-def make_run(storage: Storage) -> None:
+def make_run(storage: Storage, *, effective_batch: int = 4) -> None:
     """A run of 4 steps at step 3, with a picture, its list and something cached."""
     words = [*REQUIRED, "--max_train_steps", "4", "--seed", "3"]
     options = as_json(record(resolve(parse_train(words), recorded=None)))
     pins = Pins(base_model={"unet": "0"}, dataset="0" * 64)
-    mine = new_record(options=options, seed=3, effective_batch=4, block_size=4, pins=pins, numerics={"torch": "2"})
+    samples = {"effective_batch": effective_batch, "block_size": 4}
+    mine = new_record(options=options, seed=3, **samples, pins=pins, numerics={"torch": "2"})
     write_record(storage, mine)
     storage.put_if_absent(f"inputs/{DIGEST}", PICTURE)
     storage.put_if_absent("inputs.json", b"{}")
@@ -252,6 +253,15 @@ def test_other_portions_of_a_step_leave_the_blocks_as_they_were(is_old: bool, so
         made = read_record(target)
         assert made is not None
         assert (made.block_size, made.samples_a_block) == (4, 4)
+
+
+def test_a_run_that_two_processes_began_counts_them_whatever_number_goes_on() -> None:
+    source, target = MemoryStorage(), MemoryStorage()
+    make_run(source, effective_batch=8)
+    fork(source, target, sets=["train_batch_size=2", "num_processes=3"])
+    made = read_record(target)
+    assert made is not None
+    assert (made.effective_batch, made.processes_at_start) == (4, 2)
 
 
 def test_the_command_says_what_to_type_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def with_pictures(storage: MemoryStorage) -> MemoryStorage:
 
 
 def facts(*, totals: HistoryTotals = ONE_GO, **changed: Any) -> TrainingFacts:
-    return TrainingFacts(options={**OPTIONS, **changed}, numerics=NUMERICS, pictures=7, totals=totals)
+    return TrainingFacts(options={**OPTIONS, **changed}, numerics=NUMERICS, samples_a_step=8, pictures=7, totals=totals)
 
 
 def test_the_front_matter_is_that_of_the_script() -> None:

@@ -11,7 +11,6 @@ from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.errors import BadInput, RefusedToGoOn
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.workflows.home import Place, find_place, open_home, stage_of
-from dreambooth_resume.workflows.preflight import refuse_several_processes
 from dreambooth_resume.workflows.results import result_folder
 from tests.fakes.watched_run import record_run
 
@@ -80,22 +79,6 @@ def test_empty_folder_is_a_home_without_a_run(tmp_path: Path) -> None:
     home = open_home(place(tmp_path))
     assert home.record is None
     assert home.recorded is None
-
-
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    refuse_several_processes()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(BadInput, match="training with 2 processes is not available yet"):
-        refuse_several_processes()
-
-
-def test_a_process_beside_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    refuse_several_processes()
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(BadInput, match="a process 1 beside others is not available yet"):
-        refuse_several_processes()
 
 
 def test_a_new_home_inside_another_runs_is_refused_and_another_programs_file_is_none(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""What every process but the first does: its micro-batches of each step, for as long as process 0 asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+
+from torch import Tensor, zeros_like
+from torch.amp.grad_scaler import GradScaler
+
+from dreambooth_resume.data.batch import Batch, MicroBatch, samples_checksum
+from dreambooth_resume.preemption.watcher import Watcher
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.storage.patience import patiently
+from dreambooth_resume.training.batches import Share, loader_of, portions_of
+from dreambooth_resume.training.build import Work, encode, groups_of, make_accelerator, trainable
+from dreambooth_resume.training.exchange import (
+    Answer,
+    Order,
+    Ready,
+    Rows,
+    Said,
+    Taken,
+    count_of,
+    read,
+    received,
+    write,
+)
+from dreambooth_resume.training.memory import is_out_of_memory, release
+from dreambooth_resume.training.numerics import make_deterministic
+from dreambooth_resume.training.progress import Silent
+from dreambooth_resume.training.step import TrainableModel, backward_pass
+
+
+def lend(connection: Connection, storage: Storage, share: Share) -> None:
+    """Compute this process's share of what process 0 wants, one assignment after the other. Reads the home only.
+
+    Raises EOFError when process 0 is gone. Never returns: process 0 ends this process.
+    """
+    hand, work = _Hand(connection=connection, storage=storage, share=share), connection.recv()
+    while True:
+        assert isinstance(work, Work), work
+        work = hand.serve(work)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Hand:
+    connection: Connection
+    storage: Storage
+    share: Share
+    rows: Rows | None = None
+    """Made by process 0 when it knows how much there is to train, and kept: another assignment has as much."""
+
+    def serve(self, work: Work) -> object:
+        """Be ready for `work` and carry out the orders about it; the words that are none."""
+        assignment, options = work.assignment, work.assignment.options
+        make_deterministic(allow_tf32=options.training.allow_tf32, torch_threads=work.torch_threads)
+        accelerator = make_accelerator(options)
+        encoders = assignment.family.encoders(assignment.source, device=accelerator.device)
+        # Process 0 has filled the cache before it sent the work: here it is only read.
+        ask = partial(encode, assignment, self.storage, encoders, reporter=Silent(), watcher=Watcher([]))
+        pairs, samples, _ = patiently(ask, tell=lambda text: self.connection.send(Said(text=text)))
+        encoders.free()
+        model, loaded = trainable(assignment, encoders, pairs, accelerator=accelerator)
+        groups = groups_of(assignment, loaded)
+        portions = portions_of(assignment, samples, accelerator.device, share=self.share)
+        self.connection.send(Ready(numbers=count_of(model.parameters)))
+        if self.rows is None:
+            self.rows = received(self.connection)
+        words = self.connection.recv()
+        with loader_of(assignment, portions) as loader:
+            while isinstance(words, Order):
+                if words.micro_batch_size != portions.size:
+                    portions.size = words.micro_batch_size
+                    loader.go_on_with(portions.batches_of(portions.size))
+                for group in groups:
+                    group.choose_what_trains(words.step)
+                _scale_by(model.scaler, words.loss_scale)
+                words = self._carry_out(words, model, loader[words.step], self.rows)
+        return words
+
+    def _carry_out(self, order: Order, model: TrainableModel, batch: Batch, rows: Rows) -> object:
+        """Answer with each micro-batch, the next one while process 0 reads the last; what it says after that."""
+        for name, value in read(rows[0], model.parameters).items():
+            model.parameters[name].data.copy_(value)
+        for place, micro_batch in enumerate(batch.micro_batches):
+            loss = _loss_unless_memory_is_short(model, micro_batch, of=batch.slots)
+            if place > 0 and not isinstance(words := self.connection.recv(), Taken):
+                _forget_gradients(model)
+                return words
+            if loss is not None:
+                gradients = [zeros_like(one) if one.grad is None else one.grad for one in model.parameters.values()]
+                write(rows[self.share.process], gradients)
+            _forget_gradients(model)
+            if loss is None:
+                release()
+                self.connection.send(Answer(serial=order.serial, loss=None))
+                break
+            checksum = samples_checksum([micro_batch])
+            self.connection.send(Answer(serial=order.serial, loss=loss.item(), checksum=checksum))
+        while isinstance(words := self.connection.recv(), Taken):
+            pass
+        return words
+
+
+def _loss_unless_memory_is_short(model: TrainableModel, micro_batch: MicroBatch, *, of: int) -> Tensor | None:
+    try:
+        return backward_pass(model, micro_batch, of=of)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
+
+
+def _forget_gradients(model: TrainableModel) -> None:
+    for parameter in model.parameters.values():
+        parameter.grad = None
+
+
+def _scale_by(scaler: GradScaler | None, loss_scale: float) -> None:
+    """The scale of process 0, where the scaler learns from each step."""
+    if scaler is not None:
+        scaler.load_state_dict({**scaler.state_dict(), "scale": loss_scale})
