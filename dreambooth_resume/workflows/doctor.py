@@ -7,6 +7,7 @@ the next `dbr doctor` removes.
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -43,8 +44,9 @@ from dreambooth_resume.workflows.estimate import find_model, workload_of
 from dreambooth_resume.workflows.home import Home, Place, find_place, open_home, refuse_half_a_fork
 from dreambooth_resume.workflows.machine import judge_here
 from dreambooth_resume.workflows.packages import refuse_missing_packages
-from dreambooth_resume.workflows.preflight import Options, check_start, choose_options, refuse_several_processes
+from dreambooth_resume.workflows.preflight import Options, check_start, choose_options
 from dreambooth_resume.workflows.scratch import scratch_folder
+from dreambooth_resume.workflows.several import is_one_too_many, processes_for
 from dreambooth_resume.workflows.sources import is_at_hand, source_name
 from dreambooth_resume.workflows.trackers import check_trackers
 from dreambooth_resume.workflows.trial import try_out, write_and_read_back
@@ -111,7 +113,7 @@ def examine(
 
 def _place(given: GivenOptions) -> tuple[Place | None, list[Finding]]:
     try:
-        refuse_several_processes()
+        is_one_too_many(os.environ)  # raises for processes on several machines
         return find_place(given), []
     except DbrError as error:
         return None, [of_error("home", error)]
@@ -134,6 +136,7 @@ def _asked(given: GivenOptions, place: Place, scratch: Path, found: list[Finding
             return None
         options = choose_options(home, given)
         refuse_if_refused(options.changes)
+        processes_for(home, options.train.machine.num_processes, options.sources, tell=lambda _text: None)
     except DbrError as error:
         found.append(of_error("options", error))
         return None
