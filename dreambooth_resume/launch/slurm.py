@@ -122,9 +122,10 @@ class SlurmLauncher:
         number, status = job.values.get("job", ""), self.look(job)
         if status.state != "running" or "COMPLETING" in status.because:
             raise BadInput(f"does not run: {status.because}", where=job.name, fix="dbr status HOME")
-        words = ["--batch", "--signal=USR1"] if how == "notice" else ["--signal=KILL"]
-        _ask(["scancel", *words, number])
-        return shlex.join(["scancel", *words, number])
+        # To the job's only step: sent to the job, KILL would end its shell too, and nobody would requeue it.
+        words = ["--batch", "--signal=USR1", number] if how == "notice" else ["--signal=KILL", f"{number}.0"]
+        _ask(["scancel", *words])
+        return shlex.join(["scancel", *words])
 
     def release(self, job: Job) -> None:
         """Called when nothing trains: a job that is still there would only wait."""

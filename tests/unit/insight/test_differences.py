@@ -6,8 +6,10 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from dreambooth_resume.insight.differences import Part, first_difference, greatest_difference
+from dreambooth_resume.insight.sameness import other_tensor
 from dreambooth_resume.runs.curves import CurvePoint
 
 BASE_STEP = 4
@@ -59,3 +61,25 @@ def test_nan_is_the_same_as_nan_and_unlike_a_number() -> None:
 def test_the_greatest_difference_is_a_share_of_the_loss() -> None:
     assert greatest_difference(curve(), curve(loss=1.8)) == pytest.approx(0.5)
     assert greatest_difference(curve(), []) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.int64])
+def test_tensors_are_compared_bit_by_bit(dtype: torch.dtype) -> None:
+    was = torch.arange(7).to(dtype)
+    assert other_tensor("w", {"w": was}, {"w": was.clone()}) is None
+    now = was.clone()
+    now[3] = 9
+    found = other_tensor("w", {"w": was}, {"w": now})
+    assert found is not None
+    assert (found.differing, found.numbers, found.largest) == (1, 7, 6.0)
+
+
+def test_the_same_number_in_other_bits_and_a_missing_tensor_are_others() -> None:
+    zero, minus = torch.zeros(2), torch.tensor([0.0, -0.0])
+    assert other_tensor("w", {"w": zero}, {"w": minus}) is not None
+    assert other_tensor("w", {"w": zero}, {"w": zero.double()}) is not None
+    missing = other_tensor("w", {"w": zero}, {})
+    assert missing is not None
+    assert missing.differing == 2
+    nan = torch.full((2,), math.nan)
+    assert other_tensor("w", {"w": nan}, {"w": nan.clone()}) is None
