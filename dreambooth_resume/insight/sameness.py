@@ -148,7 +148,7 @@ def other_tensor(name: str, then: Mapping[str, Tensor], now: Mapping[str, Tensor
         numbers = max(0 if one is None else one.numel() for one in (was, is_now))
         return OtherTensor(name=name, numbers=numbers, differing=numbers, largest=float("inf"))
     pair = [one.detach().to("cpu").contiguous().reshape(-1) for one in (was, is_now)]
-    if np.array_equal(*map(_words, pair)):
+    if np.array_equal(_words(pair[0]), _words(pair[1])):
         return None
     apart = (pair[0].double() - pair[1].double()).abs()
     return OtherTensor(
