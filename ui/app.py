@@ -5,10 +5,10 @@ from __future__ import annotations
 import hmac
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.storage.s3_address import S3Settings
@@ -17,8 +17,12 @@ from dreambooth_resume.ui.homes import Homes
 from dreambooth_resume.ui.open_run import OpenRuns
 from dreambooth_resume.ui.served import Served
 
+if TYPE_CHECKING:
+    from dreambooth_resume.ui.site import Site
+
 # Name in the bar -> (path, module with a `build(site)`). A new page is one file and one line here.
 PAGES: dict[str, tuple[str, str]] = {
+    "New run": ("/new-run", "dreambooth_resume.ui.new_run_page"),
     "Run": ("/run", "dreambooth_resume.ui.run_page"),
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -38,6 +42,8 @@ class Serving:
     """User and password; None: anyone who reaches the address."""
     s3: S3Settings | None = None
     s3_words: tuple[str, ...] = ()
+    files: tuple[str, ...] = (".",)
+    """Folders that pictures and models may be taken from, beside the homes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +74,17 @@ def check(serving: Serving) -> None:
 def serve(serving: Serving) -> Page:
     """Start serving and return. Raises BadInput for what `check` refuses and for a port that is taken."""
     check(serving)
+    from dreambooth_resume.ui.site import Site
+
     served = Served()
     os.environ["GRADIO_TEMP_DIR"] = str(served.folder / "uploads")
     homes = Homes(serving.places, serving.s3)
     runs = OpenRuns(homes)
     commands = Commands(on_end=lambda command: _look_again(homes, runs, command.home))
-    demo = _blocks(homes, runs, commands, served, serving.s3_words)
+    site = Site(
+        homes=homes, runs=runs, commands=commands, served=served, s3_words=serving.s3_words, files=serving.files
+    )
+    demo = _blocks(site)
     homes.start()
     try:
         _, url, _ = demo.launch(**_launch_words(serving, served))
@@ -102,16 +113,15 @@ def serve_until(serving: Serving, stop: threading.Event, tell: Callable[[str], N
         page.close()
 
 
-def _blocks(homes: Homes, runs: OpenRuns, commands: Commands, served: Served, s3_words: Sequence[str]) -> Any:
+def _blocks(site: Site) -> Any:
     import gradio as gr
 
-    from dreambooth_resume.ui import runs_page
-    from dreambooth_resume.ui.site import Site
+    from dreambooth_resume.ui import api, runs_page
 
-    site = Site(homes=homes, runs=runs, commands=commands, served=served, s3_words=tuple(s3_words))
     demo = gr.Blocks(title="dbr", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True)
     with demo:
         runs_page.build(site)
+        api.publish(site)
     for name, (path, module) in PAGES.items():
         with demo.route(name, path, show_in_navbar=name not in _HIDDEN):
             import_module(module).build(site)

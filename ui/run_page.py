@@ -112,6 +112,9 @@ def _parts(site: Site, address: str, *, fresh: bool) -> dict[str, str]:
         if view is None:
             raise BadInput("this run was deleted", where=address, fix="the other runs are on the page Runs")
     except BadInput as error:
+        started = [one for one in site.commands.of(address) if one.verb == "start" and one.state != "failed"]
+        if started:
+            return {**parts, "head": run_parts.being_started(address, started)}
         gone = markup.empty("There is no such run here", f"{error.where}: {error.what}.", None)
         return {**parts, "head": f'<div class="dbr">{gone}<p><a href=".">All runs</a></p></div>'}
     except DbrError as error:

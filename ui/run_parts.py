@@ -62,6 +62,16 @@ def head(view: RunView, commands: Sequence[Command]) -> str:
     )
 
 
+def being_started(home: str, commands: Sequence[Command]) -> str:
+    """A run that was started here a moment ago and has written nothing of its own yet."""
+    name = home.rstrip("/").rpartition("/")[2]
+    return (
+        f'<div class="dbr card"><div class="top"><h2>{text(name)}</h2>{chip("starting")}</div>'
+        f'<p class="say">Its process loads what it needs; the run appears here by itself.</p>'
+        f"{command_list(commands)}</div>"
+    )
+
+
 def actions(row: RunRow, *, can_kill: bool) -> str:
     """The buttons that make sense in this state."""
     made: list[str] = []

@@ -65,7 +65,8 @@ def build(site: Site) -> None:
 
 
 def _title(count: str) -> str:
-    return f'<div class="dbr top"><h2>Runs</h2><span class="dim">{markup.text(count)}</span></div>'
+    link = '<a class="act primary" href="new-run" style="margin-left:auto">New run</a>'
+    return f'<div class="dbr top"><h2>Runs</h2><span class="dim">{markup.text(count)}</span>{link}</div>'
 
 
 def _commands(site: Site, problems: list[str]) -> str:

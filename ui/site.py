@@ -30,6 +30,8 @@ class Site:
     served: Served
     s3_words: tuple[str, ...] = ()
     """The options by which every command reaches the homes that lie in a bucket."""
+    files: tuple[str, ...] = ()
+    """Folders of this machine that pictures and models may be taken from, beside the homes."""
 
     def begin(self, home: str, verb: str, words: Sequence[str]) -> Command:
         """Start `dbr WORDS` about `home`, which must have been found."""

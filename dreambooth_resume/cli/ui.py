@@ -33,6 +33,13 @@ def run(words: list[str]) -> int:
         nargs="+",
         help="folders, or s3://BUCKET/NAME, that hold your runs (default: ./runs)",
     )
+    parser.add_argument(
+        "--files",
+        metavar="FOLDER",
+        nargs="+",
+        default=["."],
+        help="what pictures and models of new runs may be taken from (default: the folder you are in, and --homes)",
+    )
     parser.add_argument("--port", metavar="INT", default="7860", help="default 7860")
     parser.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="default 127.0.0.1: this machine alone")
     parser.add_argument("--auth", metavar="USER:FILE", help="ask for USER and the password that is FILE's first line")
@@ -50,6 +57,7 @@ def run(words: list[str]) -> int:
         port=_port(arguments.port),
         login=_login(arguments.auth, arguments.auth_env),
         s3=s3_settings(arguments),
+        files=tuple(arguments.files),
         s3_words=tuple(word for name, value in s3_words for word in _typed(name, value)),
     )
     stop = threading.Event()

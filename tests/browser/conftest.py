@@ -13,6 +13,12 @@ from tests.browser.serving import TIMEOUT_MS
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]  # fmt: skip
 
+MOVED = (
+    "(old) => { const line = document.querySelector('figure.chart path.main'); "
+    "return line && line.getAttribute('d') !== old }"
+)
+"""Is the first curve another one than it was? While it is drawn anew there is none."""
+
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dreambooth_resume.runs.samples import write_samples
 from dreambooth_resume.storage.local import LocalStorage
-from tests.browser.conftest import Tab
+from tests.browser.conftest import MOVED, Tab
 from tests.browser.serving import ServedPage
 from tests.fakes.toy_run import begin
 from tests.fakes.watched_run import dead_process, hold, measure, record_run
@@ -134,9 +134,7 @@ def test_a_zoomed_curve_stays_zoomed_while_the_page_updates(served: ServedPage, 
     attempt.commit(12)
     measure(storage, 1, {step: 1.0 / step for step in range(1, 13)})
     tab.page.locator("#head", has_text="step 12").wait_for()
-    tab.page.wait_for_function(
-        "(old) => document.querySelector('figure.chart path.main').getAttribute('d') !== old", arg=before
-    )
+    tab.page.wait_for_function(MOVED, arg=before)
     assert "double click shows all" in read.inner_text()
     plot.dblclick()
     tab.page.mouse.move(5, 5)

@@ -1,0 +1,132 @@
+"""What the page New run and the API's start_run do: from a wish to a started run. No Gradio here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dreambooth_resume.errors import BadInput, DbrError
+from dreambooth_resume.storage.access import check_access
+from dreambooth_resume.storage.probe import probe
+from dreambooth_resume.storage.urls import open_storage
+from dreambooth_resume.ui import markup
+from dreambooth_resume.ui.draft import FieldError, Review, home_of, review, store_pictures
+from dreambooth_resume.ui.new_run_parts import is_within
+from dreambooth_resume.ui.site import Site
+
+UPLOADS = ".dbr-pictures"
+"""Beside the homes, hidden from the list of runs: pictures that were uploaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A run that somebody wants. `values` are options of `dbr train` and of the launcher, as typed."""
+
+    place: str
+    name: str
+    where: str = "local"
+    values: Mapping[str, str] = field(default_factory=dict)
+    preset: str | None = None
+    folder: str = ""
+    """Of pictures, on this machine; used where nothing was uploaded."""
+    uploads: tuple[Path, ...] = ()
+    captions: Mapping[str, str] = field(default_factory=dict)
+    """Of the uploads, by the names that they get (draft.py)."""
+
+
+def review_of(site: Site, wish: Wish) -> Review:
+    """Look at everything; nothing is started, and nothing written but pictures that were uploaded."""
+    try:
+        if wish.place not in site.homes.places:
+            raise BadInput("is none of the places of this page", where="place", fix=", ".join(site.homes.places))
+        home = home_of(wish.place, wish.name)
+        if not site.homes.allows(home):
+            raise BadInput("leads elsewhere", where=home, fix="choose another name")
+        values = dict(wish.values)
+        if wish.uploads or wish.folder:
+            values["instance_data_dir"] = str(pictures_of(site, wish, keep=True))
+        kept = str(_uploads_folder(site))
+        return review(
+            values,
+            where=wish.where,
+            home=home,
+            preset=wish.preset,
+            may_use=lambda path: may_use(path, [*site.files, *site.homes.places, kept]),
+            s3_words=site.s3_words,
+        )
+    except BadInput as error:
+        where = f"{error.where}: " if error.where else ""
+        return Review(errors=(FieldError(name="", what=f"{where}{error.what}", fix=error.fix or ""),))
+
+
+def begin_run(site: Site, wish: Wish) -> Review:
+    """Check, and start if nothing is wrong. Asked twice while it starts, it is started once."""
+    made = review_of(site, wish)
+    if made.words:
+        # The command adds nothing to its words: those for the bucket are in them.
+        site.commands.begin(made.home, "start", made.words)
+    return made
+
+
+def pictures_of(site: Site, wish: Wish, *, keep: bool) -> Path:
+    """The folder of the wish's pictures. `keep`: uploads go beside the homes, where the run finds them later.
+
+    Raises BadInput for uploads that are no pictures, and for a folder that this page may not read.
+    """
+    if wish.uploads:
+        folder = _uploads_folder(site) if keep else site.served.folder / "looked-at"
+        return store_pictures(wish.uploads, wish.captions, folder)
+    if not wish.folder:
+        raise BadInput("are missing", where="pictures", fix="drop some, or name a folder")
+    if not may_use(wish.folder, [*site.files, *site.homes.places]):
+        raise BadInput(
+            "is outside of the folders that this page may read",
+            where=wish.folder[:200],
+            fix="start dbr ui with --files FOLDER",
+        )
+    return Path(wish.folder)
+
+
+def may_use(path: str, folders: list[str]) -> bool:
+    """May a browser name this? An address may; a path only within `folders`. A Hub's id is a path that isn't there."""
+    if "://" in path:
+        return path.startswith("s3://")
+    local = [folder for folder in folders if "://" not in folder]
+    looks_like_an_id = not path.startswith(("/", "~", ".")) and ".." not in Path(path).parts and not Path(path).exists()
+    return looks_like_an_id or is_within(path, local)
+
+
+def test_access(site: Site, place: str) -> str:
+    """HTML: may runs be kept in this place? Writes, reads and deletes one small key."""
+    if place not in site.homes.places:
+        return f'<div class="dbr">{markup.problem("That is none of the places of this page.")}</div>'
+    try:
+        storage = open_storage(place, site.homes.s3)
+        check_access(storage)
+        said = probe(storage, allow_unfenced=False)
+    except DbrError as error:
+        return f'<div class="dbr">{markup.problem(str(error), getattr(error, "fix", "") or "")}</div>'
+    free = storage.free_bytes()
+    room = f"; {free / 1e9:,.0f} GB free" if free is not None else ""
+    told = f"✓ {place} can be read and written; {said}{room}."
+    return f'<div class="dbr"><p class="say">{markup.text(told)}</p></div>'
+
+
+def _uploads_folder(site: Site) -> Path:
+    """Beside the first folder of homes; where all are in buckets, in this user's cache."""
+    local = next((place for place in site.homes.places if "://" not in place), None)
+    if local is not None:
+        return Path(local) / UPLOADS
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    cache = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    mark = hashlib.sha256(site.homes.places[0].encode()).hexdigest()[:16]
+    return cache / "dreambooth_resume" / "pictures" / mark
+
+
+def with_options(wish: Wish, values: Mapping[str, object]) -> Wish:
+    """The wish with options as programs give them."""
+    typed = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+    return replace(wish, values=typed)

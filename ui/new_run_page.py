@@ -1,0 +1,226 @@
+"""The page New run: pictures, prompt, place, every option of the schema, review, start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dreambooth_resume.config.load import parse_train, resolve
+from dreambooth_resume.config.options.train import SECTIONS
+from dreambooth_resume.config.schema import OPTIONS, Option, section_summary
+from dreambooth_resume.errors import BadInput, DbrError
+from dreambooth_resume.launch.launchers import LAUNCHERS
+from dreambooth_resume.ui import markup, new_run_parts
+from dreambooth_resume.ui.draft import PRESETS, Review, askable, bounds
+from dreambooth_resume.ui.new_run import Wish, begin_run, pictures_of, review_of, test_access
+from dreambooth_resume.ui.places_to_run import launcher_remarks
+from dreambooth_resume.ui.served import small_picture
+from dreambooth_resume.ui.site import PRIVATE, REFRESH_SECONDS, Site, html_part, navbar, served_url
+from dreambooth_resume.workflows.data_check import DataCheck, check_data, uncommon_word
+from dreambooth_resume.workflows.first_start import decided
+
+_FIRST = ("pretrained_model_name_or_path", "instance_prompt", "class_prompt", "resolution", "max_train_steps")
+_PICTURES_SHOWN = 60
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Form:
+    """The components that make up a wish."""
+
+    uploads: Any
+    folder: Any
+    captions: Any
+    preset: Any
+    where: Any
+    place: Any
+    name: Any
+    options: Fields
+
+    def all(self) -> set[Any]:
+        own = {self.uploads, self.folder, self.captions, self.preset, self.where, self.place, self.name}
+        return own | set(self.options.values())
+
+    def wish(self, data: Mapping[Any, Any]) -> Wish:
+        """What the user has typed."""
+        values = {
+            name: str(data[field]).strip() for name, field in self.options.items() if data[field] not in (None, "")
+        }
+        return Wish(
+            uploads=tuple(Path(str(path)) for path in data[self.uploads] or ()),
+            captions={str(row[0]): str(row[1]) for row in data[self.captions] or () if len(row) > 1},
+            folder=str(data[self.folder] or "").strip(),
+            preset=data[self.preset] or None,
+            where=str(data[self.where]),
+            place=str(data[self.place]),
+            name=str(data[self.name] or ""),
+            values={name: value for name, value in values.items() if value},
+        )
+
+
+def build(site: Site) -> None:
+    """Puts the page into the Blocks that are open."""
+    navbar()
+    html_part('<div class="dbr top"><h2>New run</h2></div>')
+    look, found, form = _form(site)
+    with gr.Row():
+        check = gr.Button("Check", elem_id="check")
+        start = gr.Button("Start", variant="primary", elem_id="start")
+    result = html_part(new_run_parts.reviewed(Review(), ()), elem_id="review")
+    yaml = gr.DownloadButton("Save as run.yaml", visible=False, elem_id="yaml")
+    bad, home = gr.State([]), gr.State("")
+
+    def look_through(data: dict[Any, Any]) -> dict[Any, Any]:
+        wish = form.wish(data)
+        try:
+            checked = _looked_at(site, wish)
+        except DbrError as error:
+            return {found: f'<div class="dbr">{markup.problem(_said(error))}</div>'}
+        captions = [[one.name, one.caption or ""] for one in checked.pictures]
+        shown = new_run_parts.findings(checked, _small(site, checked))
+        return {found: shown, form.captions: gr.update(value=captions, visible=bool(wish.uploads))}
+
+    def checked_form(data: dict[Any, Any]) -> dict[Any, Any]:
+        return _shown(site, form, review_of(site, form.wish(data)), data[bad], (result, yaml, bad, home))
+
+    def started(data: dict[Any, Any]) -> dict[Any, Any]:
+        made = begin_run(site, form.wish(data))
+        return _shown(site, form, made, data[bad], (result, yaml, bad, home))
+
+    def follow(address: str) -> Any:
+        commands = site.commands.of(address) if address else ()
+        if not commands or commands[0].verb != "start":
+            return gr.skip()
+        return new_run_parts.reviewed(Review(home=address), commands)
+
+    every, outputs = form.all() | {bad}, [result, yaml, bad, home, *form.options.values()]
+    look.click(look_through, form.all(), [found, form.captions], **{**PRIVATE, "show_progress": "minimal"})
+    form.uploads.upload(look_through, form.all(), [found, form.captions], **PRIVATE)
+    check.click(checked_form, every, outputs, trigger_mode="once", **{**PRIVATE, "show_progress": "minimal"})
+    start.click(started, every, outputs, trigger_mode="once", **{**PRIVATE, "show_progress": "minimal"})
+    gr.Timer(REFRESH_SECONDS).tick(follow, [home], [result], trigger_mode="once", **PRIVATE)
+
+
+def _form(site: Site) -> tuple[Any, Any, _Form]:
+    """The fields, in the order in which they are filled in."""
+    fields: dict[str, Any] = {}
+    with gr.Column(elem_classes="step"):
+        html_part('<div class="dbr"><h3>1 · Pictures</h3></div>')
+        uploads = gr.File(
+            label="Drop pictures", file_count="multiple", file_types=["image"], elem_id="uploads", height=140
+        )
+        with gr.Row(equal_height=True):
+            folder = gr.Textbox(label="or a folder of this machine", placeholder="pictures", scale=3, elem_id="folder")
+            look = gr.Button("Look through", scale=1, elem_id="look")
+        found = html_part("", elem_id="findings")
+        captions = gr.Dataframe(
+            headers=["picture", "caption"],
+            type="array",
+            visible=False,
+            label="Captions, to be edited",
+            elem_id="captions",
+            static_columns=[0],
+            column_count=(2, "fixed"),
+            wrap=True,
+        )
+    with gr.Column(elem_classes="step"):
+        html_part('<div class="dbr"><h3>2 · What is learnt, from what</h3></div>')
+        for name in _FIRST:
+            fields[name] = _field(OPTIONS[name])
+        preset = gr.Dropdown(
+            [("None", ""), *((f"{one[:-2]} GB", one) for one in PRESETS)], value="", label="Preset for a GPU of"
+        )
+    with gr.Column(elem_classes="step"):
+        html_part('<div class="dbr"><h3>3 · Where</h3></div>')
+        where = gr.Dropdown(_launchers(), value="local", label="Launcher", elem_id="where")
+        with gr.Row(equal_height=True):
+            places = list(site.homes.places)
+            place = gr.Dropdown(places, value=places[0], label="Kept in", scale=2, elem_id="place")
+            name_ = gr.Textbox(label="Name of the run", placeholder="dog", scale=2, elem_id="name")
+            test = gr.Button("Test access", scale=1, elem_id="test-access")
+        access = html_part("", elem_id="access")
+    with gr.Accordion("All other options", open=False, elem_id="options"):
+        for section in SECTIONS:
+            asked = [option for option in askable() if option.section == section and option.name not in fields]
+            if asked:
+                with gr.Accordion(f"{section}: {section_summary(section)}", open=False), gr.Row():
+                    fields |= {option.name: _field(option) for option in asked}
+    test.click(lambda where: test_access(site, where), [place], [access], **PRIVATE)
+    form = _Form(
+        uploads=uploads, folder=folder, captions=captions, preset=preset, where=where, place=place, name=name_,
+        options=fields,
+    )  # fmt: skip
+    return look, found, form
+
+
+def _field(option: Option) -> Any:
+    """Text for everything but choices: what is typed is checked by the schema, as on the command line."""
+    about = new_run_parts.help_of(option.name, bounds(option))
+    common = {"label": option.name, "info": about, "elem_id": f"option-{option.name}", "min_width": 280}
+    choices = ("true", "false") if option.kind == "bool" else option.choices
+    default = new_run_parts.default_of(option)
+    if choices:
+        return gr.Dropdown([(f"default: {default}", ""), *((one, one) for one in choices)], value="", **common)
+    return gr.Textbox(placeholder=default, lines=1, **common)
+
+
+def _launchers() -> list[tuple[str, str]]:
+    remarks = launcher_remarks()
+    return [
+        (f"{name}: {about}{f' — {remarks[name]}' if remarks[name] else ''}", name)
+        for name, (_, _, about) in LAUNCHERS.items()
+    ]
+
+
+def _looked_at(site: Site, wish: Wish) -> DataCheck:
+    """The pictures of the wish, as `dbr data check` sees them. Raises what it raises."""
+    words = [f"--{name}={value}" for name, value in wish.values.items() if name in ("instance_prompt", "resolution")]
+    folder = pictures_of(site, wish, keep=False)
+    prompt = [] if "instance_prompt" in wish.values else ["--instance_prompt=x"]
+    words += ["--pretrained_model_name_or_path=x", *prompt, f"--instance_data_dir={folder}"]
+    options = decided(resolve(parse_train(words), recorded=None))
+    return check_data(options, trigger_word=uncommon_word(wish.values.get("instance_prompt", "")))
+
+
+def _small(site: Site, found: DataCheck) -> dict[str, str]:
+    small = {}
+    for one in found.pictures[:_PICTURES_SHOWN]:
+        source = found.files[one.name]
+        path = site.served.file("small.webp", str(source), str(source.stat().st_mtime_ns))
+        try:
+            if not path.is_file():
+                path.write_bytes(small_picture(source.read_bytes()))
+            small[one.name] = served_url(path)
+        except (OSError, ValueError):
+            continue
+    return small
+
+
+def _shown(site: Site, form: _Form, made: Review, before: Sequence[str], parts: tuple[Any, ...]) -> dict[Any, Any]:
+    """The review, and each error beside its field; those of the last check are taken away."""
+    result, yaml, bad, home = parts
+    now = {error.name: error for error in made.errors if error.name in form.options}
+    updates: dict[Any, Any] = {
+        form.options[name]: gr.update(info=new_run_parts.help_of(name, bounds(OPTIONS[name])), elem_classes=[])
+        for name in before
+        if name not in now
+    }
+    for name, error in now.items():
+        updates[form.options[name]] = gr.update(info=f"✗ {error.what}. {error.fix}", elem_classes=["bad"])
+    updates[yaml] = gr.update(visible=False)
+    if made.words:
+        path = site.served.file("run.yaml", made.yaml)
+        path.write_text(made.yaml)
+        updates[yaml] = gr.update(value=str(path), visible=True)
+    shown = new_run_parts.reviewed(made, [one for one in site.commands.of(made.home) if one.verb == "start"])
+    return {**updates, result: shown, bad: list(now), home: made.home}
+
+
+def _said(error: DbrError) -> str:
+    if isinstance(error, BadInput):
+        return f"{error.where + ': ' if error.where else ''}{error.what}. {error.fix or ''}"
+    return str(error)
