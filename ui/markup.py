@@ -98,15 +98,18 @@ def _run_row(row: RunRow) -> str:
     elif row.is_live or row.state == "waiting":
         do = button("Stop and save", "stop", home=row.home)
     alarm = f'<div class="alarm">{text(row.alarm)}</div>' if row.alarm else ""
+    void = ' class="void"'  # nothing to show: on a phone it takes no room
     return (
         f'<tr><td data-label="Run">{run_link(row.home, row.name)}<small class="path" title="{text(row.home)}">'
         f"{text(row.home)}</small></td>"
         f'<td data-label="State">{chip(row.state)}<small class="why" title="{text(row.because)}">{text(row.because)}'
         f"</small>{alarm}</td>"
         f'<td data-label="Steps">{progress(row) if row.state != "unreadable" else ""}</td>'
-        f'<td data-label="Speed"><div class="num">{text(speed)}</div><small class="dim">{text(left)}</small></td>'
+        f'<td data-label="Speed"{"" if speed else void}><div class="num">{text(speed)}</div>'
+        f'<small class="dim">{text(left)}</small></td>'
         f'<td data-label="Saved">{saved if row.state != "unreadable" else ""}</td>'
-        f'<td data-label="Cost"><div class="num">{text(money(row.cost))}</div>{often}</td>'
+        f'<td data-label="Cost"{"" if often or row.cost else void}><div class="num">{text(money(row.cost))}</div>'
+        f"{often}</td>"
         f'<td class="do">{do}</td></tr>'
     )
 

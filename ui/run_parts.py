@@ -46,7 +46,8 @@ def head(view: RunView, commands: Sequence[Command]) -> str:
     saved = (
         f"step {row.durable_step:,} <small>{ago(row.durable_at)}</small>{again}" if row.durable_step else "nothing yet"
     )
-    cost = text(money(row.cost)) or f"{span(view.totals.machine_seconds)} of a machine" if view.totals else "–"
+    machine = view.totals.machine_seconds if view.totals else 0.0
+    cost = text(money(row.cost)) or (f"{span(machine)} of a machine" if machine else "–")
     numbers = [
         ("Saved", saved),
         ("Speed", f"{text(speed)}{left}"),

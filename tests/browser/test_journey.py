@@ -21,9 +21,9 @@ from dreambooth_resume.storage.local import LocalStorage
 from tests.browser.conftest import MOVED, Tab
 from tests.browser.serving import ROOT, ServedPage
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-WAIT_MS = 240_000
+WAIT_MS = 600_000
 STEPS = 300
 BUILD = "import sys; from pathlib import Path; from dreambooth_resume.models.tiny import build_tiny_sdxl; "
 NewTab = Callable[..., Tab]

@@ -1,0 +1,151 @@
+"""Draws docs/images/: every page, filled and empty. `python -m tests.browser.screenshots docs/images`.
+
+The runs are made without training, of robots that the tiny pictures draw; the page and the browser are real.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from playwright.sync_api import sync_playwright
+
+from dreambooth_resume.models.tiny_pictures import draw_pictures
+from dreambooth_resume.runs.home import metrics_key, metrics_segment
+from dreambooth_resume.runs.samples import write_samples
+from dreambooth_resume.storage.local import LocalStorage
+from tests.browser.conftest import ARGUMENTS
+from tests.browser.serving import ServedPage
+from tests.fakes.toy_run import begin, machine
+from tests.fakes.watched_run import beat, dead_process, hold, record_run
+
+STEPS = 800
+_PROMPTS = ("a photo of sks robot on the moon", "a photo of sks robot in the rain", "sks robot, watercolour")
+_SHOTS = (
+    ("runs", "/", 1440, "light", ""),
+    ("runs-dark", "/", 1440, "dark", ""),
+    ("runs-phone", "/", 390, "light", ""),
+    ("run", "/run?home=", 1440, "light", ""),
+    ("run-dark-phone", "/run?home=", 390, "dark", ""),
+    ("run-samples", "/run?home=", 1440, "light", "Samples"),
+    ("run-timeline", "/run?home=", 1440, "dark", "Timeline"),
+    ("run-checkpoints", "/run?home=", 1440, "light", "Checkpoints"),
+    ("run-configuration", "/run?home=", 1440, "light", "Configuration"),
+    ("new-run", "/new-run", 1440, "light", ""),
+    ("new-run-phone", "/new-run", 390, "dark", ""),
+)
+
+
+def main() -> None:
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pictures = [path.read_bytes() for path in draw_pictures(folder / "pictures")]
+        _make_runs(folder / "runs", pictures)
+        (folder / "empty").mkdir()
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+            _shoot(browser, ServedPage(["runs"], cwd=folder), target, _SHOTS)
+            empty = (
+                ("runs-empty", "/", 1440, "light", ""),
+                ("run-gone", "/run?home=", 1440, "light", ""),
+            )
+            _shoot(browser, ServedPage(["empty"], cwd=folder), target, empty)
+            browser.close()
+
+
+def _shoot(browser: Any, page: ServedPage, target: Path, shots: tuple[tuple[str, str, int, str, str], ...]) -> None:
+    try:
+        for name, path, width, scheme, tab in shots:
+            if (page.cwd / "runs" / "robot").is_dir() and "empty" not in name:
+                _live(page.cwd / "runs" / "robot")
+            context = browser.new_context(viewport={"width": width, "height": 820}, color_scheme=scheme)
+            shown = context.new_page()
+            shown.goto(page.url + path + (quote("runs/robot", safe="") if path.endswith("=") else ""))
+            if "run?" in path:
+                shown.locator("#head .card, #head .empty").first.wait_for(timeout=120_000)
+            elif path == "/":
+                shown.locator("#runs table, #runs .empty").first.wait_for(timeout=120_000)
+            else:
+                shown.locator("#start").wait_for(timeout=120_000)
+            shown.wait_for_timeout(3000)
+            if tab:
+                shown.get_by_role("tab", name=tab).first.click()
+                shown.wait_for_timeout(2500)
+            shown.screenshot(path=str(target / f"{name}.png"), full_page=width == 390 or "run?" in path)
+            context.close()
+    finally:
+        page.close()
+
+
+def _make_runs(runs: Path, pictures: list[bytes]) -> None:
+    _robot(runs / "robot", pictures)
+    for name, host, saved, how in (
+        ("cat-watercolour", "spot-3f", 400, "finished"),
+        ("teapot", "gpu-2", 250, "stopped"),
+        ("old-lighthouse", "spot-9c", 150, "lost"),
+    ):
+        storage = LocalStorage(runs / name)
+        record_run(storage)
+        attempt = begin(storage, host, steps=400)
+        attempt.commit(saved)
+        _measure(storage, 1, 1, saved)
+        if how == "finished":
+            attempt.finish()
+        elif how == "stopped":
+            attempt.stop()
+        else:
+            hold(storage, dead_process())
+
+
+def _robot(home: Path, pictures: list[bytes]) -> None:
+    """Trains on its third machine; the first was taken back, the second lost."""
+    storage = LocalStorage(home)
+    record_run(storage)
+    first = begin(storage, "spot-1a", steps=STEPS)
+    first.commit(200)
+    first.stop()
+    second = begin(storage, "spot-7d", steps=STEPS)
+    second.commit(300)
+    beat(storage, 2, step=340, process=machine("spot-7d"))
+    third = begin(storage, "spot-2e", steps=STEPS)
+    third.commit(500)
+    for attempt, low, high in ((1, 1, 200), (2, 201, 340), (3, 301, 540)):
+        _measure(storage, attempt, low, high)
+    facts = [{"prompt": prompt} for prompt in _PROMPTS]
+    for number, (step, attempt) in enumerate(((200, 1), (300, 2), (500, 3))):
+        shown = tuple(pictures[(number + place) % len(pictures)] for place in range(3))
+        recipe = {"prompt": _PROMPTS[0], "seed": 0}
+        write_samples(storage, shown, step=step, attempt=attempt, recipe=recipe, facts=facts)
+
+
+def _live(home: Path) -> None:
+    """A heartbeat of now: a run on another machine lives by it."""
+    beat(LocalStorage(home), 3, step=540, process=machine("spot-2e"))
+
+
+def _measure(storage: LocalStorage, attempt: int, low: int, high: int) -> None:
+    noise = random.Random(attempt)
+    lines: dict[int, list[str]] = {}
+    for step in range(low, high + 1):
+        loss = 0.09 + 0.1 * math.exp(-step / 160) + noise.gauss(0, 0.018)
+        values = {
+            "step": step,
+            "loss": loss,
+            "learning_rate": 1e-4 * min(1, step / 60),
+            "seconds": noise.uniform(1.9, 2.2),
+        }
+        lines.setdefault(metrics_segment(step), []).append(json.dumps(values))
+    for segment, found in lines.items():
+        storage.write(metrics_key(attempt, segment), ["\n".join(found).encode() + b"\n"])
+
+
+if __name__ == "__main__":
+    main()
