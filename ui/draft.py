@@ -19,7 +19,8 @@ from PIL import Image
 
 from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.config.messages import plain
-from dreambooth_resume.config.schema import OPTIONS, Option, is_secret
+from dreambooth_resume.config.option import Option, is_secret
+from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.config.template import EXAMPLES, commented_yaml
 from dreambooth_resume.config.values import checked
 from dreambooth_resume.config.yaml_file import read_yaml

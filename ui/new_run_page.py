@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 
 from dreambooth_resume.config.load import parse_train, resolve
+from dreambooth_resume.config.option import Option
 from dreambooth_resume.config.options.train import SECTIONS
-from dreambooth_resume.config.schema import OPTIONS, Option, section_summary
+from dreambooth_resume.config.schema import OPTIONS, section_summary
 from dreambooth_resume.errors import BadInput, DbrError
 from dreambooth_resume.launch.launchers import LAUNCHERS
 from dreambooth_resume.ui import markup, new_run_parts

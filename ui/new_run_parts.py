@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreambooth_resume.config.messages import plain
-from dreambooth_resume.config.schema import OPTIONS, Option
+from dreambooth_resume.config.option import Option
+from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.config.template import EXAMPLES
 from dreambooth_resume.ui.commands import Command
 from dreambooth_resume.ui.draft import Review
