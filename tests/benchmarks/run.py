@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from report import Report
 
 WANTED_RATIO = 1.25
-PARTS = ("steps", "starts", "stop", "saving", "notice", "memory")
+PARTS = ("steps", "starts", "stop", "saving", "notice", "memory", "page")
 
 
 def main() -> int:
@@ -192,6 +192,34 @@ def _memory(_folder: Path, _given: argparse.Namespace, report: Report) -> None:
     )
 
 
+def _page(_folder: Path, _given: argparse.Namespace, report: Report) -> None:
+    from bench_page import (
+        REFRESHES,
+        RUNS,
+        STEPS,
+        WANTED_CURVE_SECONDS,
+        WANTED_FIRST_SECONDS,
+        WANTED_GROWTH_BYTES,
+        WANTED_REFRESH_SECONDS,
+        measure_page,
+    )
+
+    _say("measuring the web page")
+    found = measure_page()
+    for what, seconds, limit in (
+        (f"the web page's list of {RUNS} runs, at first", found.first_seconds, WANTED_FIRST_SECONDS),
+        ("the same again", found.refresh_seconds, WANTED_REFRESH_SECONDS),
+        (f"a curve of {STEPS:,} steps, at first", found.curve_first_seconds, WANTED_CURVE_SECONDS),
+        ("the same again, with nothing new", found.curve_again_seconds, WANTED_CURVE_SECONDS),
+    ):
+        report.limited(what, f"{seconds:.2f} s", value=seconds, limit=limit, shown=f"{limit:g} s")
+    grown = found.growth_bytes
+    report.limited(
+        f"what the page's memory grows by in {REFRESHES:,} refreshes", f"{grown / 1e6:.1f} MB", value=grown,
+        limit=WANTED_GROWTH_BYTES, shown=f"{WANTED_GROWTH_BYTES / 1e6:.0f} MB",
+    )  # fmt: skip
+
+
 _MEASURES = {
     "steps": _steps,
     "starts": _starts,
@@ -199,6 +227,7 @@ _MEASURES = {
     "saving": _saving,
     "notice": _notice,
     "memory": _memory,
+    "page": _page,
 }
 
 

@@ -1,4 +1,4 @@
-"""Draws docs/images/: every page, filled and empty. `python -m tests.browser.screenshots docs/images`.
+"""Draws docs/images/: every page, filled and empty. `python -m tests.browser.screenshots docs/images [NAME …]`.
 
 The runs are made without training, of robots that the tiny pictures draw; the page and the browser are real.
 """
@@ -17,13 +17,14 @@ from urllib.parse import quote
 from playwright.sync_api import sync_playwright
 
 from dreambooth_resume.models.tiny_pictures import draw_pictures
+from dreambooth_resume.runs.entries import Stopped
 from dreambooth_resume.runs.home import metrics_key, metrics_segment
 from dreambooth_resume.runs.samples import write_samples
 from dreambooth_resume.storage.local import LocalStorage
 from tests.browser.conftest import ARGUMENTS
 from tests.browser.serving import ServedPage
 from tests.fakes.toy_run import begin, machine
-from tests.fakes.watched_run import beat, dead_process, hold, record_run
+from tests.fakes.watched_run import beat, record_run
 
 STEPS = 800
 _PROMPTS = ("a photo of sks robot on the moon", "a photo of sks robot in the rain", "sks robot, watercolour")
@@ -52,12 +53,15 @@ def main() -> None:
         (folder / "empty").mkdir()
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
-            _shoot(browser, ServedPage(["runs"], cwd=folder), target, _SHOTS)
+            wanted = sys.argv[2:]
+            shots = tuple(one for one in _SHOTS if not wanted or one[0] in wanted)
+            _shoot(browser, ServedPage(["runs"], cwd=folder), target, shots)
             empty = (
                 ("runs-empty", "/", 1440, "light", ""),
                 ("run-gone", "/run?home=", 1440, "light", ""),
             )
-            _shoot(browser, ServedPage(["empty"], cwd=folder), target, empty)
+            if not wanted:
+                _shoot(browser, ServedPage(["empty"], cwd=folder), target, empty)
             browser.close()
 
 
@@ -90,7 +94,7 @@ def _make_runs(runs: Path, pictures: list[bytes]) -> None:
     for name, host, saved, how in (
         ("cat-watercolour", "spot-3f", 400, "finished"),
         ("teapot", "gpu-2", 250, "stopped"),
-        ("old-lighthouse", "spot-9c", 150, "lost"),
+        ("old-lighthouse", "spot-9c", 150, "asked"),
     ):
         storage = LocalStorage(runs / name)
         record_run(storage)
@@ -102,7 +106,7 @@ def _make_runs(runs: Path, pictures: list[bytes]) -> None:
         elif how == "stopped":
             attempt.stop()
         else:
-            hold(storage, dead_process())
+            attempt.committer.append(Stopped(reason="asked by anna@desk", exit_code=76))
 
 
 def _robot(home: Path, pictures: list[bytes]) -> None:
