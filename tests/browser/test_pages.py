@@ -19,7 +19,7 @@ from tests.browser.serving import ServedPage
 from tests.fakes.toy_run import begin
 from tests.fakes.watched_run import dead_process, hold, measure, record_run
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(400)]
 
 HOSTILE = "<img src=x onerror=window.hacked=1><b>'\"${window.hacked=2}{{value}}`"
 LOGIN = ("me", "a secret with ümlaut")
