@@ -33,7 +33,7 @@ def run(words: list[str]) -> int:
     if any(word in _CLEAN_UP for word in rest):
         return _clean_up(where, [word for word in rest if word not in _CLEAN_UP])
     is_dry_run = any(word in ("--dry-run", "--dry_run") for word in rest)
-    prepared = prepare(where, [word for word in rest if word not in ("--dry-run", "--dry_run")])
+    prepared = prepare(where, [word for word in rest if word not in ("--dry-run", "--dry_run")], tell=tell_at_once)
     if is_dry_run:
         print(plan(prepared))
         return 0

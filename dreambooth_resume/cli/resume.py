@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dreambooth_resume.cli.launch import launch
+from dreambooth_resume.cli.output import tell_at_once
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.launchers import LAUNCHERS
 from dreambooth_resume.workflows.launch import plan, prepare_again
@@ -40,7 +41,7 @@ def run(words: list[str]) -> int:
             is_dry_run = True
         else:
             left.append(word)
-    prepared = prepare_again(home, where, left)
+    prepared = prepare_again(home, where, left, tell=tell_at_once)
     if is_dry_run:
         print(plan(prepared))
     else:

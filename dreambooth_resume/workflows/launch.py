@@ -11,7 +11,9 @@ import shlex
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
@@ -33,6 +35,7 @@ from dreambooth_resume.runs.summary import summarise
 from dreambooth_resume.storage.access import check_access
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.storage.probe import probe
+from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.workflows.class_pictures import find_class_pictures
 from dreambooth_resume.workflows.home import (
     S3_OPTIONS,
@@ -87,10 +90,17 @@ class Prepared:
         return self.launcher.settings.model_dump(mode="json")
 
 
-def prepare(where: str, words: Sequence[str], *, settings: Mapping[str, object] | None = None) -> Prepared:
+def prepare(
+    where: str,
+    words: Sequence[str],
+    *,
+    settings: Mapping[str, object] | None = None,
+    tell: Callable[[str], None] = lambda _text: None,
+) -> Prepared:
     """Look at everything that this launch needs. Raises BadInput for what is missing or can't work there.
 
     `words` are options of `dbr train` and of the launcher; `settings` of the launcher hold where `words` say nothing.
+    `tell` hears of storage that doesn't answer yet, and of what will hardly work there.
     """
     own, rest = split_words(where, words)
     launcher = launcher_named(where, {**(settings or {}), **own})
@@ -103,7 +113,9 @@ def prepare(where: str, words: Sequence[str], *, settings: Mapping[str, object] 
             where=place.flag,
             fix="--storage_uri s3://BUCKET/NAME, or dbr launch local",
         )
-    home = patiently(lambda: open_home(place), tell=lambda _text: None)
+    if not launcher.shares_folders and (warning := _own_endpoint(s3_settings(given.value), where)):
+        tell(f"warning: {warning}")
+    home = patiently(lambda: open_home(place), tell=tell)
     refuse_half_a_fork(home)
     if home.log.finished is not None and "max_train_steps" not in given.values:
         raise BadInput(
@@ -129,7 +141,9 @@ def prepare(where: str, words: Sequence[str], *, settings: Mapping[str, object] 
     )
 
 
-def prepare_again(home: str, where: str | None, words: Sequence[str]) -> Prepared:
+def prepare_again(
+    home: str, where: str | None, words: Sequence[str], *, tell: Callable[[str], None] = lambda _text: None
+) -> Prepared:
     """A further launch of the run in `home`: on `where`, or on the launcher of the last one, with its settings.
 
     `words` come on top of those of that launch. Raises BadInput for a home that was never launched, without `where`.
@@ -147,7 +161,7 @@ def prepare_again(home: str, where: str | None, words: Sequence[str]) -> Prepare
     chosen = where or (last.launcher if last else "")
     settings = last.settings if last and last.launcher == chosen else {}
     before = last.words if last else ()
-    return prepare(chosen, [*before, *words, *home_words(home)], settings=settings)
+    return prepare(chosen, [*before, *words, *home_words(home)], settings=settings, tell=tell)
 
 
 def plan(prepared: Prepared) -> str:
@@ -258,6 +272,21 @@ def _refuse_secrets(given: GivenOptions) -> None:
             where=given.sources[secret],
             fix=_INSTEAD.get(secret, _INSTEAD["hub_token"]),
         )
+
+
+def _own_endpoint(settings: S3Settings, where: str) -> str | None:
+    """What is wrong with an S3 service at an address that means this machine here, and another one there."""
+    host = urlsplit(settings.endpoint_url or "").hostname or ""
+    try:
+        means_itself = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return None
+    if not means_itself:
+        return None
+    return (
+        f"--s3_endpoint_url {settings.endpoint_url} is this machine here, and on a machine of {where} it is that one. "
+        "Give an address at which both reach the service."
+    )
 
 
 def _refuse_folders(home: Home, options: TrainOptions, given: GivenOptions, where: str) -> None:

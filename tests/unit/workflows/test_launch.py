@@ -64,6 +64,19 @@ def storage_of(uri: str) -> S3Storage:
     return S3Storage(uri, S3Settings(endpoint_url=shared_server().url))
 
 
+def test_an_s3_service_of_this_machine_alone_is_warned_of_where_others_are_to_reach_it(
+    pictures: Path, uri: str, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    prepare("far", words(pictures, uri), tell=told.append)
+    (warning,) = told
+    assert shared_server().url in warning
+    assert "Give an address" in warning
+    told.clear()
+    prepare("local", words(pictures, uri), tell=told.append)
+    assert told == []
+
+
 def test_the_home_gets_what_an_empty_machine_needs_and_no_secret(pictures: Path, uri: str) -> None:
     prepared = prepare("far", words(pictures, uri, "--zone", "b", "--rank", "8", "--output_dir", "out"))
     storage = storage_of(uri)
