@@ -11,18 +11,19 @@ fetched again. Nothing is ever deleted: the folder may be, whenever no training 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from dreambooth_resume.errors import BadInput, StorageUnavailable
+from dreambooth_resume.errors import BadInput, KeyNotFound, StorageUnavailable
 from dreambooth_resume.models.digests import default_cache_file, file_digest, remember_digest
 from dreambooth_resume.storage.base import Storage, StoredObject
 from dreambooth_resume.storage.s3_address import S3Settings
@@ -75,7 +76,10 @@ class ModelsInBuckets:
         return tuple(sorted(listed.files))
 
     def fetched(self, address: str, names: Sequence[str], *, flag: str) -> Path:
-        """A folder of this machine that has these files, as the bucket has them now. Errors as of `names`."""
+        """A folder of this machine that has these files, as the bucket has them now. Errors as of `names`.
+
+        Raises BadInput also if the folder can't be written.
+        """
         for _ in range(_TRIES):
             listed = self._list(address, flag=flag)
             missing = [name for name in names if name in listed.files and not _is_sound(listed, name)]
@@ -85,7 +89,8 @@ class ModelsInBuckets:
             size_bytes = sum(listed.files[name].size_bytes for name in missing)
             _logger.info("Fetching %d files of %s (%.1f MB).", len(missing), address, size_bytes / 1e6)
             for name in missing:
-                _fetch(listed, name)
+                if not _fetch(listed, name):
+                    break
             # Listed once more at the next turn: what was replaced meanwhile has another folder.
         raise StorageUnavailable(f"{address}: the model changes while it is read. Start again when it is uploaded.")
 
@@ -138,8 +143,10 @@ def _is_sound(listed: _Listed, name: str) -> bool:
 
 
 def _check_room(listed: _Listed, names: Sequence[str], *, flag: str) -> None:
-    listed.folder.mkdir(parents=True, exist_ok=True)
-    needed, free = sum(listed.files[name].size_bytes for name in names), shutil.disk_usage(listed.folder).free
+    with _writing(listed.folder):
+        listed.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(listed.folder).free
+    needed = sum(listed.files[name].size_bytes for name in names)
     if needed > free:
         raise BadInput(
             f"a copy needs {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free in {listed.folder.parent.parent}",
@@ -148,19 +155,35 @@ def _check_room(listed: _Listed, names: Sequence[str], *, flag: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """This machine's disk is the user's to mend. Its OSError would pass for the connection's, and be tried again."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"no copy of a model can be written there ({error.strerror or error})",
+            where=str(folder),
+            fix="make room, or the folder writable; or name another folder: --cache_dir",
+        ) from error
+
+
 class _FileSink:
     """A body that arrives, written to a file from its beginning, and hashed."""
 
     def __init__(self, path: Path) -> None:
         self.sha256 = hashlib.sha256()
-        # Without a buffer: one of a sink that was given up would be written over its successor's file.
-        self._file = path.open("wb", buffering=0)
+        self._folder = path.parent
+        with _writing(self._folder):
+            # Without a buffer: one of a sink that was given up would be written over its successor's file.
+            self._file = path.open("wb", buffering=0)
 
     def update(self, piece: bytes, /) -> None:
         self.sha256.update(piece)
         left = memoryview(piece)
-        while left:
-            left = left[self._file.write(left) :]
+        with _writing(self._folder):
+            while left:
+                left = left[self._file.write(left) :]
 
     def make_durable(self) -> None:
         os.fsync(self._file.fileno())
@@ -183,19 +206,24 @@ class _Temporary:
         self.path.unlink(missing_ok=True)
 
 
-def _fetch(listed: _Listed, name: str) -> None:
+def _fetch(listed: _Listed, name: str) -> bool:
+    """Copy the file, and note what was copied; False if the bucket has it no more."""
     target = listed.folder / name
-    with _Temporary(target) as temporary:
-        sink = listed.storage.download(name, lambda: _FileSink(temporary))
+    with _writing(target.parent), _Temporary(target) as temporary:
+        try:
+            sink = listed.storage.download(name, lambda: _FileSink(temporary))
+        except KeyNotFound:
+            return False
         sink.make_durable()
         temporary.replace(target)
-    _make_durable(target.parent)
+        _make_durable(target.parent)
     digest = sink.sha256.hexdigest()
     remember_digest(target, digest, cache_file=default_cache_file())
     note = _note(listed, name)
-    with _Temporary(note) as temporary:
+    with _writing(note.parent), _Temporary(note) as temporary:
         temporary.write_text(digest, encoding="ascii")
         temporary.replace(note)
+    return True
 
 
 def _make_durable(folder: Path) -> None:

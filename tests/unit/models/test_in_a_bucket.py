@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -20,13 +22,16 @@ from tests.fakes.single_file import build_uneven_sdxl, write_single_file
 
 
 class Watched(S3Storage):
-    """Counts downloads; `upset` is called with each key while its body arrives."""
+    """Counts downloads; `before` is called with each key that is asked for, `upset` while its body arrives."""
 
     downloads: ClassVar[list[str]] = []
+    before: ClassVar[Callable[[str], None] | None] = None
     upset: ClassVar[Callable[[str], None] | None] = None
 
     def download(self, key: str, new_sink: Callable[[], SinkKind]) -> SinkKind:
         Watched.downloads.append(key)
+        if Watched.before is not None:
+            Watched.before(key)
         sink = super().download(key, new_sink)
         if Watched.upset is not None:
             Watched.upset(key)
@@ -38,7 +43,7 @@ def reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    Watched.downloads, Watched.upset = [], None
+    Watched.downloads, Watched.before, Watched.upset = [], None, None
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +65,13 @@ def upload(folder: Path) -> str:
     return address
 
 
+def watched_buckets(cache_dir: Path | None = None) -> ModelsInBuckets:
+    where = str(cache_dir) if cache_dir else None
+    return ModelsInBuckets(settings(), cache_dir=where, open_bucket=lambda at, s3: Watched(at, s3))
+
+
 def resolve(address: str, **changed: str) -> ModelSource:
-    buckets = ModelsInBuckets(settings(), open_bucket=lambda at, s3: Watched(at, s3))
-    return resolve_source(address, hub=HuggingFaceHub(), buckets=buckets, **changed)
+    return resolve_source(address, hub=HuggingFaceHub(), buckets=watched_buckets(), **changed)
 
 
 def same_files(source: ModelSource, other: ModelSource) -> bool:
@@ -187,3 +196,57 @@ def test_too_little_room_is_said_before_anything_is_fetched(model: Path, monkeyp
     with pytest.raises(BadInput, match="a copy needs"):
         resolve(address)
     assert Watched.downloads == []
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_file_is_the_users_to_mend_and_not_the_buckets(tmp_path: Path) -> None:
+    address = shared_server().new_home()
+    S3Storage(address, settings()).write("model.safetensors", [bytes(3 * 2**20)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        with pytest.raises(BadInput, match="no copy of a model can be written there") as refusal:
+            watched_buckets(tmp_path).fetched(address, ["model.safetensors"], flag="--flag")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path) in str(refusal.value.where)
+    assert "--cache_dir" in str(refusal.value.fix)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("in_the_way", ["of the cache folder", "of a folder of the model", "of the file"])
+def test_a_folder_that_cannot_be_written_is_named_with_the_option_for_another(in_the_way: str, tmp_path: Path) -> None:
+    address = shared_server().new_home()
+    S3Storage(address, settings()).write("vae/config.json", [b"{}"])
+    cache = tmp_path / "cache_dir"
+    if in_the_way == "of the cache folder":
+        cache.write_bytes(b"a file")
+    else:
+        folder = watched_buckets(cache).fetched(address, ["vae/config.json"], flag="--flag")
+        shutil.rmtree(folder / "vae")
+        if in_the_way == "of the file":
+            (folder / "vae/config.json/full").mkdir(parents=True)
+        else:
+            (folder / "vae").write_bytes(b"a file")
+    with pytest.raises(BadInput, match="no copy of a model can be written there") as refusal:
+        watched_buckets(cache).fetched(address, ["vae/config.json"], flag="--flag")
+    assert str(cache) in str(refusal.value.where)
+    assert "--cache_dir" in str(refusal.value.fix)
+
+
+def test_a_file_that_is_deleted_between_list_and_read_is_listed_again() -> None:
+    address = shared_server().new_home()
+    storage = S3Storage(address, settings())
+    for name in ("a.json", "b.json"):
+        storage.write(name, [b"{}"])
+    Watched.before = lambda _key: storage.delete("b.json")
+    folder = watched_buckets().fetched(address, ["a.json", "b.json"], flag="--flag")
+    assert [path.name for path in folder.iterdir()] == ["a.json"]
+
+
+def test_a_model_that_is_deleted_between_list_and_read_is_said_to_be_gone() -> None:
+    address = shared_server().new_home()
+    storage = S3Storage(address, settings())
+    storage.write("model.safetensors", [b"weights"])
+    Watched.before = storage.delete
+    with pytest.raises(BadInput, match="no such object is there"):
+        watched_buckets().fetched_file(f"{address}/model.safetensors", flag="--flag")
