@@ -207,7 +207,7 @@ class _Temporary:
 
 
 def _fetch(listed: _Listed, name: str) -> bool:
-    """Copy the file, and note what was copied; False if the bucket has it no more."""
+    """Copy the file, and note what was copied; False if it is no more what was listed."""
     target = listed.folder / name
     with _writing(target.parent), _Temporary(target) as temporary:
         try:
@@ -215,6 +215,9 @@ def _fetch(listed: _Listed, name: str) -> bool:
         except KeyNotFound:
             return False
         sink.make_durable()
+        if not _is_still_there(listed, name):
+            # What came may be another version's. Noted, it would be believed as soon as this one is uploaded again.
+            return False
         temporary.replace(target)
         _make_durable(target.parent)
     digest = sink.sha256.hexdigest()
@@ -224,6 +227,12 @@ def _fetch(listed: _Listed, name: str) -> bool:
         temporary.write_text(digest, encoding="ascii")
         temporary.replace(note)
     return True
+
+
+def _is_still_there(listed: _Listed, name: str) -> bool:
+    """Whether the bucket has that version of the file that was listed."""
+    wanted = listed.files[name]
+    return any(one == wanted and one.version == wanted.version for one in listed.storage.list(name))
 
 
 def _make_durable(folder: Path) -> None:

@@ -156,6 +156,18 @@ def test_a_model_that_is_replaced_while_it_is_read_is_read_whole_or_not_at_all(m
         resolve(address)
 
 
+def test_a_file_of_another_version_is_never_believed_when_the_listed_one_is_uploaded_again() -> None:
+    address = shared_server().new_home()
+    storage = S3Storage(address, settings())
+    listed, other = b"listed", b"others"
+    storage.write("model.safetensors", [listed])
+    Watched.before = lambda key: storage.write(key, [other])
+    assert watched_buckets().fetched_file(f"{address}/model.safetensors", flag="--flag").read_bytes() == other
+    Watched.before = None
+    storage.write("model.safetensors", [listed])
+    assert watched_buckets().fetched_file(f"{address}/model.safetensors", flag="--flag").read_bytes() == listed
+
+
 def test_a_single_file_lies_in_a_bucket_too_with_its_configurations(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "fine-tune.safetensors"
     write_single_file(model, file)
