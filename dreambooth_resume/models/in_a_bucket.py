@@ -6,16 +6,19 @@ begun with is not judged here: its files are pinned by their digests, as those o
 
 Kill anywhere: a file is written under a name of its own, made durable and then renamed, and believed only once its
 SHA-256, noted beside the folder after that, is that of the bytes on the disk. A copy that is cut off or was changed is
-fetched again. Nothing is ever deleted: the folder may be, whenever no training reads it.
+fetched again; what a killed process left of it is removed then, which its lock, held by the living, tells. No copy is
+ever deleted: the folder may be, whenever no training reads it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -191,11 +194,19 @@ class _FileSink:
 
 
 class _Temporary:
-    """A name of its own in the target's folder, and nothing under it afterwards."""
+    """A name of its own in the target's folder, locked, and nothing under it afterwards.
+
+    Of several processes that fetch one file, each writes its own. Those that killed ones left are removed first.
+    """
 
     def __init__(self, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
         self.path = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # Who takes it for a leftover before this line, or where locks don't reach other machines, makes `_put` fail:
+        # nothing wrong is believed then, and it is fetched again.
+        _lock(self._descriptor)
 
     def __enter__(self) -> Path:
         return self.path
@@ -203,11 +214,36 @@ class _Temporary:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        os.close(self._descriptor)
         self.path.unlink(missing_ok=True)
 
 
+def _lock(descriptor: int) -> bool:
+    """Whether nobody else holds it; False also where the file system has no locks, so that nothing is removed there."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_leftovers(target: Path) -> None:
+    form = re.compile(rf"\.{re.escape(target.name)}-[0-9a-f]{{32}}")
+    for path in target.parent.iterdir():
+        if form.fullmatch(path.name) is None:
+            continue
+        # Gone meanwhile, or another user's: it is theirs to remove.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if _lock(descriptor):
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+
+
 def _fetch(listed: _Listed, name: str) -> bool:
-    """Copy the file, and note what was copied; False if it is no more what was listed."""
+    """Copy the file, and note what was copied; False if that has to begin anew with a list."""
     target = listed.folder / name
     with _writing(target.parent), _Temporary(target) as temporary:
         try:
@@ -218,14 +254,23 @@ def _fetch(listed: _Listed, name: str) -> bool:
         if not _is_still_there(listed, name):
             # What came may be another version's. Noted, it would be believed as soon as this one is uploaded again.
             return False
-        temporary.replace(target)
+        if not _put(temporary, target):
+            return False
         _make_durable(target.parent)
     digest = sink.sha256.hexdigest()
     remember_digest(target, digest, cache_file=default_cache_file())
     note = _note(listed, name)
     with _writing(note.parent), _Temporary(note) as temporary:
         temporary.write_text(digest, encoding="ascii")
-        temporary.replace(note)
+        return _put(temporary, note)
+
+
+def _put(temporary: Path, target: Path) -> bool:
+    """False if somebody took `temporary` for a leftover, or removed its folder."""
+    try:
+        temporary.replace(target)
+    except FileNotFoundError:
+        return False
     return True
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -142,6 +145,58 @@ def test_killed_at_any_file_nothing_half_is_left_and_the_next_start_ends_it(mode
     source = resolve(address)
     assert same_files(source, resolve_source(str(model), hub=HuggingFaceHub()))
     assert not list(source.folder.rglob(".*"))
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_that_fetches_the_file(tmp_path: Path) -> None:
+    address = shared_server().new_home()
+    S3Storage(address, settings()).write("model.safetensors", [b"weights"])
+    script = (
+        "import os, signal, sys\n"
+        "from tests.unit.models.test_in_a_bucket import ModelsInBuckets, S3Settings, Watched\n"
+        "Watched.upset = lambda _key: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "s3, (address, cache) = S3Settings(endpoint_url=sys.argv[1]), sys.argv[2:]\n"
+        "ModelsInBuckets(s3, cache_dir=cache, open_bucket=Watched).fetched(address, ['model.safetensors'], flag='')\n"
+    )
+    command = [sys.executable, "-c", script, shared_server().url, address, str(tmp_path)]
+    for _ in range(2):
+        ended = subprocess.run(command, timeout=120, check=False, cwd=Path(__file__).parents[3])
+        assert ended.returncode == -signal.SIGKILL
+        assert [path.read_bytes() for path in tmp_path.rglob(".*")] == [b"weights"]
+    watched_buckets(tmp_path).fetched(address, ["model.safetensors"], flag="--flag")
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_two_processes_that_fetch_one_file_leave_each_other_alone() -> None:
+    address = shared_server().new_home()
+    S3Storage(address, settings()).write("model.safetensors", [b"weights"])
+    copies = []
+
+    def second(_key: str) -> None:
+        Watched.upset = None
+        copy = watched_buckets().fetched_file(f"{address}/model.safetensors", flag="--flag")
+        copies.append(copy.read_bytes())
+        assert [path.read_bytes() for path in copy.parent.rglob(".*")] == [b"weights"]
+
+    Watched.upset = second
+    copy = watched_buckets().fetched_file(f"{address}/model.safetensors", flag="--flag")
+    assert [*copies, copy.read_bytes()] == [b"weights"] * 2
+    assert len(Watched.downloads) == 2
+    assert not list(copy.parent.rglob(".*"))
+
+
+def test_a_half_copy_that_somebody_removes_meanwhile_is_fetched_again(tmp_path: Path) -> None:
+    address = shared_server().new_home()
+    S3Storage(address, settings()).write("model.safetensors", [b"weights"])
+
+    def removed(_key: str) -> None:
+        Watched.upset = None
+        for path in tmp_path.rglob(".*"):
+            path.unlink()
+
+    Watched.upset = removed
+    folder = watched_buckets(tmp_path).fetched(address, ["model.safetensors"], flag="--flag")
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert len(Watched.downloads) == 2
 
 
 def test_a_model_that_is_replaced_while_it_is_read_is_read_whole_or_not_at_all(model: Path) -> None:
