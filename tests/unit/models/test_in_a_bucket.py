@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -20,13 +25,16 @@ from tests.fakes.single_file import build_uneven_sdxl, write_single_file
 
 
 class Watched(S3Storage):
-    """Counts downloads; `upset` is called with each key while its body arrives."""
+    """Counts downloads; `before` is called with each key that is asked for, `upset` while its body arrives."""
 
     downloads: ClassVar[list[str]] = []
+    before: ClassVar[Callable[[str], None] | None] = None
     upset: ClassVar[Callable[[str], None] | None] = None
 
     def download(self, key: str, new_sink: Callable[[], SinkKind]) -> SinkKind:
         Watched.downloads.append(key)
+        if Watched.before is not None:
+            Watched.before(key)
         sink = super().download(key, new_sink)
         if Watched.upset is not None:
             Watched.upset(key)
@@ -38,7 +46,7 @@ def reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    Watched.downloads, Watched.upset = [], None
+    Watched.downloads, Watched.before, Watched.upset = [], None, None
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +68,13 @@ def upload(folder: Path) -> str:
     return address
 
 
+def watched_buckets(cache_dir: Path | None = None) -> ModelsInBuckets:
+    where = str(cache_dir) if cache_dir else None
+    return ModelsInBuckets(settings(), cache_dir=where, open_bucket=lambda at, s3: Watched(at, s3))
+
+
 def resolve(address: str, **changed: str) -> ModelSource:
-    buckets = ModelsInBuckets(settings(), open_bucket=lambda at, s3: Watched(at, s3))
-    return resolve_source(address, hub=HuggingFaceHub(), buckets=buckets, **changed)
+    return resolve_source(address, hub=HuggingFaceHub(), buckets=watched_buckets(), **changed)
 
 
 def same_files(source: ModelSource, other: ModelSource) -> bool:
@@ -135,6 +147,58 @@ def test_killed_at_any_file_nothing_half_is_left_and_the_next_start_ends_it(mode
     assert not list(source.folder.rglob(".*"))
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_that_fetches_the_file(tmp_path: Path) -> None:
+    address = shared_server().new_home()
+    S3Storage(address, settings()).write("model.safetensors", [b"weights"])
+    script = (
+        "import os, signal, sys\n"
+        "from tests.unit.models.test_in_a_bucket import ModelsInBuckets, S3Settings, Watched\n"
+        "Watched.upset = lambda _key: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "s3, (address, cache) = S3Settings(endpoint_url=sys.argv[1]), sys.argv[2:]\n"
+        "ModelsInBuckets(s3, cache_dir=cache, open_bucket=Watched).fetched(address, ['model.safetensors'], flag='')\n"
+    )
+    command = [sys.executable, "-c", script, shared_server().url, address, str(tmp_path)]
+    for _ in range(2):
+        ended = subprocess.run(command, timeout=120, check=False, cwd=Path(__file__).parents[3])
+        assert ended.returncode == -signal.SIGKILL
+        assert [path.read_bytes() for path in tmp_path.rglob(".*")] == [b"weights"]
+    watched_buckets(tmp_path).fetched(address, ["model.safetensors"], flag="--flag")
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_two_processes_that_fetch_one_file_leave_each_other_alone() -> None:
+    address = shared_server().new_home()
+    S3Storage(address, settings()).write("model.safetensors", [b"weights"])
+    copies = []
+
+    def second(_key: str) -> None:
+        Watched.upset = None
+        copy = watched_buckets().fetched_file(f"{address}/model.safetensors", flag="--flag")
+        copies.append(copy.read_bytes())
+        assert [path.read_bytes() for path in copy.parent.rglob(".*")] == [b"weights"]
+
+    Watched.upset = second
+    copy = watched_buckets().fetched_file(f"{address}/model.safetensors", flag="--flag")
+    assert [*copies, copy.read_bytes()] == [b"weights"] * 2
+    assert len(Watched.downloads) == 2
+    assert not list(copy.parent.rglob(".*"))
+
+
+def test_a_half_copy_that_somebody_removes_meanwhile_is_fetched_again(tmp_path: Path) -> None:
+    address = shared_server().new_home()
+    S3Storage(address, settings()).write("model.safetensors", [b"weights"])
+
+    def removed(_key: str) -> None:
+        Watched.upset = None
+        for path in tmp_path.rglob(".*"):
+            path.unlink()
+
+    Watched.upset = removed
+    folder = watched_buckets(tmp_path).fetched(address, ["model.safetensors"], flag="--flag")
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert len(Watched.downloads) == 2
+
+
 def test_a_model_that_is_replaced_while_it_is_read_is_read_whole_or_not_at_all(model: Path) -> None:
     address = upload(model)
     storage, turns = S3Storage(address, settings()), iter(range(10**6))
@@ -145,6 +209,18 @@ def test_a_model_that_is_replaced_while_it_is_read_is_read_whole_or_not_at_all(m
     Watched.upset = replaced
     with pytest.raises(StorageUnavailable, match="the model changes while it is read"):
         resolve(address)
+
+
+def test_a_file_of_another_version_is_never_believed_when_the_listed_one_is_uploaded_again() -> None:
+    address = shared_server().new_home()
+    storage = S3Storage(address, settings())
+    listed, other = b"listed", b"others"
+    storage.write("model.safetensors", [listed])
+    Watched.before = lambda key: storage.write(key, [other])
+    assert watched_buckets().fetched_file(f"{address}/model.safetensors", flag="--flag").read_bytes() == other
+    Watched.before = None
+    storage.write("model.safetensors", [listed])
+    assert watched_buckets().fetched_file(f"{address}/model.safetensors", flag="--flag").read_bytes() == listed
 
 
 def test_a_single_file_lies_in_a_bucket_too_with_its_configurations(model: Path, tmp_path: Path) -> None:
@@ -187,3 +263,57 @@ def test_too_little_room_is_said_before_anything_is_fetched(model: Path, monkeyp
     with pytest.raises(BadInput, match="a copy needs"):
         resolve(address)
     assert Watched.downloads == []
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_file_is_the_users_to_mend_and_not_the_buckets(tmp_path: Path) -> None:
+    address = shared_server().new_home()
+    S3Storage(address, settings()).write("model.safetensors", [bytes(3 * 2**20)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        with pytest.raises(BadInput, match="no copy of a model can be written there") as refusal:
+            watched_buckets(tmp_path).fetched(address, ["model.safetensors"], flag="--flag")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path) in str(refusal.value.where)
+    assert "--cache_dir" in str(refusal.value.fix)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("in_the_way", ["of the cache folder", "of a folder of the model", "of the file"])
+def test_a_folder_that_cannot_be_written_is_named_with_the_option_for_another(in_the_way: str, tmp_path: Path) -> None:
+    address = shared_server().new_home()
+    S3Storage(address, settings()).write("vae/config.json", [b"{}"])
+    cache = tmp_path / "cache_dir"
+    if in_the_way == "of the cache folder":
+        cache.write_bytes(b"a file")
+    else:
+        folder = watched_buckets(cache).fetched(address, ["vae/config.json"], flag="--flag")
+        shutil.rmtree(folder / "vae")
+        if in_the_way == "of the file":
+            (folder / "vae/config.json/full").mkdir(parents=True)
+        else:
+            (folder / "vae").write_bytes(b"a file")
+    with pytest.raises(BadInput, match="no copy of a model can be written there") as refusal:
+        watched_buckets(cache).fetched(address, ["vae/config.json"], flag="--flag")
+    assert str(cache) in str(refusal.value.where)
+    assert "--cache_dir" in str(refusal.value.fix)
+
+
+def test_a_file_that_is_deleted_between_list_and_read_is_listed_again() -> None:
+    address = shared_server().new_home()
+    storage = S3Storage(address, settings())
+    for name in ("a.json", "b.json"):
+        storage.write(name, [b"{}"])
+    Watched.before = lambda _key: storage.delete("b.json")
+    folder = watched_buckets().fetched(address, ["a.json", "b.json"], flag="--flag")
+    assert [path.name for path in folder.iterdir()] == ["a.json"]
+
+
+def test_a_model_that_is_deleted_between_list_and_read_is_said_to_be_gone() -> None:
+    address = shared_server().new_home()
+    storage = S3Storage(address, settings())
+    storage.write("model.safetensors", [b"weights"])
+    Watched.before = storage.delete
+    with pytest.raises(BadInput, match="no such object is there"):
+        watched_buckets().fetched_file(f"{address}/model.safetensors", flag="--flag")
