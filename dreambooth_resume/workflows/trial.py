@@ -99,6 +99,8 @@ def _values(options: TrainOptions, home: Path) -> Mapping[str, object]:
         "checkpointing_steps": 1,
         "lr_warmup_steps": 0,
         "report_to": "none",
+        # null says it: left out, DBR_NOTIFY or the user's file would name a web hook.
+        "notify": None,
         "spot": "none",
         "skip_final_inference": True,
     }
