@@ -60,6 +60,15 @@ def test_a_training_that_fails_by_itself_ends_the_command_with_its_code_and_word
     assert (tmp_path / "work" / "undisturbed-1.log").read_text() == said, "kept, to be read"
 
 
+def test_a_folder_that_was_named_is_kept_on_ctrl_c(words: list[str], tmp_path: Path) -> None:
+    def pressed(_stretch: Stretch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([*words, "--dir", str(tmp_path / "work")], spawn=ending_with(0, "step 1/400", pressed))
+    assert (tmp_path / "work" / "undisturbed-1.log").read_text() == "step 1/400"
+
+
 def test_a_copy_sends_nothing_saves_often_and_has_no_secret_in_its_words(words: list[str], tmp_path: Path) -> None:
     seen: list[Stretch] = []
     given = [*words, "--checkpointing_steps", "50", "--push_to_hub", "--kills", "2"]
