@@ -27,6 +27,10 @@ _SCHEDULE_ROUNDING = 1e-9
 _LAST_BITS = 1e-3
 """Up to such a share of a value, other last bits are what made the difference."""
 
+_OTHER_MACHINE = "another machine"
+_SHORT_MEMORY = "smaller micro-batches, since memory ran out"
+"""Both round otherwise and do no more; every other reason may change what a step makes."""
+
 _VERIFY = "dbr verify-resume with the run's options shows whether this machine resumes exactly"
 _GO_BACK = (
     "go back to before it with --resume STEP if it matters (dbr checkpoints list HOME shows the steps), and report it"
@@ -124,19 +128,21 @@ def explained(log: Log, attempt: int, before: Sequence[CurvePoint]) -> tuple[str
     if attempt not in adopts or since not in adopts:
         return ()
     then, now = _numerics(adopts[since]), _numerics(adopts[attempt])
-    reasons = [f"another machine ({', '.join(sorted(then ^ now))})"] if then != now else []
+    reasons = [f"{_OTHER_MACHINE} ({', '.join(sorted(then ^ now))})"] if then != now else []
     for number in range(since + 1, attempt + 1):
         if (entry := adopts.get(number)) is not None:
             reasons += _reasons(log, entry)
     memory = [_memory(log, number) for number in (since, attempt)]
     if memory[0] != memory[1]:
-        reasons.append("smaller micro-batches, since memory ran out")
+        reasons.append(_SHORT_MEMORY)
     return tuple(dict.fromkeys(reasons))
 
 
 def jump_of(difference: StepDifference, expected: Sequence[str]) -> Jump | None:
     """The jump that a difference is; None if the log explains it."""
     part = difference.part
+    if any(reason != _SHORT_MEMORY and not reason.startswith(_OTHER_MACHINE) for reason in expected):
+        return None
     if part in ("samples", "learning rate") and expected:
         return None
     if part == "learning rate":
