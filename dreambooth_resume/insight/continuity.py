@@ -121,8 +121,13 @@ def made_before(values: Mapping[int, Sequence[CurvePoint]], attempt: int, *, abo
     return [newest[step] for step in sorted(newest)]
 
 
-def explained(log: Log, attempt: int, before: Sequence[CurvePoint]) -> tuple[str, ...]:
-    """Why the log says that steps need not be what they were: all that came up since `before` was measured."""
+def explained(
+    log: Log, attempt: int, before: Sequence[CurvePoint], *, ran_out_of_memory: bool = False
+) -> tuple[str, ...]:
+    """Why the log says that steps need not be what they were: all that came up since `before` was measured.
+
+    `ran_out_of_memory`: this attempt did, which the log may not know yet.
+    """
     since = min((point.attempt for point in before), default=attempt)
     adopts = {entry.attempt: entry for entry in log.entries if isinstance(entry.body, Adopt)}
     if attempt not in adopts or since not in adopts:
@@ -133,7 +138,7 @@ def explained(log: Log, attempt: int, before: Sequence[CurvePoint]) -> tuple[str
         if (entry := adopts.get(number)) is not None:
             reasons += _reasons(log, entry)
     memory = [_memory(log, number) for number in (since, attempt)]
-    if memory[0] != memory[1]:
+    if ran_out_of_memory or memory[0] != memory[1]:
         reasons.append(_SHORT_MEMORY)
     return tuple(dict.fromkeys(reasons))
 
