@@ -79,7 +79,7 @@ def check_joints(
     joints: list[Joint] = []
     trained = [one for one in history if one.ending not in ("command", "retried") and values.get(one.number)]
     for attempt in trained[1:]:
-        begun_at = first_step(log, attempt)
+        begun_at = first_step(log, attempt, resumed.get(attempt.number))
         points = values[attempt.number]
         before = made_before(values, attempt.number, above_step=begun_at)
         expected = explained(log, attempt.number, before)
@@ -104,8 +104,13 @@ def check_joints(
     return tuple(joints)
 
 
-def first_step(log: Log, attempt: Attempt) -> int:
-    """The step whose state an attempt trained on from: what was staged, or else the checkpoint that it adopted."""
+def first_step(log: Log, attempt: Attempt, resumed: Resumed | None) -> int:
+    """The step whose state an attempt trained on from: what was staged, or else the checkpoint that it adopted.
+
+    What it said itself goes first: killed before what was staged was committed, the log doesn't know of it.
+    """
+    if resumed is not None:
+        return resumed.step
     own = (entry.body for entry in log.entries if entry.attempt == attempt.number and isinstance(entry.body, Commit))
     first = next(own, None)
     is_staged = first is not None and first.reason.startswith(STAGED_REASON)
