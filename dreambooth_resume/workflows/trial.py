@@ -19,7 +19,7 @@ import yaml
 
 from dreambooth_resume.config.load import record
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.config.schema import OPTIONS
+from dreambooth_resume.config.schema import OPTIONS, flatten
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.insight.happened import what_happened
 from dreambooth_resume.storage.base import Storage
@@ -90,6 +90,12 @@ def _values(options: TrainOptions, home: Path) -> Mapping[str, object]:
         name: value
         for name, value in record(options).items()
         if name not in _LEFT_OUT and value is not None and value != OPTIONS[name].default
+    }
+    # Not the run's, so not recorded, but the base model may lie in a bucket, too.
+    given |= {
+        name: value
+        for name, value in flatten(options).items()
+        if name.startswith("s3_") and value != OPTIONS[name].default
     }
     if options.prior.with_prior_preservation and options.prior.class_data_dir is None:
         given["num_class_images"] = 1

@@ -34,3 +34,8 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GivenOptions:
 def test_it_posts_nothing_to_the_users_web_hook(told: GivenOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBR_NOTIFY", "https://hooks.slack.com/services/T0/B0/x")
     assert notify_address(told) is None
+
+
+def test_a_base_model_in_a_bucket_is_reached_as_the_run_reaches_it(told: GivenOptions) -> None:
+    assert told.value("s3_endpoint_url") == "http://127.0.0.1:9000"
+    assert told.value("s3_addressing_style") == "path"
