@@ -272,6 +272,25 @@ def test_killed_in_the_middle_it_leaves_what_the_next_one_clears(
     assert list(scratch.iterdir()) == []
 
 
+def test_deep_told_to_end_ends_its_training_too(
+    words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, number = folder / "bin" / "python", folder / "pid"
+    program.write_text(f"#!/bin/sh\necho $$ > {number}\nkill -TERM $PPID\nexec /bin/sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    began = time.monotonic()
+    try:
+        assert main(["doctor", *words, "--deep"]) == 76
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert time.monotonic() - began < 45
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # two whole starts, on a machine that may be busy
 def test_deep_trains_real_steps_and_brings_a_checkpoint_back(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -73,6 +74,28 @@ def test_a_folder_that_was_named_is_kept_on_ctrl_c(words: list[str], tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         run([*words, "--dir", str(tmp_path / "work")], spawn=ending_with(0, "step 1/400", pressed))
     assert (tmp_path / "work" / "undisturbed-1.log").read_text() == "step 1/400"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_it_ends_its_training_too(number: signal.Signals, words: list[str], tmp_path: Path) -> None:
+    killed: list[bool] = []
+
+    class Training:
+        def poll(self) -> int | None:
+            signal.raise_signal(number)
+            return 70
+
+        def kill(self) -> None:
+            killed.append(True)
+
+    before = signal.signal(number, lambda _number, _frame: None)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=number.name):
+            run([*words, "--dir", str(tmp_path / "work")], spawn=lambda _words, _output: Training())
+        assert signal.getsignal(number) is not signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    assert killed == [True]
 
 
 def test_a_base_model_in_a_bucket_is_reached_as_the_run_reaches_it(words: list[str], tmp_path: Path) -> None:
