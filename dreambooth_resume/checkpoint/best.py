@@ -7,8 +7,7 @@ it.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dreambooth_resume.errors import AccessDenied, StorageUnavailable
 from dreambooth_resume.runs.log import Log
@@ -52,24 +51,35 @@ def scores_of(notes: Sequence[Note]) -> dict[int, float]:
 class BestKept:
     """Knows the best checkpoint of a run while it trains. `observe` is called by the training, `keep` by the saver."""
 
-    def __init__(self, storage: Storage, *, is_wanted: bool, val_losses: Mapping[int, float]) -> None:
-        """`val_losses` are those of the steps before, by step."""
+    def __init__(self, storage: Storage, *, is_wanted: bool, earlier_losses: Callable[[], Mapping[int, float]]) -> None:
+        """`earlier_losses` reads those of the steps before, by step: by the saver, at its first save."""
         self._storage = storage
         self._is_wanted = is_wanted
-        self._val_losses = dict(val_losses)
-        self._scores: dict[int, float] = {}
+        self._read_earlier_losses = earlier_losses
+        self._earlier_losses: Mapping[int, float] | None = None
+        self._val_losses: dict[int, float] = {}
+        self._scores: dict[int, float] | None = None
 
     def observe(self, step: int, values: Mapping[str, float]) -> None:
         if (loss := values.get("val_loss")) is not None:
             self._val_losses[step] = loss
 
     def keep(self, log: Log, new_step: int) -> frozenset[int]:
-        """Numbers that the commit of `new_step` may not retire. Never raises for a storage that doesn't answer."""
+        """Numbers that the commit of `new_step` may not retire. Never raises for a storage that doesn't answer.
+
+        All of them until it has answered once: what isn't known to be worse may be the best.
+        """
         if not self._is_wanted:
             return frozenset()
-        # What was known stays known where the storage doesn't answer: a commit must not fail for a note.
-        with contextlib.suppress(StorageUnavailable, AccessDenied):
-            self._scores = scores_of(read_notes(self._storage, "score"))
         line = {number: log.commit(number).step for number in log.usable_line()}
-        best = best_of(line, new_step=new_step, scores=self._scores, val_losses=dict(self._val_losses))
+        try:
+            if self._earlier_losses is None:
+                self._earlier_losses = self._read_earlier_losses()
+            self._scores = scores_of(read_notes(self._storage, "score"))
+        except (StorageUnavailable, AccessDenied):
+            # What was known stays known: a commit must not fail for a note.
+            if self._earlier_losses is None or self._scores is None:
+                return frozenset(line)
+        losses = {**self._earlier_losses, **dict(self._val_losses)}
+        best = best_of(line, new_step=new_step, scores=self._scores, val_losses=losses)
         return frozenset() if best is None else frozenset({best})

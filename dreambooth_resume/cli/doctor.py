@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dreambooth_resume.cli.arguments import CommandParser
+from dreambooth_resume.cli.ending import ended_as_by_ctrl_c
 from dreambooth_resume.cli.output import print_json
 from dreambooth_resume.cli.train_words import own_and_train
 from dreambooth_resume.config.load import parse_train
@@ -34,7 +35,8 @@ def run(words: list[str]) -> int:
         raise BadInput("needs a run file, or the options of a run", where="dbr doctor", fix=_EXAMPLE)
     problems: list[BadInput] = []
     given = parse_train(train, on_problem=problems.append)
-    found = examine(given, tuple(problems), deep=arguments.deep)
+    with ended_as_by_ctrl_c():
+        found = examine(given, tuple(problems), deep=arguments.deep)
     if arguments.json:
         print_json({**_shown(found), "is_fatal": found.is_fatal})
     else:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from dreambooth_resume.cli.arguments import CommandParser
+from dreambooth_resume.cli.ending import ended_as_by_ctrl_c
 from dreambooth_resume.cli.homes import add_s3_options, no_run, open_home
 from dreambooth_resume.cli.output import print_columns, print_json
 from dreambooth_resume.cli.train_words import own_and_train
@@ -49,7 +50,10 @@ def run(words: list[str]) -> int:
     if not train:
         raise BadInput("needs a run file, the options of a run, or a home", where="dbr estimate", fix=_EXAMPLE)
     given = parse_train(train)
-    found = estimate_run(given, measured_here(given, asked) if arguments.measure else asked)
+    if arguments.measure:
+        with ended_as_by_ctrl_c():
+            asked = measured_here(given, asked)
+    found = estimate_run(given, asked)
     if arguments.json:
         print_json(found)
     else:

@@ -86,8 +86,8 @@ def _main(argv: Sequence[str] | None) -> int:
         return code
     except DbrError as error:
         return _say(format_error(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _say("dbr: stopped by Ctrl-C", StoppedOnPurpose.exit_code)
+    except KeyboardInterrupt as error:
+        return _say(f"dbr: stopped by {str(error) or 'Ctrl-C'}", StoppedOnPurpose.exit_code)
     except BrokenPipeError as error:
         return BROKEN_PIPE_EXIT_CODE if _stdout_is_gone() else _bug(error)
     except Exception as error:  # noqa: BLE001  the one place: whatever comes here is a bug, and is shown whole

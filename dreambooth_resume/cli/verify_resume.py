@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth_resume.cli.arguments import CommandParser
+from dreambooth_resume.cli.ending import ended_as_by_ctrl_c
 from dreambooth_resume.cli.output import print_columns, print_json, tell_at_once
 from dreambooth_resume.cli.wording import count
 from dreambooth_resume.config.load import parse_train
@@ -48,7 +49,8 @@ def run(words: list[str], *, spawn: Spawn | None = None) -> int:
         spawn=spawn or spawn_process,
     )
     try:
-        verified = verify_resume(order, reporter)
+        with ended_as_by_ctrl_c():
+            verified = verify_resume(order, reporter)
     finally:
         reporter.close()
     if arguments.png is not None:

@@ -27,6 +27,10 @@ _SCHEDULE_ROUNDING = 1e-9
 _LAST_BITS = 1e-3
 """Up to such a share of a value, other last bits are what made the difference."""
 
+_OTHER_MACHINE = "another machine"
+_SHORT_MEMORY = "smaller micro-batches, since memory ran out"
+"""Both round otherwise and do no more; every other reason may change what a step makes."""
+
 _VERIFY = "dbr verify-resume with the run's options shows whether this machine resumes exactly"
 _GO_BACK = (
     "go back to before it with --resume STEP if it matters (dbr checkpoints list HOME shows the steps), and report it"
@@ -75,7 +79,7 @@ def check_joints(
     joints: list[Joint] = []
     trained = [one for one in history if one.ending not in ("command", "retried") and values.get(one.number)]
     for attempt in trained[1:]:
-        begun_at = first_step(log, attempt)
+        begun_at = first_step(log, attempt, resumed.get(attempt.number))
         points = values[attempt.number]
         before = made_before(values, attempt.number, above_step=begun_at)
         expected = explained(log, attempt.number, before)
@@ -100,8 +104,13 @@ def check_joints(
     return tuple(joints)
 
 
-def first_step(log: Log, attempt: Attempt) -> int:
-    """The step whose state an attempt trained on from: what was staged, or else the checkpoint that it adopted."""
+def first_step(log: Log, attempt: Attempt, resumed: Resumed | None) -> int:
+    """The step whose state an attempt trained on from: what was staged, or else the checkpoint that it adopted.
+
+    What it said itself goes first: killed before what was staged was committed, the log doesn't know of it.
+    """
+    if resumed is not None:
+        return resumed.step
     own = (entry.body for entry in log.entries if entry.attempt == attempt.number and isinstance(entry.body, Commit))
     first = next(own, None)
     is_staged = first is not None and first.reason.startswith(STAGED_REASON)
@@ -117,26 +126,33 @@ def made_before(values: Mapping[int, Sequence[CurvePoint]], attempt: int, *, abo
     return [newest[step] for step in sorted(newest)]
 
 
-def explained(log: Log, attempt: int, before: Sequence[CurvePoint]) -> tuple[str, ...]:
-    """Why the log says that steps need not be what they were: all that came up since `before` was measured."""
+def explained(
+    log: Log, attempt: int, before: Sequence[CurvePoint], *, ran_out_of_memory: bool = False
+) -> tuple[str, ...]:
+    """Why the log says that steps need not be what they were: all that came up since `before` was measured.
+
+    `ran_out_of_memory`: this attempt did, which the log may not know yet.
+    """
     since = min((point.attempt for point in before), default=attempt)
     adopts = {entry.attempt: entry for entry in log.entries if isinstance(entry.body, Adopt)}
     if attempt not in adopts or since not in adopts:
         return ()
     then, now = _numerics(adopts[since]), _numerics(adopts[attempt])
-    reasons = [f"another machine ({', '.join(sorted(then ^ now))})"] if then != now else []
+    reasons = [f"{_OTHER_MACHINE} ({', '.join(sorted(then ^ now))})"] if then != now else []
     for number in range(since + 1, attempt + 1):
         if (entry := adopts.get(number)) is not None:
             reasons += _reasons(log, entry)
     memory = [_memory(log, number) for number in (since, attempt)]
-    if memory[0] != memory[1]:
-        reasons.append("smaller micro-batches, since memory ran out")
+    if ran_out_of_memory or memory[0] != memory[1]:
+        reasons.append(_SHORT_MEMORY)
     return tuple(dict.fromkeys(reasons))
 
 
 def jump_of(difference: StepDifference, expected: Sequence[str]) -> Jump | None:
     """The jump that a difference is; None if the log explains it."""
     part = difference.part
+    if any(reason != _SHORT_MEMORY and not reason.startswith(_OTHER_MACHINE) for reason in expected):
+        return None
     if part in ("samples", "learning rate") and expected:
         return None
     if part == "learning rate":

@@ -62,11 +62,12 @@ def judge_gpu(devices: Sequence[Device], build: TorchBuild | None, setting: Sett
         fix = "pip install --force-reinstall torch==2.13.0, from a source that has it for CUDA"
         return [Finding(severity="fatal", about="gpu", what=what, fix=fix)]
     needed, driver = _OLDEST_DRIVERS.get(_major(build.cuda)), _major(device.driver)
-    if needed is not None and driver < needed:
+    if needed is not None and 0 < driver < needed:
         what = f"the driver {device.driver} is too old for torch's CUDA {build.cuda}, which needs {needed} or newer"
         fix = f"install a driver from {needed} on, or a torch for an older CUDA"
         return [Finding(severity="fatal", about="gpu", what=what, fix=fix)]
-    what = f"{device.name}, {device.memory_bytes / 1e9:.1f} GB, driver {device.driver}, torch's CUDA {build.cuda}"
+    size = f"{device.memory_bytes / 1e9:.1f} GB" if device.memory_bytes is not None else "memory not told"
+    what = f"{device.name}, {size}, driver {device.driver}, torch's CUDA {build.cuda}"
     found = [Finding(severity="fine", about="gpu", what=what)]
     gpu = gpu_of(device.name, device.memory_bytes)
     if gpu is not None and not gpu.has_bf16 and setting.precision == "bf16":
@@ -78,7 +79,10 @@ def judge_gpu(devices: Sequence[Device], build: TorchBuild | None, setting: Sett
 def judge_memory(device: Device, setting: Setting) -> list[Finding]:
     """Does the training fit into the GPU's memory, by the estimate?"""
     needed = max(needed_bytes(setting), encoding_bytes(setting))
-    total, free = device.memory_bytes, device.memory_bytes - device.used_bytes
+    if (total := device.memory_bytes) is None:
+        what = f"about {needed / 1e9:.1f} GB are needed; how much the GPU has, its driver does not tell"
+        return [Finding(severity="fine", about="memory", what=what, where=device.name)]
+    used = device.used_bytes or 0
     where = f"{device.name}, {total / 1e9:.1f} GB"
     changes = what_to_change(setting, total)
     fix = ", then ".join(change.words for change in changes)
@@ -89,8 +93,8 @@ def judge_memory(device: Device, setting: Setting) -> list[Finding]:
     if needed > FITS_SHARE * total:
         what = f"{told}: the run may go on in smaller portions by itself, or end"
         return [Finding(severity="warning", about="memory", what=what, where=where, fix=fix)]
-    if needed > free:
-        what = f"{told}, and other programs have {device.used_bytes / 1e9:.1f} GB"
+    if needed > total - used:
+        what = f"{told}, and other programs have {used / 1e9:.1f} GB"
         fix = "nvidia-smi shows them: end those that you don't need"
         return [Finding(severity="warning", about="memory", what=what, where=where, fix=fix)]
     return [Finding(severity="fine", about="memory", what=f"{told} of {total / 1e9:.1f} GB (dbr estimate)")]
@@ -122,11 +126,12 @@ def judge_room(free_bytes: int | None, download_bytes: int, *, where: str) -> li
 def _no_gpu(setting: Setting) -> Finding:
     if setting.demands.denoiser_parameters < _LARGE_MODEL_PARAMETERS:
         return Finding(severity="fine", about="gpu", what="none: a model of this size trains on a CPU")
-    what = "there is no NVIDIA GPU here: a step of such a model takes minutes on a CPU"
+    what = "no NVIDIA GPU can be used here: a step of such a model takes minutes on a CPU"
     fix = "train on a machine with one: dbr launch --help; what it takes: dbr estimate --config run.yaml"
     return Finding(severity="warning", about="gpu", what=what, fix=fix)
 
 
 def _major(version: str) -> int:
+    """0: not known."""
     first = version.partition(".")[0]
     return int(first) if first.isdecimal() else 0

@@ -72,14 +72,14 @@ def gpu_named(name: str) -> Gpu:
     raise BadInput(f"{name[:40]!r} is no GPU of the table", where="--gpu", fix=fix)
 
 
-def gpu_of(device_name: str, memory_bytes: int) -> Gpu | None:
+def gpu_of(device_name: str, memory_bytes: int | None) -> Gpu | None:
     """The table's row for a device as its driver calls it ("NVIDIA A100-SXM4-80GB"); None for one that isn't there.
 
-    Of several of that name the one with the nearest memory.
+    Of several of that name the one with the nearest memory, and the smallest if that is not known.
     """
     words = device_name.upper().replace("-", " ").split()
     fitting = [gpu for gpu in GPUS.values() if _is_called(gpu, words)]
-    return min(fitting, key=lambda gpu: abs(gpu.memory_bytes - memory_bytes), default=None)
+    return min(fitting, key=lambda gpu: abs(gpu.memory_bytes - (memory_bytes or 0)), default=None)
 
 
 def _is_called(gpu: Gpu, words: list[str]) -> bool:

@@ -110,7 +110,9 @@ def needed_bytes(setting: Setting) -> float:
 def certain_bytes(setting: Setting) -> float:
     """What must be there whatever is computed: weights, gradients and moments, without any assumption."""
     moments = MOMENT_BYTES[setting.optimizer]
-    return sum(part.size_bytes for part in _base(setting)) + (8 + moments) * setting.demands.adapter_parameters
+    assumed = 0.0 if setting.cache_latents else setting.demands.encoding_bytes
+    base = sum(part.size_bytes for part in _base(setting)) - assumed
+    return base + (8 + moments) * setting.demands.adapter_parameters
 
 
 def encoding_bytes(setting: Setting) -> float:

@@ -271,7 +271,7 @@ def _look_at_the_joint(attempt: Attempt, life: _Life, parts: Parts, saved: Saved
     found = found_at_resume(plan, step=step, live=parts.state.tensors(), committed=committed)
     life.pulse.situation.resumed = found
     say_at_resume(found, attempt.reporter.message)
-    life.redone.begins_at(step)
+    life.redone.begins_at(step, at_once=lambda: parts.portions.size)
 
 
 def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:

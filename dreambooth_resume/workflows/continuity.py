@@ -50,6 +50,8 @@ class RedoneSteps:
         self._measured: dict[int, dict[int, CurvePoint]] = {}
         self._reader = threading.Thread(target=self._read, name="dbr-continuity", daemon=True)
         self._begun_at: int | None = None
+        self._at_once: Callable[[], int] = lambda: 0
+        self._at_once_then = 0
         self._compared: list[int] = []
         self._is_over = False
 
@@ -57,9 +59,11 @@ class RedoneSteps:
         if self._attempt > 1:
             self._reader.start()
 
-    def begins_at(self, step: int) -> None:
-        """The step of the state that is trained on from."""
+    def begins_at(self, step: int, *, at_once: Callable[[], int]) -> None:
+        """The step of the state that is trained on from, and how many samples are computed at once at any time."""
         self._begun_at = step
+        self._at_once = at_once
+        self._at_once_then = at_once()
         self._is_over = self._attempt == 1
 
     def on_step(self, step: int, values: Mapping[str, float]) -> None:
@@ -76,7 +80,7 @@ class RedoneSteps:
             self._end()
             return
         now = _point(step, values, attempt=self._attempt)
-        expected = explained(self._log, self._attempt, [before])
+        expected = self._explained(before)
         difference = first_difference([before], [now], base_step=self._begun_at, rounded=bool(expected))
         self._compared.append(step)
         if difference is not None and (jump := jump_of(difference, expected)) is not None:
@@ -93,9 +97,13 @@ class RedoneSteps:
         if self._compared:
             first, last = self._compared[0], self._compared[-1]
             steps = f"Step {first} was" if first == last else f"Steps {first} to {last} were"
-            is_exact = not explained(self._log, self._attempt, [self._of(last)])
+            is_exact = not self._explained(self._of(last))
             how = "the same bits as then" if is_exact else "as then, but for rounding"
             self._tell(f"{steps} made before: samples, learning rate, loss and gradient norm are {how}.")
+
+    def _explained(self, before: CurvePoint) -> tuple[str, ...]:
+        halved = self._at_once() != self._at_once_then
+        return explained(self._log, self._attempt, [before], ran_out_of_memory=halved)
 
     def _of(self, step: int) -> CurvePoint:
         found = self._made_before(step)

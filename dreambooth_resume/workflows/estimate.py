@@ -171,12 +171,12 @@ def _pictures_made(options: TrainOptions, *, steps: int, epoch_steps: float) -> 
 
 
 def _machines(workload: Workload, options: TrainOptions, asked: Asked) -> tuple[Machine, ...]:
-    """Those that were named; else this machine's GPU and, to choose from, all of the table."""
+    """Those that were named; else this machine's GPU, if its memory is known, and, to choose from, all of the table."""
     if asked.step_seconds is not None and not asked.gpus:
         return (_measured(workload, options, asked.step_seconds, source="measured"),)
     if asked.gpus:
         return tuple(_listed(workload, options, gpu, asked) for gpu in asked.gpus)
-    here = tuple(_here(workload, options, device, asked) for device in _devices()[:1])
+    here = tuple(_here(workload, options, device, asked) for device in _devices()[:1] if device.memory_bytes)
     return (*here, *(_listed(workload, options, gpu, asked) for gpu in GPUS.values()))
 
 
@@ -188,6 +188,7 @@ def _devices() -> Sequence[Device]:
 
 
 def _here(workload: Workload, options: TrainOptions, device: Device, asked: Asked) -> Machine:
+    assert device.memory_bytes is not None
     gpu = gpu_of(device.name, device.memory_bytes) or GPUS["a10g"]
     listed = _listed(workload, options, gpu, asked)
     return Machine(

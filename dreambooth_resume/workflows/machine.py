@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.insight.devices import DeviceTrouble, devices_here
+from dreambooth_resume.insight.devices import DevicesUnknown, DeviceTrouble, devices_here
 from dreambooth_resume.insight.doctor import TorchBuild, judge_gpu, judge_memory
 from dreambooth_resume.insight.findings import Finding
 from dreambooth_resume.insight.memory import setting_of
@@ -32,6 +32,9 @@ def judge_here(options: TrainOptions, source: ModelSource | None = None) -> list
     setting = setting_of(options, demands)
     try:
         devices = devices_here()
+    except DevicesUnknown as trouble:
+        what, fix = f"not known: {trouble}", "nvidia-smi shows whether it answers at all"
+        return [Finding(severity="warning", about="gpu", what=what, fix=fix)]
     except DeviceTrouble as trouble:
         fix = "install the driver again, or start the machine anew"
         return [Finding(severity="fatal", about="gpu", what=f"the driver can't tell of a GPU: {trouble}", fix=fix)]

@@ -15,7 +15,7 @@ from dreambooth_resume.config.contradictions_loss import remark_on_bias
 from dreambooth_resume.config.load import GivenOptions
 from dreambooth_resume.config.options.checkpoints import hub_checkpoint
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.errors import BadInput, HolderAlive, StorageUnavailable
+from dreambooth_resume.errors import HolderAlive, StorageUnavailable
 from dreambooth_resume.models.hub import HuggingFaceHub
 from dreambooth_resume.models.hub_upload import repository_name
 from dreambooth_resume.models.quiet import few_collections
@@ -164,7 +164,7 @@ def _train(
 ) -> Log:
     patient = partial(patiently, tell=reporter.message, should_stop=watcher.should_stop)
     checked = patient(lambda: check_start(home, options))
-    _refuse_machine(checked.options.train, checked.inputs.source, reporter)
+    _remark_on_machine(checked.options.train, checked.inputs.source, reporter)
     name = repository_name(options.train.reporting.hub_model_id, home.place.storage.describe())
     check_push(options.train.reporting, options.sources, reporter, name=name)
     # Only now: who mistyped an option is told that, and nothing about clouds.
@@ -193,14 +193,14 @@ def _train(
         return start(checked, watcher if hands is None else Watcher([watcher, hands]), reporter, meter, hands=hands)
 
 
-def _refuse_machine(options: TrainOptions, source: ModelSource, reporter: Reporter) -> None:
-    """The quick part of `dbr doctor` that nothing else here looks at. Raises BadInput for what is fatal."""
+def _remark_on_machine(options: TrainOptions, source: ModelSource, reporter: Reporter) -> None:
+    """The quick part of `dbr doctor` that nothing else here looks at.
+
+    Only told, fatal or not: a driver's program that is slow, or that a container has no right to, ends no training.
+    """
     for finding in judge_here(options, source):
-        where = finding.where or finding.about
-        if finding.severity == "fatal":
-            raise BadInput(finding.what, where=where, fix=finding.fix or None)
-        if finding.severity == "warning":
-            reporter.message(f"{where}: {finding.what}. {finding.fix}".rstrip())
+        if finding.severity != "fine":
+            reporter.message(f"{finding.where or finding.about}: {finding.what}. {finding.fix}".rstrip())
 
 
 def _look_at(home: Home, *, allow_unfenced: bool) -> str:

@@ -19,7 +19,7 @@ import yaml
 
 from dreambooth_resume.config.load import record
 from dreambooth_resume.config.options.train import TrainOptions
-from dreambooth_resume.config.schema import OPTIONS
+from dreambooth_resume.config.schema import OPTIONS, flatten
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.insight.happened import what_happened
 from dreambooth_resume.storage.base import Storage
@@ -91,6 +91,12 @@ def _values(options: TrainOptions, home: Path) -> Mapping[str, object]:
         for name, value in record(options).items()
         if name not in _LEFT_OUT and value is not None and value != OPTIONS[name].default
     }
+    # Not the run's, so not recorded, but the base model may lie in a bucket, too.
+    given |= {
+        name: value
+        for name, value in flatten(options).items()
+        if name.startswith("s3_") and value != OPTIONS[name].default
+    }
     if options.prior.with_prior_preservation and options.prior.class_data_dir is None:
         given["num_class_images"] = 1
     return {
@@ -99,6 +105,8 @@ def _values(options: TrainOptions, home: Path) -> Mapping[str, object]:
         "checkpointing_steps": 1,
         "lr_warmup_steps": 0,
         "report_to": "none",
+        # null says it: left out, DBR_NOTIFY or the user's file would name a web hook.
+        "notify": None,
         "spot": "none",
         "skip_final_inference": True,
     }

@@ -129,12 +129,12 @@ def verify_resume(order: Order, reporter: Reporter) -> Verified:
     steps = order.steps or max(KILLED_AFTER) * (order.kills + 1) + (DEEP_STEPS if order.deep else 0)
     source = find_source(home, order.given, steps=steps, room=2 * saves_every, seed=order.seed % 2**32)
     folder = _folder_for(order)
-    is_kept = False
+    is_kept = order.folder is not None
     try:
         bench = _Bench(order=order, source=source, folder=folder, reporter=reporter)
         source.prepare([folder / name for name in (UNDISTURBED, KILLED, REPEATED)], reporter)
         verified = _verify(bench, started)
-        is_kept = order.folder is not None or not verified.comparison.is_exact
+        is_kept = is_kept or not verified.comparison.is_exact
     except NotVerified:
         is_kept = True  # its output is there
         raise

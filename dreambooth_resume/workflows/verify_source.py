@@ -9,7 +9,6 @@ from pathlib import Path
 
 from dreambooth_resume.config.load import GivenOptions, parse_train, resolve
 from dreambooth_resume.config.option import is_secret
-from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.runs.adoption import LATEST, ref_of
 from dreambooth_resume.runs.entries import CheckpointRef
@@ -20,14 +19,7 @@ from dreambooth_resume.workflows.home import Home, find_place
 from dreambooth_resume.workflows.launch import typed
 from dreambooth_resume.workflows.preflight import with_absolute_folders
 
-_OF_THE_HOME = (
-    "output_dir",
-    "storage_uri",
-    "stage_dir",
-    "logging_dir",
-    "unfenced",
-    *(name for name in OPTIONS if name.startswith("s3_")),
-)
+_OF_THE_HOME = ("output_dir", "storage_uri", "stage_dir", "logging_dir", "unfenced")
 _OF_THE_MOMENT = (
     "allow_change",
     "deadline",
@@ -84,7 +76,9 @@ class Source:
 
     def words(self, folder: Path, *, saves_every: int) -> tuple[str, ...]:
         """Of `dbr train`, for every start in that home."""
-        given = {} if self.forked is not None else dict(self.begins_with.values)
+        given = dict(self.begins_with.values)
+        if self.forked is not None:  # run.json has them, but for how a bucket with the base model is reached
+            given = {name: value for name, value in given.items() if name.startswith("s3_")}
         chosen = {"resume_from_checkpoint": LATEST, **given, **_SET, "checkpointing_steps": saves_every}
         chosen["output_dir"] = folder
         return tuple(word for name, value in chosen.items() for word in typed(name, value))

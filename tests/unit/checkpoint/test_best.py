@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
 from dreambooth_resume.checkpoint.best import BestKept, best_of
 from dreambooth_resume.checkpoint.retention import to_retire
-from dreambooth_resume.errors import StorageUnavailable
+from dreambooth_resume.errors import AccessDenied, StorageUnavailable
 from dreambooth_resume.runs.notes import post_note
 from tests.fakes.logs import adopt, commit, log_of
 from tests.fakes.memory_storage import MemoryStorage
@@ -44,17 +46,41 @@ def test_scores_are_those_of_the_evaluation_that_was_written_to_last() -> None:
     log = log_of(adopt(), commit(10, attempt=1), commit(20, attempt=1))
     post_note(storage, "score", "x", checkpoint=2, values={"evaluation": "a", "fidelity": 0.9}, nonce="0" * 32)
     post_note(storage, "score", "x", checkpoint=3, values={"evaluation": "a", "fidelity": 0.1}, nonce="1" * 32)
-    best = BestKept(storage, is_wanted=True, val_losses={20: 0.0})
+    best = BestKept(storage, is_wanted=True, earlier_losses=lambda: {20: 0.0})
     assert best.keep(log, 30) == {2}
-    assert BestKept(storage, is_wanted=False, val_losses={20: 0.0}).keep(log, 30) == frozenset()
+    assert BestKept(storage, is_wanted=False, earlier_losses=lambda: {20: 0.0}).keep(log, 30) == frozenset()
 
 
 def test_a_storage_that_does_not_answer_costs_the_commit_nothing() -> None:
     class Away(MemoryStorage):
+        is_away = True
+
         def list(self, prefix: str = "") -> tuple[object, ...]:  # type: ignore[override]
-            raise StorageUnavailable("away")
+            if self.is_away:
+                raise StorageUnavailable("away")
+            return super().list(prefix)
 
     log = log_of(adopt(), commit(10, attempt=1), commit(20, attempt=1))
-    best = BestKept(Away(), is_wanted=True, val_losses={10: 0.1})
+    storage = Away()
+    best = BestKept(storage, is_wanted=True, earlier_losses=lambda: {10: 0.1})
     best.observe(20, {"val_loss": 0.2, "loss": 1.0})
+    assert best.keep(log, 30) == {2, 3}, "nothing is known, so nothing may go"
+    storage.is_away = False
     assert best.keep(log, 30) == {2}
+    storage.is_away = True
+    assert best.keep(log, 30) == {2}, "what was known stays known"
+
+
+def test_earlier_losses_are_read_at_the_first_save_and_again_until_the_storage_answers() -> None:
+    answers: list[Mapping[int, float] | Exception] = [StorageUnavailable("503"), AccessDenied("403"), {10: 0.1}]
+
+    def earlier() -> Mapping[int, float]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    log = log_of(adopt(), commit(10, attempt=1), commit(20, attempt=1))
+    best = BestKept(MemoryStorage(), is_wanted=True, earlier_losses=earlier)
+    assert len(answers) == 3, "not at the start"
+    assert [best.keep(log, 30) for _ in range(4)] == [{2, 3}, {2, 3}, {2}, {2}]

@@ -127,6 +127,27 @@ def test_another_machine_explains_rounding_and_no_more(home: MemoryStorage) -> N
     assert kinds(joint(home, points(2, range(3, 5), loss=0.9), log=log)) == ["update"]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"changes": (ChangedOption(name="snr_gamma", before=None, after=5.0, policy="applied"),)},
+        {"segments": (Segment(from_step=2, fingerprint="f", prompt="a photo"),)},
+    ],
+)
+def test_what_was_changed_on_purpose_explains_other_losses_and_norms(
+    changed: dict[str, object], home: MemoryStorage
+) -> None:
+    log = changed_adopt(home, **changed)
+    assert joint(home, points(2, range(3, 5), loss=0.9), log=log).jumps == ()
+    assert joint(home, points(2, range(3, 4), grad_norm=7.0), log=log).jumps == ()
+
+
+def test_an_attempt_that_was_killed_before_its_staged_state_was_committed_has_no_jump(home: MemoryStorage) -> None:
+    staged = Resumed(step=4, epoch=2, sample=0, epoch_length=4, batch_size=2)
+    found = joint(home, points(2, range(5, 7)), resumed=staged)
+    assert (found.step, found.jumps) == (4, ())
+
+
 def test_other_pictures_and_a_changed_rate_are_explained_by_the_log(home: MemoryStorage) -> None:
     segments = (Segment(from_step=2, fingerprint="f", prompt="a photo"),)
     assert joint(home, points(2, range(3, 5), samples=77), log=changed_adopt(home, segments=segments)).jumps == ()

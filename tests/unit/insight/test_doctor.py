@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dreambooth_resume.config.load import parse_train, resolve
@@ -69,6 +71,8 @@ def test_a_storage_that_tells_no_time_says_nothing() -> None:
         ([device(22, driver="470.82.01")], CUDA, "fatal", "needs 525"),
         ([device(22, driver="570.0")], TorchBuild(version="2.13.0", cuda="13.0"), "fatal", "needs 580"),
         ([device(22)], CUDA, "fine", "driver 570.133.20"),
+        ([device(22, driver="[N/A]")], CUDA, "fine", "driver [N/A]"),
+        ([replace(device(22), memory_bytes=None)], CUDA, "fine", "memory not told"),
     ],
 )
 def test_a_gpu_that_torch_cannot_use_is_fatal(
@@ -89,6 +93,7 @@ def test_bf16_on_a_gpu_without_it_is_worth_a_look() -> None:
         (device(22), SMALL, "fine", "8.7 GB are needed"),
         (device(8), SMALL, "warning", "8.7 GB are needed"),
         (device(22, used=20), SMALL, "warning", "other programs have"),
+        (replace(device(8), memory_bytes=None, used_bytes=None), (), "fine", "its driver does not tell"),
         # 10.3 GB of weights in float32 do not fit into 8.6, whatever else.
         (device(8), (), "fatal", "weights, gradients and moments alone take 10.6 GB"),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.errors import BadInput
-from dreambooth_resume.insight.devices import Device, DeviceTrouble, devices_here
+from dreambooth_resume.insight.devices import Device, DevicesUnknown, DeviceTrouble, devices_here, visible
 from dreambooth_resume.insight.estimate import Chances, Machine, Workload, estimate, measured_speed, speed_of
 from dreambooth_resume.insight.gpus import GPUS, gpu_named, gpu_of
 from dreambooth_resume.insight.memory import (
@@ -86,6 +86,11 @@ def test_moments_are_those_of_the_optimizer(words: list[str], moments: int) -> N
     (found,) = [part for part in memory_parts(of) if part.name.startswith("optimizer")]
     assert found.size_bytes == 8 * PER_RANK * moments
     assert certain_bytes(of) == UNET * 4 + 8 * PER_RANK * (8 + moments)
+
+
+def test_what_is_certain_has_no_assumption_in_it() -> None:
+    with_vae = setting("--cache_latents", "false", rank=8)
+    assert certain_bytes(with_vae) == UNET * 4 + 83_653_863 * 4 + 8 * PER_RANK * 16
 
 
 def test_activations_grow_with_pictures_at_once_pixels_and_class_pictures() -> None:
@@ -254,6 +259,44 @@ def test_the_drivers_program_is_asked(tmp_path: Path, monkeypatch: pytest.Monkey
     _driver(tmp_path, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
     with pytest.raises(DeviceTrouble, match="version mismatch"):
         devices_here()
-    _driver(tmp_path, "echo 'NVIDIA L4, [N/A], 12, 570'")
-    with pytest.raises(DeviceTrouble, match="nvidia-smi says"):
+    monkeypatch.setattr("dreambooth_resume.insight.devices._PATIENCE_SECONDS", 0.1)
+    _driver(tmp_path, "exec sleep 60")
+    with pytest.raises(DevicesUnknown, match="has not answered within"):
         devices_here()
+
+
+def test_what_the_driver_has_no_number_for_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    said = "NVIDIA GB10, [N/A], [Insufficient Permissions], 580.1, GPU-1"
+    _driver(tmp_path, f"printf 'caf\\351: a warning\\n'; echo '{said}'")
+    assert devices_here() == (
+        Device(name="NVIDIA GB10", memory_bytes=None, used_bytes=None, driver="580.1", uuid="GPU-1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        (None, ["H100", "L4", "T4"]),
+        ("", []),
+        ("-1", []),
+        ("2,0", ["L4", "T4"]),
+        ("GPU-b", ["H100"]),
+        ("1,7,0", ["H100"]),
+    ],
+)
+def test_the_gpus_are_those_that_cuda_will_see(
+    chosen: str | None, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    rows = ["T4, 15360, 0, 570, GPU-a1", "H100, 81559, 0, 570, GPU-b2", "L4, 23034, 0, 570, GPU-c3"]
+    _driver(tmp_path, "\n".join(f"echo '{row}'" for row in rows))
+    assert [device.name for device in devices_here()] == names
+
+
+def test_of_a_part_of_a_gpu_the_memory_is_not_known() -> None:
+    whole = Device(name="H100", memory_bytes=80 * 2**30, used_bytes=0, driver="570")
+    assert visible([whole], "MIG-5f1")[0].memory_bytes is None

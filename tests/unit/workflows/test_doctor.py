@@ -235,16 +235,22 @@ def _driver(folder: Path, text: str) -> None:
     (folder / "bin" / "nvidia-smi").chmod(0o755)
 
 
-def test_a_driver_that_does_not_work_stops_doctor_and_train(
+def test_a_driver_that_does_not_work_is_fatal_for_doctor_and_only_told_at_a_start(
     words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _driver(folder, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
     assert "Driver/library version mismatch" in told(examine(parse_train(words)), "fatal", "gpu")
-    assert main(["train", *words]) == 2
-    shown = capsys.readouterr().err
-    assert "Driver/library version mismatch" in shown
-    assert "fix: " in shown
-    assert not (folder / "runs" / "home" / "run.json").exists()
+    # What ends this start is behind it, and before torch is loaded.
+    assert main(["train", *words, "--push_to_hub"]) == 2
+    shown = capsys.readouterr()
+    assert "Driver/library version mismatch" in shown.out
+    assert "needs a token" in shown.err
+
+
+def test_a_driver_that_is_slow_is_worth_a_look(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreambooth_resume.insight.devices._PATIENCE_SECONDS", 0.2)
+    _driver(folder, "exec /bin/sleep 60")
+    assert "not known: nvidia-smi has not answered" in told(examine(parse_train(words)), "warning", "gpu")
 
 
 def test_killed_in_the_middle_it_leaves_what_the_next_one_clears(
@@ -264,6 +270,25 @@ def test_killed_in_the_middle_it_leaves_what_the_next_one_clears(
     again = "from dreambooth_resume.workflows.scratch import scratch_folder\nwith scratch_folder():\n    pass\n"
     subprocess.run([sys.executable, "-c", again], env=environment, timeout=100, check=True)
     assert list(scratch.iterdir()) == []
+
+
+def test_deep_told_to_end_ends_its_training_too(
+    words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, number = folder / "bin" / "python", folder / "pid"
+    program.write_text(f"#!/bin/sh\necho $$ > {number}\nkill -TERM $PPID\nexec /bin/sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    began = time.monotonic()
+    try:
+        assert main(["doctor", *words, "--deep"]) == 76
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert time.monotonic() - began < 45
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)
 
 
 @pytest.mark.slow

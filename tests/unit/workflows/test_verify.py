@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from dreambooth_resume.cli.verify_resume import run
+from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.errors import BadInput
+from dreambooth_resume.runs.entries import CheckpointRef
+from dreambooth_resume.runs.log import Log
+from dreambooth_resume.workflows.home import Home, find_place
 from dreambooth_resume.workflows.lives import Child, NotVerified, Spawn
 from dreambooth_resume.workflows.stretch import Stretch
+from dreambooth_resume.workflows.verify_source import Source
 
 pytestmark = pytest.mark.quick
 
@@ -58,6 +65,61 @@ def test_a_training_that_fails_by_itself_ends_the_command_with_its_code_and_word
         run([*words, "--dir", str(tmp_path / "work")], spawn=ending_with(2, said))
     assert raised.value.exit_code == 2
     assert (tmp_path / "work" / "undisturbed-1.log").read_text() == said, "kept, to be read"
+
+
+def test_a_folder_that_was_named_is_kept_on_ctrl_c(words: list[str], tmp_path: Path) -> None:
+    def pressed(_stretch: Stretch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([*words, "--dir", str(tmp_path / "work")], spawn=ending_with(0, "step 1/400", pressed))
+    assert (tmp_path / "work" / "undisturbed-1.log").read_text() == "step 1/400"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_it_ends_its_training_too(number: signal.Signals, words: list[str], tmp_path: Path) -> None:
+    killed: list[bool] = []
+
+    class Training:
+        def poll(self) -> int | None:
+            signal.raise_signal(number)
+            return 70
+
+        def kill(self) -> None:
+            killed.append(True)
+
+    before = signal.signal(number, lambda _number, _frame: None)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=number.name):
+            run([*words, "--dir", str(tmp_path / "work")], spawn=lambda _words, _output: Training())
+        assert signal.getsignal(number) is not signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    assert killed == [True]
+
+
+def test_a_base_model_in_a_bucket_is_reached_as_the_run_reaches_it(words: list[str], tmp_path: Path) -> None:
+    seen: list[Stretch] = []
+    given = [*words, "--s3_endpoint_url", "http://127.0.0.1:9000"]
+    with pytest.raises(NotVerified):
+        run([*given, "--dir", str(tmp_path / "work")], spawn=ending_with(70, "", seen.append))
+    (stretch,) = seen
+    typed = dict(zip(stretch.words[::2], stretch.words[1::2], strict=True))
+    assert typed["--s3_endpoint_url"] == "http://127.0.0.1:9000"
+
+
+def test_a_fork_too_reaches_its_base_model_in_a_bucket(tmp_path: Path) -> None:
+    fork = Source(
+        what="a fork",
+        base_step=2,
+        until_step=4,
+        begins_with=parse_train(["--s3_region", "eu-west-1", "--learning_rate", "1e-4"]),
+        forked=CheckpointRef(number=2, step=2, attempt=1, folder="checkpoint-2", files=()),
+        home=Home(place=find_place(parse_train(["--output_dir", str(tmp_path / "home")])), record=None, log=Log()),
+    )
+    typed = fork.words(tmp_path, saves_every=2)
+    assert ("--s3_region", "eu-west-1") in pairwise(typed)
+    assert "--learning_rate" not in typed, "the fork's own run.json has it"
 
 
 def test_a_copy_sends_nothing_saves_often_and_has_no_secret_in_its_words(words: list[str], tmp_path: Path) -> None:
