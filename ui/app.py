@@ -77,7 +77,7 @@ def serve(serving: Serving) -> Page:
     from dreambooth_resume.ui.site import Site
 
     served = Served()
-    os.environ["GRADIO_TEMP_DIR"] = str(served.folder / "uploads")
+    os.environ["GRADIO_TEMP_DIR"] = str(served.uploads)
     homes = Homes(serving.places, serving.s3)
     runs = OpenRuns(homes)
     commands = Commands(on_end=lambda command: _look_again(homes, runs, command.home))

@@ -1,4 +1,7 @@
-"""The one folder that the page serves files from: copies of pictures and exported LoRAs, under names of our own."""
+"""The one folder that the page serves files from: copies of pictures and exported LoRAs, under names of our own.
+
+Uploads lie beside it, never in it: what lies in it is shown by the browser as a page of ours.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,17 @@ class Served:
     """A temporary folder, removed at the end of the process. Over a gigabyte the oldest files go."""
 
     def __init__(self, *, bytes_kept: int = _BYTES_KEPT) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="dbr-ui-"))
+        self._root = Path(tempfile.mkdtemp(prefix="dbr-ui-"))
+        self.folder = self._root / "files"
+        self.folder.mkdir()
+        self.uploads = self._root / "uploads"
+        """Where Gradio keeps what was dropped, for a day; it offers these for download alone, whatever they are."""
         self._bytes_kept = bytes_kept
         self._lock = threading.Lock()
         atexit.register(self.close)
 
     def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._root, ignore_errors=True)
 
     def picture(self, storage: Storage, key: str, *, small: bool = False) -> Path:
         """A copy of the picture under `key`. Raises KeyNotFound, ValueError if it is no picture, and as the storage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -171,6 +172,16 @@ def test_a_run_elsewhere_and_files_outside_are_never_shown(served: ServedPage, f
         urllib.request.urlopen(stranger, timeout=60)
     assert refused.value.code == 400
     tab.assert_clean()
+
+
+def test_an_upload_is_offered_for_download_and_never_shown(served: ServedPage) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.html"\r\n\r\n<b>mine</b>\r\n--x--\r\n'
+    words = {"Content-Type": "multipart/form-data; boundary=x"}
+    sent = urllib.request.Request(f"{served.url}/gradio_api/upload", data=body, headers=words)
+    (path,) = json.loads(urllib.request.urlopen(sent, timeout=60).read())
+    answer = urllib.request.urlopen(f"{served.url}/gradio_api/file={path}", timeout=60)
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert answer.headers["Content-Type"] == "application/octet-stream"
 
 
 def test_the_page_never_loads_torch(served: ServedPage, folder: Path, new_tab: NewTab) -> None:
