@@ -15,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dreambooth_resume.runs.home import SAMPLES_PREFIX
 from dreambooth_resume.storage.base import Storage
 
 _BYTES_KEPT = 1_000_000_000
@@ -40,11 +41,17 @@ class Served:
         shutil.rmtree(self._root, ignore_errors=True)
 
     def picture(self, storage: Storage, key: str, *, small: bool = False) -> Path:
-        """A copy of the picture under `key`. Raises KeyNotFound, ValueError if it is no picture, and as the storage."""
+        """A copy of a sample's PNG. `key` is what the home says: any text.
+
+        Raises KeyNotFound, ValueError for a key that is none of a sample and for what is no PNG, and as the storage.
+        """
+        if not key.startswith(SAMPLES_PREFIX) or ".." in key.split("/"):
+            raise ValueError("no key of a sample")
         path = self._path(storage.describe(), key, ".webp" if small else ".png")
         if not path.is_file():
             body = storage.read(key)
-            self._put(path, small_picture(body) if small else body)
+            shrunk = small_picture(body, formats=("PNG",))
+            self._put(path, shrunk if small else body)
         return path
 
     def file(self, name: str, *parts: str) -> Path:
@@ -76,10 +83,10 @@ class Served:
         return self.folder / (hashlib.sha256(f"{home}\0{key}".encode()).hexdigest()[:32] + ending)
 
 
-def small_picture(body: bytes) -> bytes:
-    """The picture at a size for lists. Raises ValueError for what is no picture, or one of too many pixels."""
+def small_picture(body: bytes, *, formats: tuple[str, ...] | None = None) -> bytes:
+    """The picture at a size for lists. Raises ValueError for what is no picture (of `formats`), or has too many pixels."""
     try:
-        with Image.open(io.BytesIO(body)) as image:
+        with Image.open(io.BytesIO(body), formats=formats) as image:
             if image.width * image.height > _PIXELS_MAX:
                 raise ValueError("more pixels than are shown")
             made = image.convert("RGB")
