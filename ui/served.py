@@ -84,7 +84,7 @@ class Served:
 
 
 def small_picture(body: bytes, *, formats: tuple[str, ...] | None = None) -> bytes:
-    """The picture at a size for lists. Raises ValueError for what is no picture (of `formats`), or has too many pixels."""
+    """The picture at a size for lists. Raises ValueError for what is none of `formats`, or too large."""
     try:
         with Image.open(io.BytesIO(body), formats=formats) as image:
             if image.width * image.height > _PIXELS_MAX:

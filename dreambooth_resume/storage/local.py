@@ -248,7 +248,7 @@ class LocalStorage:
             return open(path / BODY_IN_FOLDER, "rb")
 
     def _path(self, key: str) -> Path:
-        """Where the key lies. Raises BadInput for one that leads out of the home: a home's files are not all our own."""
+        """Where the key lies. Raises BadInput for one that leads out of the home: not every home was written by us."""
         if key.startswith("/") or ".." in key.split("/"):
             raise BadInput("leads out of the home", where=f"key {key} in {self.root}", fix="don't use this home")
         return self.root / key
