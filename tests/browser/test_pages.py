@@ -171,6 +171,12 @@ def test_a_run_elsewhere_and_files_outside_are_never_shown(served: ServedPage, f
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(stranger, timeout=60)
     assert refused.value.code == 400
+    forged = urllib.request.Request(
+        f"{served.url}/gradio_api/upload", data=b"", headers={"Origin": "http://127.0.0.1:1"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(forged, timeout=60)
+    assert refused.value.code == 403
     tab.assert_clean()
 
 
