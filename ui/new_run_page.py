@@ -98,7 +98,7 @@ def build(site: Site) -> None:
             return gr.skip()
         return new_run_parts.reviewed(Review(home=address), commands)
 
-    every, outputs = form.all() | {bad}, [result, yaml, bad, home, *form.options.values()]
+    every, outputs = form.all() | {bad}, [result, yaml, bad, home, form.name, *form.options.values()]
     look.click(look_through, form.all(), [found, form.captions], **{**PRIVATE, "show_progress": "minimal"})
     form.uploads.upload(look_through, form.all(), [found, form.captions], **PRIVATE)
     check.click(checked_form, every, outputs, trigger_mode="once", **{**PRIVATE, "show_progress": "minimal"})
@@ -160,13 +160,17 @@ def _form(site: Site) -> tuple[Any, Any, _Form]:
 
 def _field(option: Option) -> Any:
     """Text for everything but choices: what is typed is checked by the schema, as on the command line."""
-    about = new_run_parts.help_of(option.name, bounds(option))
-    common = {"label": option.name, "info": about, "elem_id": f"option-{option.name}", "min_width": 280}
+    common = {"label": option.name, "info": _about(option.name), "elem_id": f"option-{option.name}", "min_width": 280}
     choices = ("true", "false") if option.kind == "bool" else option.choices
     default = new_run_parts.default_of(option)
     if choices:
         return gr.Dropdown([(f"default: {default}", ""), *((one, one) for one in choices)], value="", **common)
     return gr.Textbox(placeholder=default, lines=1, **common)
+
+
+def _about(name: str) -> str | None:
+    """What a field says of itself while nothing is wrong with it."""
+    return new_run_parts.help_of(name, bounds(OPTIONS[name])) if name in OPTIONS else None
 
 
 def _launchers() -> list[tuple[str, str]]:
@@ -204,14 +208,13 @@ def _small(site: Site, found: DataCheck) -> dict[str, str]:
 def _shown(site: Site, form: _Form, made: Review, before: Sequence[str], parts: tuple[Any, ...]) -> dict[Any, Any]:
     """The review, and each error beside its field; those of the last check are taken away."""
     result, yaml, bad, home = parts
-    now = {error.name: error for error in made.errors if error.name in form.options}
+    fields = {**form.options, "name": form.name}
+    now = {error.name: error for error in made.errors if error.name in fields}
     updates: dict[Any, Any] = {
-        form.options[name]: gr.update(info=new_run_parts.help_of(name, bounds(OPTIONS[name])), elem_classes=[])
-        for name in before
-        if name not in now
+        fields[name]: gr.update(info=_about(name), elem_classes=[]) for name in before if name not in now
     }
     for name, error in now.items():
-        updates[form.options[name]] = gr.update(info=f"✗ {error.what}. {error.fix}", elem_classes=["bad"])
+        updates[fields[name]] = gr.update(info=f"✗ {error.what}. {error.fix}", elem_classes=["bad"])
     updates[yaml] = gr.update(visible=False)
     if made.words:
         path = site.served.file("run.yaml", made.yaml)
