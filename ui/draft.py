@@ -154,13 +154,18 @@ def store_pictures(uploaded: Sequence[Path], captions: Mapping[str, str], folder
     """Copy uploads that are pictures below `folder`, under names of our own, with their captions; returns where.
 
     The same pictures with the same captions go to the same place. `captions` are by our names, such as
-    `0001.png`. Raises BadInput for what is no picture, too large, or too many.
+    `0001-5feceb66ff.png`; the part after the dash is the picture's content, and a caption follows it wherever it stands
+    among the others. Raises BadInput for what is no picture, too large, or too many.
     """
     if len(uploaded) > PICTURES_MAX:
         raise BadInput(f"are {len(uploaded)}, more than {PICTURES_MAX}", where="pictures", fix="name their folder")
     checked_pictures = [_checked_picture(path) for path in uploaded]
-    named = {f"{number:04d}.{ending}": body for number, (ending, body) in enumerate(checked_pictures, start=1)}
-    texts = {name: text for name in named if (text := captions.get(name, "").strip())}
+    named = {
+        f"{number:04d}-{hashlib.sha256(body).hexdigest()[:10]}.{ending}": body
+        for number, (ending, body) in enumerate(checked_pictures, start=1)
+    }
+    by_content = {_content(name): text for name, text in captions.items()}
+    texts = {name: text for name in named if (text := captions.get(name, by_content.get(_content(name), "")).strip())}
     digest = hashlib.sha256()
     for name, body in named.items():
         digest.update(hashlib.sha256(body).digest() + hashlib.sha256(texts.get(name, "").encode()).digest())
@@ -169,8 +174,13 @@ def store_pictures(uploaded: Sequence[Path], captions: Mapping[str, str], folder
     for name, body in named.items():
         _put(target / name, body)
         if name in texts:
-            _put(target / f"{name[:4]}.txt", texts[name].encode())
+            _put((target / name).with_suffix(".txt"), texts[name].encode())
     return target
+
+
+def _content(name: str) -> str:
+    """The part of one of our names that is the same wherever the picture stands."""
+    return name.partition("-")[2]
 
 
 def _checked_picture(path: Path) -> tuple[str, bytes]:

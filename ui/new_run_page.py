@@ -80,7 +80,8 @@ def build(site: Site) -> None:
         try:
             checked = _looked_at(site, wish)
         except DbrError as error:
-            return {found: f'<div class="dbr">{markup.problem(_said(error))}</div>'}
+            said = f'<div class="dbr">{markup.problem(_said(error))}</div>'
+            return {found: said} if wish.uploads else {found: said, form.captions: gr.update(value=[], visible=False)}
         captions = [[one.name, one.caption or ""] for one in checked.pictures]
         shown = new_run_parts.findings(checked, _small(site, checked))
         return {found: shown, form.captions: gr.update(value=captions, visible=bool(wish.uploads))}
@@ -100,7 +101,8 @@ def build(site: Site) -> None:
 
     every, outputs = form.all() | {bad}, [result, yaml, bad, home, form.name, *form.options.values()]
     look.click(look_through, form.all(), [found, form.captions], **{**PRIVATE, "show_progress": "minimal"})
-    form.uploads.upload(look_through, form.all(), [found, form.captions], **PRIVATE)
+    gr.on([form.uploads.upload, form.uploads.delete], look_through, form.all(), [found, form.captions], **PRIVATE)
+    form.uploads.clear(lambda: ("", gr.update(value=[], visible=False)), None, [found, form.captions], **PRIVATE)
     check.click(checked_form, every, outputs, trigger_mode="once", **{**PRIVATE, "show_progress": "minimal"})
     start.click(started, every, outputs, trigger_mode="once", **{**PRIVATE, "show_progress": "minimal"})
     gr.Timer(REFRESH_SECONDS).tick(follow, [home], [result], trigger_mode="once", **PRIVATE)

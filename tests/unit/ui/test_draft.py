@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -109,11 +110,24 @@ def test_uploads_get_names_of_our_own_and_are_pictures(tmp_path: Path) -> None:
     first = png(tmp_path / "up" / "..%2F..%2Fevil.png")
     second = tmp_path / "up" / "claims.png"
     Image.new("RGB", (32, 32)).save(second, "JPEG")
-    kept = store_pictures([first, second], {"0002.jpg": " a red ball "}, tmp_path / "kept")
-    assert sorted(path.name for path in kept.iterdir()) == ["0001.png", "0002.jpg", "0002.txt"]
-    assert (kept / "0002.txt").read_text() == "a red ball"
-    assert store_pictures([first, second], {"0002.jpg": "a red ball"}, tmp_path / "kept") == kept
-    assert store_pictures([first, second], {}, tmp_path / "kept") != kept
+    plain = store_pictures([first, second], {}, tmp_path / "kept")
+    names = sorted(path.name for path in plain.iterdir())
+    assert [re.sub("-[0-9a-f]{10}[.]", ".", name) for name in names] == ["0001.png", "0002.jpg"]
+    kept = store_pictures([first, second], {names[1]: " a red ball "}, tmp_path / "kept")
+    text = names[1].replace(".jpg", ".txt")
+    assert sorted(path.name for path in kept.iterdir()) == [*names, text]
+    assert (kept / text).read_text() == "a red ball"
+    assert store_pictures([first, second], {names[1]: "a red ball"}, tmp_path / "kept") == kept
+    assert kept != plain
+
+
+def test_a_caption_follows_its_picture_when_another_is_taken_out(tmp_path: Path) -> None:
+    cat, dog, owl = (png(tmp_path / f"{size}.png", size) for size in (64, 72, 80))
+    names = sorted(path.name for path in store_pictures([cat, dog], {}, tmp_path / "kept").iterdir())
+    captions = dict(zip(names, ("a cat", "a dog"), strict=True))
+    left = store_pictures([dog, owl], captions, tmp_path / "kept")
+    assert {path.name[:4]: path.read_text() for path in left.glob("*.txt")} == {"0001": "a dog"}
+    assert not list(store_pictures([owl], captions, tmp_path / "kept").glob("*.txt"))
 
 
 @pytest.mark.parametrize("body", [b"", b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\nnot really", b"GIF89a"])
