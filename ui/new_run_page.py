@@ -87,11 +87,13 @@ def build(site: Site) -> None:
         return {found: shown, form.captions: gr.update(value=captions, visible=bool(wish.uploads))}
 
     def checked_form(data: dict[Any, Any]) -> dict[Any, Any]:
-        return _shown(site, form, review_of(site, form.wish(data)), data[bad], (result, yaml, bad, home))
+        # `follow` must not put the command of an earlier Start in the place of what this found.
+        return {**_shown(site, form, review_of(site, form.wish(data)), data[bad], (result, yaml, bad)), home: ""}
 
     def started(data: dict[Any, Any]) -> dict[Any, Any]:
         made = begin_run(site, form.wish(data))
-        return _shown(site, form, made, data[bad], (result, yaml, bad, home))
+        now = made.home if made.words else ""
+        return {**_shown(site, form, made, data[bad], (result, yaml, bad)), home: now}
 
     def follow(address: str) -> Any:
         commands = site.commands.of(address) if address else ()
@@ -209,7 +211,7 @@ def _small(site: Site, found: DataCheck) -> dict[str, str]:
 
 def _shown(site: Site, form: _Form, made: Review, before: Sequence[str], parts: tuple[Any, ...]) -> dict[Any, Any]:
     """The review, and each error beside its field; those of the last check are taken away."""
-    result, yaml, bad, home = parts
+    result, yaml, bad = parts
     fields = {**form.options, "name": form.name}
     now = {error.name: error for error in made.errors if error.name in fields}
     updates: dict[Any, Any] = {
@@ -223,7 +225,7 @@ def _shown(site: Site, form: _Form, made: Review, before: Sequence[str], parts: 
         path.write_text(made.yaml)
         updates[yaml] = gr.update(value=str(path), visible=True)
     shown = new_run_parts.reviewed(made, [one for one in site.commands.of(made.home) if one.verb == "start"])
-    return {**updates, result: shown, bad: list(now), home: made.home}
+    return {**updates, result: shown, bad: list(now)}
 
 
 def _said(error: DbrError) -> str:

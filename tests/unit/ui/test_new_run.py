@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,3 +68,28 @@ def test_a_second_click_on_start_is_not_told_that_the_name_is_taken(site: Site, 
     assert begin_run(site, wish).errors == ()
     record_run(LocalStorage(tmp_path / "runs" / "dog"))
     assert "name" not in [error.name for error in review_of(site, wish).errors]
+
+
+def handlers_of(site: Site) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The page's own functions and its components, by name: a component's is its elem_id."""
+    from dreambooth_resume.ui import new_run_page
+
+    with gr.Blocks(analytics_enabled=False) as demo:
+        new_run_page.build(site)
+    components = {one.elem_id: one for one in demo.blocks.values() if getattr(one, "elem_id", None)}
+    return {one.name: one for one in demo.fns.values()}, components
+
+
+def test_what_check_finds_is_not_replaced_by_an_earlier_start(site: Site, tmp_path: Path) -> None:
+    functions, components = handlers_of(site)
+    typed = {
+        "name": "dog", "place": site.homes.places[0], "where": "local", "folder": str(tmp_path / "pictures"),
+        "option-pretrained_model_name_or_path": "some/model", "option-instance_prompt": "a photo of sks dog",
+    }  # fmt: skip
+    data = {one: one.value if type(one).__name__ == "State" else None for one in functions["started"].inputs}
+    data |= {components[name]: value for name, value in typed.items()}
+    (home,) = functions["follow"].inputs
+    assert functions["started"].fn(data)[home].endswith("/dog")
+    data[components["option-rank"]] = "0"
+    assert functions["checked_form"].fn(data)[home] == ""
+    assert functions["started"].fn(data)[home] == ""
