@@ -41,6 +41,8 @@ PATHS = frozenset(
     "stage_dir".split()
 )
 """Options that may name a file or a folder of this machine."""
+FROM_A_TERMINAL = frozenset("secrets image image_id hf_token_parameter".split())
+"""Options of launchers by which the secrets of this process would go to programs that a browser chooses."""
 PICTURE_BYTES_MAX = 60_000_000
 PICTURES_MAX = 500
 _PIXELS_MAX = 120_000_000
@@ -214,6 +216,12 @@ def _put(path: Path, body: bytes) -> None:
 
 def _error(where: str, name: str, value: str, may_use: Callable[[str], bool]) -> FieldError | None:
     own = settings_options(where)
+    if name in own and name in FROM_A_TERMINAL:
+        return FieldError(
+            name=name,
+            what="would hand this page's secrets on",
+            fix=f"leave it out, or in a terminal: dbr launch {where}",
+        )
     option = OPTIONS.get(name) or own.get(name)
     if option is None or is_secret(name) or (name in NOT_ASKED and name != "instance_data_dir"):
         return FieldError(name=name, what="can't be set here", fix="leave it out")

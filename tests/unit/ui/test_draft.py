@@ -69,6 +69,22 @@ def test_neither_secrets_nor_what_the_page_decides_can_be_set(tmp_path: Path) ->
     assert {"rank", "learning_rate", "spot"} <= asked
 
 
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("hf-jobs", "secrets"), ("skypilot", "secrets"), ("skypilot", "image_id"), ("kubernetes", "image"),
+        ("aws", "hf_token_parameter"),
+    ],
+)  # fmt: skip
+def test_what_hands_the_pages_secrets_on_is_left_to_a_terminal(where: str, name: str, tmp_path: Path) -> None:
+    made = review(
+        {name: "AWS_SECRET_ACCESS_KEY"}, where=where, home=str(tmp_path / "a"), preset=None, may_use=lambda _path: True
+    )
+    (error,) = made.errors
+    assert (error.name, error.what) == (name, "would hand this page's secrets on")
+    assert f"dbr launch {where}" in error.fix
+
+
 def test_paths_outside_are_refused_before_they_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "out").symlink_to("/etc")
@@ -153,6 +169,7 @@ def test_each_launcher_has_a_remark_where_it_lacks_something(tmp_path: Path) -> 
     assert set(bare) == set(LAUNCHERS)
     assert bare["local"] == ""
     assert "sbatch" in bare["slurm"]
+    assert "dbr launch kubernetes" in bare["kubernetes"]
     assert launcher_remarks(lambda program: f"/usr/bin/{program}", tmp_path)["slurm"] == ""
 
 
