@@ -188,9 +188,13 @@ def _content(name: str) -> str:
 def _checked_picture(path: Path) -> tuple[str, bytes]:
     """The ending by what it really is, and the body."""
     where = path.name[:80]
-    if path.stat().st_size > PICTURE_BYTES_MAX:
-        raise BadInput(f"is larger than {PICTURE_BYTES_MAX // 1_000_000} MB", where=where, fix="make it smaller")
-    body = path.read_bytes()
+    try:
+        if path.stat().st_size > PICTURE_BYTES_MAX:
+            raise BadInput(f"is larger than {PICTURE_BYTES_MAX // 1_000_000} MB", where=where, fix="make it smaller")
+        body = path.read_bytes()
+    except OSError as error:
+        # Uploads are kept for a day, and for as long as the page is served.
+        raise BadInput("is no longer here", where=where, fix="drop it again") from error
     try:
         with Image.open(io.BytesIO(body)) as image:
             ending = _FORMATS.get(image.format or "")

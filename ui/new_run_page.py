@@ -199,8 +199,8 @@ def _small(site: Site, found: DataCheck) -> dict[str, str]:
     small = {}
     for one in found.pictures[:_PICTURES_SHOWN]:
         source = found.files[one.name]
-        path = site.served.file("small.webp", str(source), str(source.stat().st_mtime_ns))
         try:
+            path = site.served.file("small.webp", str(source), str(source.stat().st_mtime_ns))
             if not path.is_file():
                 path.write_bytes(small_picture(source.read_bytes()))
             small[one.name] = served_url(path)

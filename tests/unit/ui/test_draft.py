@@ -155,6 +155,12 @@ def test_what_is_no_picture_is_refused(body: bytes, tmp_path: Path) -> None:
     assert not (tmp_path / "kept").exists()
 
 
+def test_an_upload_that_is_gone_is_to_be_dropped_again(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is no longer here") as gone:
+        store_pictures([tmp_path / "gone.png"], {}, tmp_path / "kept")
+    assert gone.value.fix == "drop it again"
+
+
 def test_a_picture_of_too_many_pixels_is_refused_unread(tmp_path: Path) -> None:
     out = io.BytesIO()
     Image.new("1", (40_000, 4_000)).save(out, "PNG")
