@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.ui.commands import Commands
+from dreambooth_resume.ui.guards import Guard
 from dreambooth_resume.ui.homes import Homes
 from dreambooth_resume.ui.open_run import OpenRuns
 from dreambooth_resume.ui.served import Served
@@ -77,7 +78,7 @@ def serve(serving: Serving) -> Page:
     from dreambooth_resume.ui.site import Site
 
     served = Served()
-    os.environ["GRADIO_TEMP_DIR"] = str(served.folder / "uploads")
+    os.environ["GRADIO_TEMP_DIR"] = str(served.uploads)
     homes = Homes(serving.places, serving.s3)
     runs = OpenRuns(homes)
     commands = Commands(on_end=lambda command: _look_again(homes, runs, command.home))
@@ -132,16 +133,12 @@ def _blocks(site: Site) -> Any:
 def _launch_words(serving: Serving, served: Served) -> dict[str, Any]:
     import gradio as gr
     from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    guards = []
-    if serving.host in ("127.0.0.1", "localhost"):
-        # Without it a page of another site could reach this one under a name of its own that leads here.
-        guards = [Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])]
+    guards = [Middleware(Guard, hosts=LOOPBACK if serving.host in LOOPBACK else ())]
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     files = resources.files("dreambooth_resume.ui")
     return {
-        "server_name": serving.host,
+        "server_name": f"[{serving.host}]" if ":" in serving.host else serving.host,
         "server_port": serving.port,
         "auth": _login(serving.login),
         "allowed_paths": [str(served.folder)],

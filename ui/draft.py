@@ -41,6 +41,8 @@ PATHS = frozenset(
     "stage_dir".split()
 )
 """Options that may name a file or a folder of this machine."""
+FROM_A_TERMINAL = frozenset("secrets image image_id hf_token_parameter".split())
+"""Options of launchers by which the secrets of this process would go to programs that a browser chooses."""
 PICTURE_BYTES_MAX = 60_000_000
 PICTURES_MAX = 500
 _PIXELS_MAX = 120_000_000
@@ -154,13 +156,18 @@ def store_pictures(uploaded: Sequence[Path], captions: Mapping[str, str], folder
     """Copy uploads that are pictures below `folder`, under names of our own, with their captions; returns where.
 
     The same pictures with the same captions go to the same place. `captions` are by our names, such as
-    `0001.png`. Raises BadInput for what is no picture, too large, or too many.
+    `0001-5feceb66ff.png`; the part after the dash is the picture's content, and a caption follows it wherever it stands
+    among the others. Raises BadInput for what is no picture, too large, or too many.
     """
     if len(uploaded) > PICTURES_MAX:
         raise BadInput(f"are {len(uploaded)}, more than {PICTURES_MAX}", where="pictures", fix="name their folder")
     checked_pictures = [_checked_picture(path) for path in uploaded]
-    named = {f"{number:04d}.{ending}": body for number, (ending, body) in enumerate(checked_pictures, start=1)}
-    texts = {name: text for name in named if (text := captions.get(name, "").strip())}
+    named = {
+        f"{number:04d}-{hashlib.sha256(body).hexdigest()[:10]}.{ending}": body
+        for number, (ending, body) in enumerate(checked_pictures, start=1)
+    }
+    by_content = {_content(name): text for name, text in captions.items()}
+    texts = {name: text for name in named if (text := captions.get(name, by_content.get(_content(name), "")).strip())}
     digest = hashlib.sha256()
     for name, body in named.items():
         digest.update(hashlib.sha256(body).digest() + hashlib.sha256(texts.get(name, "").encode()).digest())
@@ -169,16 +176,25 @@ def store_pictures(uploaded: Sequence[Path], captions: Mapping[str, str], folder
     for name, body in named.items():
         _put(target / name, body)
         if name in texts:
-            _put(target / f"{name[:4]}.txt", texts[name].encode())
+            _put((target / name).with_suffix(".txt"), texts[name].encode())
     return target
+
+
+def _content(name: str) -> str:
+    """The part of one of our names that is the same wherever the picture stands."""
+    return name.partition("-")[2]
 
 
 def _checked_picture(path: Path) -> tuple[str, bytes]:
     """The ending by what it really is, and the body."""
     where = path.name[:80]
-    if path.stat().st_size > PICTURE_BYTES_MAX:
-        raise BadInput(f"is larger than {PICTURE_BYTES_MAX // 1_000_000} MB", where=where, fix="make it smaller")
-    body = path.read_bytes()
+    try:
+        if path.stat().st_size > PICTURE_BYTES_MAX:
+            raise BadInput(f"is larger than {PICTURE_BYTES_MAX // 1_000_000} MB", where=where, fix="make it smaller")
+        body = path.read_bytes()
+    except OSError as error:
+        # Uploads are kept for a day, and for as long as the page is served.
+        raise BadInput("is no longer here", where=where, fix="drop it again") from error
     try:
         with Image.open(io.BytesIO(body)) as image:
             ending = _FORMATS.get(image.format or "")
@@ -204,6 +220,12 @@ def _put(path: Path, body: bytes) -> None:
 
 def _error(where: str, name: str, value: str, may_use: Callable[[str], bool]) -> FieldError | None:
     own = settings_options(where)
+    if name in own and name in FROM_A_TERMINAL:
+        return FieldError(
+            name=name,
+            what="would hand this page's secrets on",
+            fix=f"leave it out, or in a terminal: dbr launch {where}",
+        )
     option = OPTIONS.get(name) or own.get(name)
     if option is None or is_secret(name) or (name in NOT_ASKED and name != "instance_data_dir"):
         return FieldError(name=name, what="can't be set here", fix="leave it out")

@@ -61,7 +61,7 @@ def progress(row: RunRow) -> str:
 
 
 def run_link(home: str, label: str) -> str:
-    return f'<a class="run-link" href="run?home={text(_quoted(home))}">{text(label)}</a>'
+    return f'<a class="run-link" href="run?home={text(_quoted(home))}" data-key="run|{text(home)}">{text(label)}</a>'
 
 
 def runs_table(rows: Sequence[RunRow], *, any_run: bool, places: Sequence[str]) -> str:
@@ -163,7 +163,8 @@ def chart_box(key: str, title: str, points: str) -> str:
     return (
         f'<figure class="chart" data-chart="{text(key)}" data-points="{text(points)}">'
         f"<figcaption>{text(title)}</figcaption>"
-        f'<div class="plot" tabindex="0" role="img" aria-label="{text(title)} by step"></div></figure>'
+        f'<div class="plot" tabindex="0" role="img" aria-label="{text(title)} by step" '
+        f'data-key="plot|{text(key)}"></div></figure>'
     )
 
 

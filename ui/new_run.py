@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dreambooth_resume.errors import BadInput, DbrError
+from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.storage.access import check_access
 from dreambooth_resume.storage.probe import probe
 from dreambooth_resume.storage.urls import open_storage
@@ -45,6 +46,10 @@ def review_of(site: Site, wish: Wish) -> Review:
         home = home_of(wish.place, wish.name)
         if not site.homes.allows(home):
             raise BadInput("leads elsewhere", where=home, fix="choose another name")
+        if _is_taken(site, home):
+            what = f"{home} holds a run"
+            taken = FieldError(name="name", what=what, fix="open it to resume it, or choose another name")
+            return Review(errors=(taken,), home=home)
         values = dict(wish.values)
         if wish.uploads or wish.folder:
             values["instance_data_dir"] = str(pictures_of(site, wish, keep=True))
@@ -60,6 +65,8 @@ def review_of(site: Site, wish: Wish) -> Review:
     except BadInput as error:
         where = f"{error.where}: " if error.where else ""
         return Review(errors=(FieldError(name="", what=f"{where}{error.what}", fix=error.fix or ""),))
+    except DbrError as error:
+        return Review(errors=(FieldError(name="", what=str(error), fix=""),))
 
 
 def begin_run(site: Site, wish: Wish) -> Review:
@@ -69,6 +76,13 @@ def begin_run(site: Site, wish: Wish) -> Review:
         # The command adds nothing to its words: those for the bucket are in them.
         site.commands.begin(made.home, "start", made.words)
     return made
+
+
+def _is_taken(site: Site, home: str) -> bool:
+    """Does the home hold a run? `dbr launch` would go on with it, whatever was asked for here."""
+    if any(one.verb == "start" and one.state == "running" for one in site.commands.of(home)):
+        return False  # a second click on Start: it is told of the first one
+    return read_record(open_storage(home, site.homes.s3)) is not None
 
 
 def pictures_of(site: Site, wish: Wish, *, keep: bool) -> Path:

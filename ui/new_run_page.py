@@ -80,17 +80,20 @@ def build(site: Site) -> None:
         try:
             checked = _looked_at(site, wish)
         except DbrError as error:
-            return {found: f'<div class="dbr">{markup.problem(_said(error))}</div>'}
+            said = f'<div class="dbr">{markup.problem(_said(error))}</div>'
+            return {found: said} if wish.uploads else {found: said, form.captions: gr.update(value=[], visible=False)}
         captions = [[one.name, one.caption or ""] for one in checked.pictures]
         shown = new_run_parts.findings(checked, _small(site, checked))
         return {found: shown, form.captions: gr.update(value=captions, visible=bool(wish.uploads))}
 
     def checked_form(data: dict[Any, Any]) -> dict[Any, Any]:
-        return _shown(site, form, review_of(site, form.wish(data)), data[bad], (result, yaml, bad, home))
+        # `follow` must not put the command of an earlier Start in the place of what this found.
+        return {**_shown(site, form, review_of(site, form.wish(data)), data[bad], (result, yaml, bad)), home: ""}
 
     def started(data: dict[Any, Any]) -> dict[Any, Any]:
         made = begin_run(site, form.wish(data))
-        return _shown(site, form, made, data[bad], (result, yaml, bad, home))
+        now = made.home if made.words else ""
+        return {**_shown(site, form, made, data[bad], (result, yaml, bad)), home: now}
 
     def follow(address: str) -> Any:
         commands = site.commands.of(address) if address else ()
@@ -98,9 +101,10 @@ def build(site: Site) -> None:
             return gr.skip()
         return new_run_parts.reviewed(Review(home=address), commands)
 
-    every, outputs = form.all() | {bad}, [result, yaml, bad, home, *form.options.values()]
+    every, outputs = form.all() | {bad}, [result, yaml, bad, home, form.name, *form.options.values()]
     look.click(look_through, form.all(), [found, form.captions], **{**PRIVATE, "show_progress": "minimal"})
-    form.uploads.upload(look_through, form.all(), [found, form.captions], **PRIVATE)
+    gr.on([form.uploads.upload, form.uploads.delete], look_through, form.all(), [found, form.captions], **PRIVATE)
+    form.uploads.clear(lambda: ("", gr.update(value=[], visible=False)), None, [found, form.captions], **PRIVATE)
     check.click(checked_form, every, outputs, trigger_mode="once", **{**PRIVATE, "show_progress": "minimal"})
     start.click(started, every, outputs, trigger_mode="once", **{**PRIVATE, "show_progress": "minimal"})
     gr.Timer(REFRESH_SECONDS).tick(follow, [home], [result], trigger_mode="once", **PRIVATE)
@@ -160,13 +164,17 @@ def _form(site: Site) -> tuple[Any, Any, _Form]:
 
 def _field(option: Option) -> Any:
     """Text for everything but choices: what is typed is checked by the schema, as on the command line."""
-    about = new_run_parts.help_of(option.name, bounds(option))
-    common = {"label": option.name, "info": about, "elem_id": f"option-{option.name}", "min_width": 280}
+    common = {"label": option.name, "info": _about(option.name), "elem_id": f"option-{option.name}", "min_width": 280}
     choices = ("true", "false") if option.kind == "bool" else option.choices
     default = new_run_parts.default_of(option)
     if choices:
         return gr.Dropdown([(f"default: {default}", ""), *((one, one) for one in choices)], value="", **common)
     return gr.Textbox(placeholder=default, lines=1, **common)
+
+
+def _about(name: str) -> str | None:
+    """What a field says of itself while nothing is wrong with it."""
+    return new_run_parts.help_of(name, bounds(OPTIONS[name])) if name in OPTIONS else None
 
 
 def _launchers() -> list[tuple[str, str]]:
@@ -191,8 +199,8 @@ def _small(site: Site, found: DataCheck) -> dict[str, str]:
     small = {}
     for one in found.pictures[:_PICTURES_SHOWN]:
         source = found.files[one.name]
-        path = site.served.file("small.webp", str(source), str(source.stat().st_mtime_ns))
         try:
+            path = site.served.file("small.webp", str(source), str(source.stat().st_mtime_ns))
             if not path.is_file():
                 path.write_bytes(small_picture(source.read_bytes()))
             small[one.name] = served_url(path)
@@ -203,22 +211,21 @@ def _small(site: Site, found: DataCheck) -> dict[str, str]:
 
 def _shown(site: Site, form: _Form, made: Review, before: Sequence[str], parts: tuple[Any, ...]) -> dict[Any, Any]:
     """The review, and each error beside its field; those of the last check are taken away."""
-    result, yaml, bad, home = parts
-    now = {error.name: error for error in made.errors if error.name in form.options}
+    result, yaml, bad = parts
+    fields = {**form.options, "name": form.name}
+    now = {error.name: error for error in made.errors if error.name in fields}
     updates: dict[Any, Any] = {
-        form.options[name]: gr.update(info=new_run_parts.help_of(name, bounds(OPTIONS[name])), elem_classes=[])
-        for name in before
-        if name not in now
+        fields[name]: gr.update(info=_about(name), elem_classes=[]) for name in before if name not in now
     }
     for name, error in now.items():
-        updates[form.options[name]] = gr.update(info=f"✗ {error.what}. {error.fix}", elem_classes=["bad"])
+        updates[fields[name]] = gr.update(info=f"✗ {error.what}. {error.fix}", elem_classes=["bad"])
     updates[yaml] = gr.update(visible=False)
     if made.words:
         path = site.served.file("run.yaml", made.yaml)
         path.write_text(made.yaml)
         updates[yaml] = gr.update(value=str(path), visible=True)
     shown = new_run_parts.reviewed(made, [one for one in site.commands.of(made.home) if one.verb == "start"])
-    return {**updates, result: shown, bad: list(now), home: made.home}
+    return {**updates, result: shown, bad: list(now)}
 
 
 def _said(error: DbrError) -> str:

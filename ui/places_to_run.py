@@ -22,8 +22,6 @@ def launcher_remarks(
         "aws": "" if has_aws or (folder / ".aws").is_dir() else "no AWS credentials are found here",
         "skypilot": "" if find_program("sky") else "sky is not installed here",
         "hf-jobs": "" if has_hub else "not logged in to the Hub: hf auth login",
-        "kubernetes": ""
-        if find_program("kubectl")
-        else "kubectl is not installed here: a manifest is made, to apply elsewhere",
+        "kubernetes": "needs --image, which only a terminal may name: dbr launch kubernetes",
     }
     return {name: problems.get(name, "") for name in LAUNCHERS}

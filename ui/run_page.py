@@ -151,9 +151,9 @@ def _do(site: Site, run: OpenRun, act: str, name: str) -> Any:
         "resume": lambda: site.resume(home),
         "save": lambda: site.begin(home, "save-now", ["save-now", home]),
         "sample": lambda: site.begin(home, "sample-now", ["sample-now", home]),
-        "back": lambda: site.resume(home, words=["--resume", name]),
-        "verify": lambda: site.begin(home, f"verify {name}", ["checkpoints", "verify", home]),
-        "delete": lambda: site.begin(home, f"delete {name}", ["checkpoints", "delete", home, name, "--yes"]),
+        "back": lambda: site.resume(home, words=["--resume", _named(run, name)]),
+        "verify": lambda: site.begin(home, f"verify {_named(run, name)}", ["checkpoints", "verify", home]),
+        "delete": lambda: _delete(site, run, _named(run, name)),
     }
     if act == "download":
         return _weights(site, run, name)
@@ -164,6 +164,17 @@ def _do(site: Site, run: OpenRun, act: str, name: str) -> Any:
         commands[act]()
     run.forget_job()
     return None
+
+
+def _delete(site: Site, run: OpenRun, folder: str) -> object:
+    return site.begin(run.home, f"delete {folder}", ["checkpoints", "delete", run.home, folder, "--yes"])
+
+
+def _named(run: OpenRun, name: str) -> str:
+    """The folder of the checkpoint that a browser names: whatever else it sends never becomes a word of a command."""
+    if not name:
+        raise BadInput("is not named", where="checkpoint", fix="take one of the list")
+    return _checkpoint(run, name).folder
 
 
 _DOWNLOADS = threading.Lock()

@@ -54,7 +54,7 @@ def build(site: Site) -> None:
             elif event.act == "stop":
                 site.stop(home)
         except DbrError as error:
-            gr.Warning(str(error))
+            gr.Warning(markup.text(str(error)))
         return show(words, which, order, before)
 
     inputs, outputs = [search, state, sort, seen], [title, said, table, seen]

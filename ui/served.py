@@ -1,4 +1,7 @@
-"""The one folder that the page serves files from: copies of pictures and exported LoRAs, under names of our own."""
+"""The one folder that the page serves files from: copies of pictures and exported LoRAs, under names of our own.
+
+Uploads lie beside it, never in it: what lies in it is shown by the browser as a page of ours.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dreambooth_resume.runs.home import SAMPLES_PREFIX
 from dreambooth_resume.storage.base import Storage
 
 _BYTES_KEPT = 1_000_000_000
@@ -24,20 +28,30 @@ class Served:
     """A temporary folder, removed at the end of the process. Over a gigabyte the oldest files go."""
 
     def __init__(self, *, bytes_kept: int = _BYTES_KEPT) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="dbr-ui-"))
+        self._root = Path(tempfile.mkdtemp(prefix="dbr-ui-"))
+        self.folder = self._root / "files"
+        self.folder.mkdir()
+        self.uploads = self._root / "uploads"
+        """Where Gradio keeps what was dropped, for a day; it offers these for download alone, whatever they are."""
         self._bytes_kept = bytes_kept
         self._lock = threading.Lock()
         atexit.register(self.close)
 
     def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._root, ignore_errors=True)
 
     def picture(self, storage: Storage, key: str, *, small: bool = False) -> Path:
-        """A copy of the picture under `key`. Raises KeyNotFound, ValueError if it is no picture, and as the storage."""
+        """A copy of a sample's PNG. `key` is what the home says: any text.
+
+        Raises KeyNotFound, ValueError for a key that is none of a sample and for what is no PNG, and as the storage.
+        """
+        if not key.startswith(SAMPLES_PREFIX) or ".." in key.split("/"):
+            raise ValueError("no key of a sample")
         path = self._path(storage.describe(), key, ".webp" if small else ".png")
         if not path.is_file():
             body = storage.read(key)
-            self._put(path, small_picture(body) if small else body)
+            shrunk = small_picture(body, formats=("PNG",))
+            self._put(path, shrunk if small else body)
         return path
 
     def file(self, name: str, *parts: str) -> Path:
@@ -69,10 +83,10 @@ class Served:
         return self.folder / (hashlib.sha256(f"{home}\0{key}".encode()).hexdigest()[:32] + ending)
 
 
-def small_picture(body: bytes) -> bytes:
-    """The picture at a size for lists. Raises ValueError for what is no picture, or one of too many pixels."""
+def small_picture(body: bytes, *, formats: tuple[str, ...] | None = None) -> bytes:
+    """The picture at a size for lists. Raises ValueError for what is none of `formats`, or too large."""
     try:
-        with Image.open(io.BytesIO(body)) as image:
+        with Image.open(io.BytesIO(body), formats=formats) as image:
             if image.width * image.height > _PIXELS_MAX:
                 raise ValueError("more pixels than are shown")
             made = image.convert("RGB")

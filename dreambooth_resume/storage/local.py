@@ -14,7 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
 
-from dreambooth_resume.errors import AccessDenied, KeyNotFound, OutcomeUnknown, StorageUnavailable
+from dreambooth_resume.errors import AccessDenied, BadInput, KeyNotFound, OutcomeUnknown, StorageUnavailable
 from dreambooth_resume.storage.base import Body, SinkKind, StoredDigest, StoredObject
 from dreambooth_resume.storage.compare import Compared
 from dreambooth_resume.storage.same_folder import SameFolder
@@ -69,7 +69,7 @@ class LocalStorage:
             return stored.read(_PIECE_BYTES)
 
     def write(self, key: str, parts: Sequence[Body], *, durable: bool = True) -> None:
-        target = self.root / key
+        target = self._path(key)
         self._folder.check()
         with _translated(f"write {target}"):
             _made_again(lambda: self._replace(target, parts, durable=durable))
@@ -88,7 +88,7 @@ class LocalStorage:
             raise
 
     def put_if_absent(self, key: str, body: bytes) -> bool:
-        target = self.root / key
+        target = self._path(key)
         self._folder.check()
         with _translated(f"create {target}"):
             created = _made_again(lambda: self._create(target, body))
@@ -160,7 +160,7 @@ class LocalStorage:
 
     def folders(self, prefix: str = "") -> list[str]:
         try:
-            with self._reading(f"list {self.root / prefix}"), os.scandir(self.root / prefix) as found:
+            with self._reading(f"list {self.root / prefix}"), os.scandir(self._path(prefix)) as found:
                 names = [f"{prefix}{one.name}/" for one in found if one.is_dir(follow_symlinks=False)]
         except KeyNotFound:
             return []
@@ -173,7 +173,7 @@ class LocalStorage:
             return sorted(self._walk(prefix), key=lambda found: found.key)
 
     def _walk(self, prefix: str) -> Iterator[StoredObject]:
-        start = self.root / prefix.rpartition("/")[0]
+        start = self._path(prefix.rpartition("/")[0])
         for folder, subfolders, files in os.walk(start, onerror=_raise_unless_absent):
             here = Path(folder)
             keys = {name: (here / name).relative_to(self.root).as_posix() for name in [*subfolders, *files]}
@@ -202,7 +202,7 @@ class LocalStorage:
         self._folder = SameFolder(self.root)
 
     def delete(self, key: str) -> None:
-        target = self.root / key
+        target = self._path(key)
         self._folder.check()
         self._folder.has_lost(key)
         with _translated(f"delete {target}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -241,11 +241,17 @@ class LocalStorage:
         self._folder.check()
 
     def _open(self, key: str) -> BufferedReader:
-        path = self.root / key
+        path = self._path(key)
         try:
             return open(path, "rb")
         except IsADirectoryError:
             return open(path / BODY_IN_FOLDER, "rb")
+
+    def _path(self, key: str) -> Path:
+        """Where the key lies. Raises BadInput for one that leads out of the home: not every home was written by us."""
+        if key.startswith("/") or ".." in key.split("/"):
+            raise BadInput("leads out of the home", where=f"key {key} in {self.root}", fix="don't use this home")
+        return self.root / key
 
     def _temporary(self) -> Path:
         folder = self.root / TEMPORARY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -131,10 +132,12 @@ def test_a_zoomed_curve_stays_zoomed_while_the_page_updates(served: ServedPage, 
     tab.page.mouse.move(5, 5)
     read.get_by_text("double click shows all").wait_for()
     before = plot.locator("path.main").get_attribute("d")
+    plot.focus()
     attempt.commit(12)
     measure(storage, 1, {step: 1.0 / step for step in range(1, 13)})
     tab.page.locator("#head", has_text="step 12").wait_for()
     tab.page.wait_for_function(MOVED, arg=before)
+    tab.page.wait_for_function("document.activeElement.dataset.key.startsWith('plot|')")
     assert "double click shows all" in read.inner_text()
     plot.dblclick()
     tab.page.mouse.move(5, 5)
@@ -170,7 +173,43 @@ def test_a_run_elsewhere_and_files_outside_are_never_shown(served: ServedPage, f
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(stranger, timeout=60)
     assert refused.value.code == 400
+    forged = urllib.request.Request(
+        f"{served.url}/gradio_api/upload", data=b"", headers={"Origin": "http://127.0.0.1:1"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(forged, timeout=60)
+    assert refused.value.code == 403
     tab.assert_clean()
+
+
+def test_captions_follow_their_pictures_and_go_with_them(served: ServedPage, folder: Path, new_tab: NewTab) -> None:
+    pictures = []
+    for color in ("red", "blue"):
+        pictures.append(str(folder.parent / f"{color}.png"))
+        Path(pictures[-1]).write_bytes(_png(color))
+    tab = new_tab()
+    tab.page.goto(f"{served.url}/new-run")
+    tab.page.locator("#uploads input[type=file]").set_input_files(pictures)
+    tab.page.locator("#findings figure").nth(1).wait_for()
+    tab.page.locator("#captions").get_by_text("0002-").first.wait_for()
+    kept = tab.page.locator("#findings figcaption").nth(1).inner_text()[5:15]
+    tab.page.locator("#uploads").get_by_label("Remove this file").first.click()
+    tab.page.locator("#findings figcaption", has_text=f"0001-{kept}").wait_for()
+    tab.page.locator("#captions").get_by_text(f"0001-{kept}").first.wait_for(state="attached")
+    tab.page.locator("#uploads").get_by_label("Clear").first.click()
+    tab.page.wait_for_function("!document.querySelector('#findings figure')")
+    tab.page.locator("#captions").wait_for(state="hidden")
+    tab.assert_clean()
+
+
+def test_an_upload_is_offered_for_download_and_never_shown(served: ServedPage) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.html"\r\n\r\n<b>mine</b>\r\n--x--\r\n'
+    words = {"Content-Type": "multipart/form-data; boundary=x"}
+    sent = urllib.request.Request(f"{served.url}/gradio_api/upload", data=body, headers=words)
+    (path,) = json.loads(urllib.request.urlopen(sent, timeout=60).read())
+    answer = urllib.request.urlopen(f"{served.url}/gradio_api/file={path}", timeout=60)
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert answer.headers["Content-Type"] == "application/octet-stream"
 
 
 def test_the_page_never_loads_torch(served: ServedPage, folder: Path, new_tab: NewTab) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_resume.errors import AccessDenied, KeyNotFound, OutcomeUnknown, StorageUnavailable
+from dreambooth_resume.errors import AccessDenied, BadInput, KeyNotFound, OutcomeUnknown, StorageUnavailable
 from dreambooth_resume.storage.local import TEMPORARY, LocalStorage
 
 pytestmark = pytest.mark.quick
@@ -449,3 +449,21 @@ def test_a_disk_that_goes_between_the_look_and_the_link_has_committed_nothing(
     monkeypatch.setattr(os, "link", link_after_the_disk_has_gone)
     with pytest.raises(OutcomeUnknown, match="no longer there"):
         storage.put_if_absent("log/00000002.json", b"2")
+
+
+@pytest.mark.parametrize("key", ["/outside/body", "../outside/body", "a/../../outside/body"])
+def test_a_key_that_leads_out_of_the_home_is_refused(key: str, storage: LocalStorage, home: Path) -> None:
+    outside = home.parent / "outside" / "body"
+    outside.parent.mkdir()
+    outside.write_bytes(b"a secret")
+    storage.write("a/b", [b"x"])
+    key = key.replace("/outside", str(outside.parent)) if key.startswith("/") else key
+    for use in (
+        storage.read, storage.digest, storage.delete, storage.list, storage.folders,
+        lambda key: storage.download(key, hashlib.sha256),
+        lambda key: storage.write(key, [b"x"]),
+        lambda key: storage.put_if_absent(key, b"x"),
+    ):  # fmt: skip
+        with pytest.raises(BadInput, match="leads out of the home"):
+            use(key)
+    assert outside.read_bytes() == b"a secret"

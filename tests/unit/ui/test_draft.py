@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,22 @@ def test_neither_secrets_nor_what_the_page_decides_can_be_set(tmp_path: Path) ->
     assert {"rank", "learning_rate", "spot"} <= asked
 
 
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("hf-jobs", "secrets"), ("skypilot", "secrets"), ("skypilot", "image_id"), ("kubernetes", "image"),
+        ("aws", "hf_token_parameter"),
+    ],
+)  # fmt: skip
+def test_what_hands_the_pages_secrets_on_is_left_to_a_terminal(where: str, name: str, tmp_path: Path) -> None:
+    made = review(
+        {name: "AWS_SECRET_ACCESS_KEY"}, where=where, home=str(tmp_path / "a"), preset=None, may_use=lambda _path: True
+    )
+    (error,) = made.errors
+    assert (error.name, error.what) == (name, "would hand this page's secrets on")
+    assert f"dbr launch {where}" in error.fix
+
+
 def test_paths_outside_are_refused_before_they_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "out").symlink_to("/etc")
@@ -109,11 +126,24 @@ def test_uploads_get_names_of_our_own_and_are_pictures(tmp_path: Path) -> None:
     first = png(tmp_path / "up" / "..%2F..%2Fevil.png")
     second = tmp_path / "up" / "claims.png"
     Image.new("RGB", (32, 32)).save(second, "JPEG")
-    kept = store_pictures([first, second], {"0002.jpg": " a red ball "}, tmp_path / "kept")
-    assert sorted(path.name for path in kept.iterdir()) == ["0001.png", "0002.jpg", "0002.txt"]
-    assert (kept / "0002.txt").read_text() == "a red ball"
-    assert store_pictures([first, second], {"0002.jpg": "a red ball"}, tmp_path / "kept") == kept
-    assert store_pictures([first, second], {}, tmp_path / "kept") != kept
+    plain = store_pictures([first, second], {}, tmp_path / "kept")
+    names = sorted(path.name for path in plain.iterdir())
+    assert [re.sub("-[0-9a-f]{10}[.]", ".", name) for name in names] == ["0001.png", "0002.jpg"]
+    kept = store_pictures([first, second], {names[1]: " a red ball "}, tmp_path / "kept")
+    text = names[1].replace(".jpg", ".txt")
+    assert sorted(path.name for path in kept.iterdir()) == [*names, text]
+    assert (kept / text).read_text() == "a red ball"
+    assert store_pictures([first, second], {names[1]: "a red ball"}, tmp_path / "kept") == kept
+    assert kept != plain
+
+
+def test_a_caption_follows_its_picture_when_another_is_taken_out(tmp_path: Path) -> None:
+    cat, dog, owl = (png(tmp_path / f"{size}.png", size) for size in (64, 72, 80))
+    names = sorted(path.name for path in store_pictures([cat, dog], {}, tmp_path / "kept").iterdir())
+    captions = dict(zip(names, ("a cat", "a dog"), strict=True))
+    left = store_pictures([dog, owl], captions, tmp_path / "kept")
+    assert {path.name[:4]: path.read_text() for path in left.glob("*.txt")} == {"0001": "a dog"}
+    assert not list(store_pictures([owl], captions, tmp_path / "kept").glob("*.txt"))
 
 
 @pytest.mark.parametrize("body", [b"", b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\nnot really", b"GIF89a"])
@@ -123,6 +153,12 @@ def test_what_is_no_picture_is_refused(body: bytes, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no picture"):
         store_pictures([bad], {}, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_an_upload_that_is_gone_is_to_be_dropped_again(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is no longer here") as gone:
+        store_pictures([tmp_path / "gone.png"], {}, tmp_path / "kept")
+    assert gone.value.fix == "drop it again"
 
 
 def test_a_picture_of_too_many_pixels_is_refused_unread(tmp_path: Path) -> None:
@@ -139,6 +175,7 @@ def test_each_launcher_has_a_remark_where_it_lacks_something(tmp_path: Path) -> 
     assert set(bare) == set(LAUNCHERS)
     assert bare["local"] == ""
     assert "sbatch" in bare["slurm"]
+    assert "dbr launch kubernetes" in bare["kubernetes"]
     assert launcher_remarks(lambda program: f"/usr/bin/{program}", tmp_path)["slurm"] == ""
 
 

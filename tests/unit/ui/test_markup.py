@@ -59,3 +59,9 @@ def test_hostile_commands_buttons_and_charts_stay_text() -> None:
 def test_a_link_to_a_run_takes_the_whole_home() -> None:
     link = markup.run_link("s3://bucket/a b&c=d#e", "dog")
     assert re.search(r'href="([^"]*)"', link)[1] == "run?home=s3%3A%2F%2Fbucket%2Fa%20b%26c%3Dd%23e"  # type: ignore[index]
+
+
+def test_what_takes_the_keyboard_can_be_found_again_after_an_update() -> None:
+    assert 'data-key="run|runs/dog"' in markup.run_link("runs/dog", "dog")
+    assert 'data-key="plot|runs/dog loss"' in markup.chart_box("runs/dog loss", "Loss", "{}")
+    assert_harmless(markup.run_link(HOSTILE, HOSTILE) + markup.chart_box(HOSTILE, HOSTILE, HOSTILE))

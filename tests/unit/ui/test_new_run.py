@@ -1,0 +1,95 @@
+"""A wish becomes a run: a name that is taken, uploads that are gone, and the page that asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.ui.commands import Command, Commands
+from dreambooth_resume.ui.homes import Homes
+from dreambooth_resume.ui.new_run import Wish, begin_run, review_of
+from dreambooth_resume.ui.open_run import OpenRuns
+from dreambooth_resume.ui.served import Served
+from tests.fakes.watched_run import record_run
+from tests.unit.ui.test_draft import png
+
+gr = pytest.importorskip("gradio", reason="gradio is not installed: pip install 'dreambooth-resume[ui]'")
+from dreambooth_resume.ui.site import Site  # noqa: E402  needs gradio
+
+
+class StartingCommands(Commands):
+    """Starts nothing: every command is for ever under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[Command] = []
+
+    def begin(self, home: str, verb: str, words: Sequence[str]) -> Command:
+        command = Command(id="1", home=home, verb=verb, words=tuple(words), state="running", text="", at="")
+        self.begun.append(command)
+        return command
+
+    def of(self, home: str) -> tuple[Command, ...]:
+        return tuple(one for one in reversed(self.begun) if one.home == home)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    (tmp_path / "runs").mkdir()
+    png(tmp_path / "pictures" / "1.png")
+    homes, served = Homes([str(tmp_path / "runs")]), Served()
+    yield Site(homes=homes, runs=OpenRuns(homes), commands=StartingCommands(), served=served, files=(str(tmp_path),))
+    served.close()
+
+
+def wish_of(site: Site, tmp_path: Path, *, uploads: tuple[Path, ...] = ()) -> Wish:
+    values = {"pretrained_model_name_or_path": "some/model", "instance_prompt": "a photo of sks dog"}
+    folder = "" if uploads else str(tmp_path / "pictures")
+    return Wish(place=site.homes.places[0], name="dog", values=values, folder=folder, uploads=uploads)
+
+
+def test_a_name_that_holds_a_run_is_refused_beside_its_field(site: Site, tmp_path: Path) -> None:
+    wish = wish_of(site, tmp_path)
+    assert review_of(site, wish).errors == ()
+    record_run(LocalStorage(tmp_path / "runs" / "dog"))
+    made = begin_run(site, wish)
+    (error,) = made.errors
+    assert (error.name, made.words) == ("name", ())
+    assert "holds a run" in error.what
+    assert site.commands.of(made.home) == ()
+
+
+def test_a_second_click_on_start_is_not_told_that_the_name_is_taken(site: Site, tmp_path: Path) -> None:
+    wish = wish_of(site, tmp_path)
+    assert begin_run(site, wish).errors == ()
+    record_run(LocalStorage(tmp_path / "runs" / "dog"))
+    assert "name" not in [error.name for error in review_of(site, wish).errors]
+
+
+def handlers_of(site: Site) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The page's own functions and its components, by name: a component's is its elem_id."""
+    from dreambooth_resume.ui import new_run_page
+
+    with gr.Blocks(analytics_enabled=False) as demo:
+        new_run_page.build(site)
+    components = {one.elem_id: one for one in demo.blocks.values() if getattr(one, "elem_id", None)}
+    return {one.name: one for one in demo.fns.values()}, components
+
+
+def test_what_check_finds_is_not_replaced_by_an_earlier_start(site: Site, tmp_path: Path) -> None:
+    functions, components = handlers_of(site)
+    typed = {
+        "name": "dog", "place": site.homes.places[0], "where": "local", "folder": str(tmp_path / "pictures"),
+        "option-pretrained_model_name_or_path": "some/model", "option-instance_prompt": "a photo of sks dog",
+    }  # fmt: skip
+    data = {one: one.value if type(one).__name__ == "State" else None for one in functions["started"].inputs}
+    data |= {components[name]: value for name, value in typed.items()}
+    (home,) = functions["follow"].inputs
+    assert functions["started"].fn(data)[home].endswith("/dog")
+    data[components["option-rank"]] = "0"
+    assert functions["checked_form"].fn(data)[home] == ""
+    assert functions["started"].fn(data)[home] == ""
