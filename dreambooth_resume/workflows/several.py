@@ -86,11 +86,12 @@ def processes_for(
     """As many as are wanted; fewer if the run goes on and this machine has fewer GPUs. None at all limit nothing.
 
     Raises BadInput for a new run that wants more than there are, since it settles how many samples a step has, and for
-    GPUs of several kinds.
+    GPUs of several kinds. A run that goes on is not refused, whoever wants so many: a script that starts the same
+    command again on another machine is to go on there.
     """
     if wanted == 1 or not (gpus := gpus_here()):
         return wanted
-    if wanted > len(gpus) and (home.record is None or "num_processes" in sources):
+    if wanted > len(gpus) and home.record is None:
         raise BadInput(
             f"{wanted} processes want a GPU each, and {len(gpus)} can be seen here",
             where=sources.get("num_processes", "num_processes"),
@@ -103,7 +104,8 @@ def processes_for(
             fix="choose those of one kind with CUDA_VISIBLE_DEVICES, and give their number",
         )
     if wanted > len(gpus):
-        tell(f"This machine has {len(gpus)} GPUs, not {wanted}: each computes more of a step. The result is the same.")
+        seen = "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
+        tell(f"This machine has {seen}, not {wanted}: each computes more of a step. The result is the same.")
     return min(wanted, len(gpus))
 
 

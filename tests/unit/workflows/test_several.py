@@ -84,8 +84,14 @@ def test_a_new_run_wants_a_gpu_for_each_process_and_a_resumed_one_takes_what_the
     home = home_at(tmp_path / "dog")
     assert chosen(home, 4, ["A100", "A100"], told) == 2
     assert told == ["This machine has 2 GPUs, not 4: each computes more of a step. The result is the same."]
-    with pytest.raises(BadInput, match="4 processes want a GPU each"):
-        chosen(home, 4, ["A100", "A100"], told, {"num_processes": "--num_processes"})
+
+
+@pytest.mark.parametrize("source", ["run.yaml", "--num_processes", "WORLD_SIZE"])
+def test_the_same_command_goes_on_with_fewer_gpus_wherever_it_names_their_number(tmp_path: Path, source: str) -> None:
+    told: list[str] = []
+    record_run(LocalStorage(tmp_path / "dog"))
+    assert chosen(home_at(tmp_path / "dog"), 4, ["A100"], told, {"num_processes": source}) == 1
+    assert told == ["This machine has 1 GPU, not 4: each computes more of a step. The result is the same."]
 
 
 def test_without_a_gpu_any_number_computes_and_gpus_of_several_kinds_are_refused(tmp_path: Path) -> None:
