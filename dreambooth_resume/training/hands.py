@@ -48,7 +48,8 @@ from dreambooth_resume.training.step import Part
 ANSWER_SECONDS = 1800.0
 """How long a hand may take for a micro-batch, or to load the model, before it is thought lost."""
 CLOSE_SECONDS = 10.0
-"""How long the end waits for processes that were killed: one that hangs in its GPU's driver may stay for ever."""
+"""How long the end waits for processes that were killed: one that hangs in its GPU's driver may stay for ever.
+`cli.main` then ends without it."""
 _LOOK_SECONDS = 0.5
 
 Words = TypeVar("Words")
@@ -137,8 +138,9 @@ class Hands:
         """End them at once: they have nothing to lose."""
         for link in self.links:
             link.process.kill()
+        deadline = time.monotonic() + CLOSE_SECONDS
         for link in self.links:
-            link.process.join(CLOSE_SECONDS)
+            link.process.join(max(0.0, deadline - time.monotonic()))
             link.connection.close()
 
     def _take_note(self, number: int, words: object) -> None:
