@@ -46,6 +46,8 @@ def lend(connection: Connection, storage: Storage, share: Share) -> None:
     while True:
         assert isinstance(work, Work), work
         work = hand.serve(work)
+        # The last model lies in cycles and in torch's blocks: the next one would be loaded beside it.
+        release()
 
 
 @dataclass(slots=True, kw_only=True)
