@@ -160,10 +160,14 @@ class Hands:
 
     def _lost(self, number: int) -> ProcessLost:
         process = self.links[number - 1].process
-        process.join(_LOOK_SECONDS)
+        process.join(CLOSE_SECONDS)
         code = process.exitcode
         how = f"ended with exit code {code}; its error is printed above"
-        if code is not None and code < 0:
+        if code is None:
+            how = (
+                f"broke off, and has not ended {CLOSE_SECONDS:.0f} s later; if it wrote an error, that is printed above"
+            )
+        elif code < 0:
             how = f"was ended by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
                 how += ", as the system does when memory is short (dmesg tells)"
