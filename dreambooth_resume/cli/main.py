@@ -107,7 +107,7 @@ def _leave(code: int) -> int:
 def _has_left_something_behind() -> bool:
     if any(thread.name.startswith(_THREADS_LEFT_BEHIND) for thread in threading.enumerate()):
         return True
-    # Loaded only where there were several processes. One that hangs in its GPU's driver does not even end by SIGKILL.
+    # Loaded wherever there were several processes. One that hangs in its GPU's driver does not even end by SIGKILL.
     several = sys.modules.get("multiprocessing")
     return several is not None and bool(several.active_children())
 

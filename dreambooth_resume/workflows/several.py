@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -199,6 +200,9 @@ def _seeing_gpu(number: int, environment: MutableMapping[str, str]) -> Iterator[
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
     """What is sent meanwhile arrives afterwards; a process that is started meanwhile gets it once it can take it."""
+    if START_METHOD == "spawn":
+        # The first process that is started starts it too, and that lets SIGINT and SIGTERM through again.
+        resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
     try:
         yield

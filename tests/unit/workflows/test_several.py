@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,3 +112,25 @@ def test_a_process_sees_the_gpu_of_its_number_among_those_that_process_0_sees(be
     with _seeing_gpu(1, environment):
         assert environment == {"CUDA_VISIBLE_DEVICES": within}
     assert environment == unchanged
+
+
+STARTS_A_PROCESS = """
+import multiprocessing, signal
+from dreambooth_resume.preemption.signals import EXIT_CODES
+from dreambooth_resume.workflows.several import START_METHOD, _signals_held_back
+
+with _signals_held_back():
+    process = multiprocessing.get_context(START_METHOD).Process(target=int)
+    process.start()
+    print(signal.pthread_sigmask(signal.SIG_BLOCK, []) == set(EXIT_CODES))
+process.join()
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_signals_stay_held_back_until_the_first_process_is_started() -> None:
+    # In a process of its own: what lets them through is started once in the life of a process.
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS_A_PROCESS], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == ["True", "set()"]
