@@ -95,13 +95,21 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _leave(code: int) -> int:
-    """`code`, or the end at once if a tracker or the Hub hangs: its library would wait for itself at exit."""
-    if any(thread.name.startswith(_THREADS_LEFT_BEHIND) for thread in threading.enumerate()):
+    """`code`, or the end at once if a tracker, the Hub or a process that was killed hangs: it would be waited for."""
+    if _has_left_something_behind():
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _has_left_something_behind() -> bool:
+    if any(thread.name.startswith(_THREADS_LEFT_BEHIND) for thread in threading.enumerate()):
+        return True
+    # Loaded wherever there were several processes. One that hangs in its GPU's driver does not even end by SIGKILL.
+    several = sys.modules.get("multiprocessing")
+    return several is not None and bool(several.active_children())
 
 
 def _run(words: list[str]) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 from torch import Tensor, zeros_like
 from torch.amp.grad_scaler import GradScaler
 
-from dreambooth_resume.data.batch import Batch, MicroBatch, samples_checksum
+from dreambooth_resume.data.batch import Batch, samples_checksum
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.patience import patiently
@@ -32,6 +34,8 @@ from dreambooth_resume.training.numerics import make_deterministic
 from dreambooth_resume.training.progress import Silent
 from dreambooth_resume.training.step import TrainableModel, backward_pass
 
+Computed = TypeVar("Computed")
+
 
 def lend(connection: Connection, storage: Storage, share: Share) -> None:
     """Compute this process's share of what process 0 wants, one assignment after the other. Reads the home only.
@@ -42,6 +46,8 @@ def lend(connection: Connection, storage: Storage, share: Share) -> None:
     while True:
         assert isinstance(work, Work), work
         work = hand.serve(work)
+        # The last model lies in cycles and in torch's blocks: the next one would be loaded beside it.
+        release()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,18 +88,17 @@ class _Hand:
 
     def _carry_out(self, order: Order, model: TrainableModel, batch: Batch, rows: Rows) -> object:
         """Answer with each micro-batch, the next one while process 0 reads the last; what it says after that."""
-        for name, value in read(rows[0], model.parameters).items():
-            model.parameters[name].data.copy_(value)
+        has_parameters = _unless_memory_is_short(partial(_take_over, rows[0], model))
         for place, micro_batch in enumerate(batch.micro_batches):
-            loss = _loss_unless_memory_is_short(model, micro_batch, of=batch.slots)
+            loss = None
+            if has_parameters:
+                loss = _unless_memory_is_short(partial(backward_pass, model, micro_batch, of=batch.slots))
             if place > 0 and not isinstance(words := self.connection.recv(), Taken):
                 _forget_gradients(model)
                 return words
-            if loss is not None:
-                gradients = [zeros_like(one) if one.grad is None else one.grad for one in model.parameters.values()]
-                write(rows[self.share.process], gradients)
+            is_shown = loss is not None and _unless_memory_is_short(partial(_show, model, rows[self.share.process]))
             _forget_gradients(model)
-            if loss is None:
+            if loss is None or not is_shown:
                 release()
                 self.connection.send(Answer(serial=order.serial, loss=None))
                 break
@@ -104,9 +109,23 @@ class _Hand:
         return words
 
 
-def _loss_unless_memory_is_short(model: TrainableModel, micro_batch: MicroBatch, *, of: int) -> Tensor | None:
+def _take_over(row: Tensor, model: TrainableModel) -> bool:
+    """The parameters that stand in `row`. Half of them taken over do no harm: the next order has them all again."""
+    for name, value in read(row, model.parameters).items():
+        model.parameters[name].data.copy_(value)
+    return True
+
+
+def _show(model: TrainableModel, row: Tensor) -> bool:
+    """Put the gradients into `row`."""
+    write(row, [zeros_like(one) if one.grad is None else one.grad for one in model.parameters.values()])
+    return True
+
+
+def _unless_memory_is_short(compute: Callable[[], Computed]) -> Computed | None:
+    """What it gives; None if the device has too little memory for it, wherever in it that is noticed."""
     try:
-        return backward_pass(model, micro_batch, of=of)
+        return compute()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

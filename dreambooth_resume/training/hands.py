@@ -48,7 +48,8 @@ from dreambooth_resume.training.step import Part
 ANSWER_SECONDS = 1800.0
 """How long a hand may take for a micro-batch, or to load the model, before it is thought lost."""
 CLOSE_SECONDS = 10.0
-"""How long the end waits for processes that were killed: one that hangs in its GPU's driver may stay for ever."""
+"""How long the end waits for processes that were killed: one that hangs in its GPU's driver may stay for ever.
+`cli.main` then ends without it."""
 _LOOK_SECONDS = 0.5
 
 Words = TypeVar("Words")
@@ -137,8 +138,9 @@ class Hands:
         """End them at once: they have nothing to lose."""
         for link in self.links:
             link.process.kill()
+        deadline = time.monotonic() + CLOSE_SECONDS
         for link in self.links:
-            link.process.join(CLOSE_SECONDS)
+            link.process.join(max(0.0, deadline - time.monotonic()))
             link.connection.close()
 
     def _take_note(self, number: int, words: object) -> None:
@@ -158,10 +160,14 @@ class Hands:
 
     def _lost(self, number: int) -> ProcessLost:
         process = self.links[number - 1].process
-        process.join(_LOOK_SECONDS)
+        process.join(CLOSE_SECONDS)
         code = process.exitcode
         how = f"ended with exit code {code}; its error is printed above"
-        if code is not None and code < 0:
+        if code is None:
+            how = (
+                f"broke off, and has not ended {CLOSE_SECONDS:.0f} s later; if it wrote an error, that is printed above"
+            )
+        elif code < 0:
             how = f"was ended by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
                 how += ", as the system does when memory is short (dmesg tells)"

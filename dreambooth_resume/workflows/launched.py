@@ -88,7 +88,10 @@ def list_launches(*, patience_seconds: float = 20.0) -> list[LaunchRow]:
         with contextlib.suppress(IndexError):
             while True:
                 entry = left.popleft()
-                rows[entry.launch_id] = _row(entry)
+                try:
+                    rows[entry.launch_id] = _row(entry)
+                except Exception as error:  # noqa: BLE001  a thread's root: said in its line, and the others are asked
+                    rows[entry.launch_id] = _unknown(entry, f"{type(error).__name__}: {error}")
 
     # Daemons: one that still waits for an answer does not keep the program from ending.
     askers = [threading.Thread(target=ask, daemon=True) for _ in range(min(_ASKED_AT_ONCE, len(entries)))]
@@ -97,8 +100,12 @@ def list_launches(*, patience_seconds: float = 20.0) -> list[LaunchRow]:
         asker.start()
     for asker in askers:
         asker.join(max(0.0, deadline - time.monotonic()))
+    not_asked = left.copy()
     silent = f"has not answered for {patience_seconds:.0f} s"
-    return [rows.get(entry.launch_id) or _unknown(entry, silent) for entry in entries]
+    return [
+        rows.get(entry.launch_id) or _unknown(entry, "was not asked yet" if entry in not_asked else silent)
+        for entry in entries
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

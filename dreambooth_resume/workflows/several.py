@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -86,11 +87,12 @@ def processes_for(
     """As many as are wanted; fewer if the run goes on and this machine has fewer GPUs. None at all limit nothing.
 
     Raises BadInput for a new run that wants more than there are, since it settles how many samples a step has, and for
-    GPUs of several kinds.
+    GPUs of several kinds. A run that goes on is not refused, whoever wants so many: a script that starts the same
+    command again on another machine is to go on there.
     """
     if wanted == 1 or not (gpus := gpus_here()):
         return wanted
-    if wanted > len(gpus) and (home.record is None or "num_processes" in sources):
+    if wanted > len(gpus) and home.record is None:
         raise BadInput(
             f"{wanted} processes want a GPU each, and {len(gpus)} can be seen here",
             where=sources.get("num_processes", "num_processes"),
@@ -103,7 +105,8 @@ def processes_for(
             fix="choose those of one kind with CUDA_VISIBLE_DEVICES, and give their number",
         )
     if wanted > len(gpus):
-        tell(f"This machine has {len(gpus)} GPUs, not {wanted}: each computes more of a step. The result is the same.")
+        seen = "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
+        tell(f"This machine has {seen}, not {wanted}: each computes more of a step. The result is the same.")
     return min(wanted, len(gpus))
 
 
@@ -197,6 +200,9 @@ def _seeing_gpu(number: int, environment: MutableMapping[str, str]) -> Iterator[
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
     """What is sent meanwhile arrives afterwards; a process that is started meanwhile gets it once it can take it."""
+    if START_METHOD == "spawn":
+        # The first process that is started starts it too, and that lets SIGINT and SIGTERM through again.
+        resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
     try:
         yield

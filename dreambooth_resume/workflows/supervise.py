@@ -27,7 +27,7 @@ from dreambooth_resume.runs.notes import post_note
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.patience import patiently
-from dreambooth_resume.workflows.home import find_place
+from dreambooth_resume.workflows.home import find_place, open_home
 from dreambooth_resume.workflows.notify import announcing
 
 BY_HAND = "by hand"
@@ -141,7 +141,7 @@ def _in_turn(order: Order, run: Supervised, signals: Signals) -> int:
     with waiting_turn(
         state_folder(),
         gpus_here(),
-        wanted=cast(int, parse_train(run.words).value("num_processes")),
+        wanted=_processes_wanted(run, signals),
         told_to_leave=lambda: signals.first is not None,
         tell=order.tell,
     ) as turn:
@@ -151,6 +151,18 @@ def _in_turn(order: Order, run: Supervised, signals: Signals) -> int:
         environment = {**os.environ, **turn.environment}
         run = replace(run, environment=environment, pass_descriptors=turn.descriptors)
         return Supervisor(run=run, signals=signals).supervise()
+
+
+def _processes_wanted(run: Supervised, signals: Signals) -> int:
+    """As many as the training will want: by its words, or by what the run was begun with or has had since."""
+    given = parse_train(run.words)
+    if "num_processes" not in given.values:
+        home = patiently(
+            lambda: open_home(find_place(given)), tell=run.tell, should_stop=lambda: signals.first is not None
+        )
+        if home.recorded is not None and "num_processes" in home.recorded:
+            return cast(int, home.recorded["num_processes"])
+    return cast(int, given.value("num_processes"))
 
 
 def _end_machine(order: Order, storage: Storage, launch: Launch, given: GivenOptions, code: int) -> None:

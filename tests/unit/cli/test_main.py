@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import types
@@ -182,3 +184,38 @@ def test_help_of_train_and_options_import_no_torch() -> None:
     subprocess.run(
         [sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60
     )
+
+
+LEAVES_A_PROCESS_THAT_DOES_NOT_END = """
+import multiprocessing, signal, sys, time, types
+from dreambooth_resume.cli.main import COMMANDS, main
+
+def hang(connection):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    connection.send("ready")
+    time.sleep(600)
+
+def run(words):
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hang, args=(theirs,), daemon=True)
+    process.start()
+    ours.recv()
+    print(process.pid)
+    return 75
+
+sys.modules["dbr_probe"] = types.ModuleType("dbr_probe")
+sys.modules["dbr_probe"].run = run
+COMMANDS["probe"] = ("dbr_probe:run", "")
+raise SystemExit(main(["probe"]))
+"""
+
+
+def test_a_process_that_can_not_be_ended_does_not_keep_the_program_from_ending(tmp_path: Path) -> None:
+    with (tmp_path / "output").open("w") as output:  # no pipe: the process that stays would hold it open
+        program = subprocess.Popen([sys.executable, "-c", LEAVES_A_PROCESS_THAT_DOES_NOT_END], stdout=output)
+    try:
+        assert program.wait(timeout=30) == 75
+    finally:
+        program.kill()
+        os.kill(int((tmp_path / "output").read_text()), signal.SIGKILL)

@@ -45,6 +45,8 @@ class FakeProcess:
     exitcode: int | None = None
     sentinel: int = -1
     closes: int = -1
+    ends_within: tuple[float, int] | None = None
+    """Seconds until its exit code can be asked for, and the code."""
 
     def __post_init__(self) -> None:
         self.sentinel, self.closes = os.pipe()
@@ -54,8 +56,9 @@ class FakeProcess:
         os.close(self.closes)
         self.closes = -1
 
-    def join(self, _timeout: float | None = None) -> None:
-        pass
+    def join(self, timeout: float) -> None:
+        if self.ends_within is not None and timeout >= self.ends_within[0]:
+            self.exitcode = self.ends_within[1]
 
     def kill(self) -> None:
         pass
@@ -192,6 +195,22 @@ def test_a_hand_that_is_gone_is_missed_at_once_whether_it_is_asked_or_told(scene
     scene.other.close()
     with pytest.raises(ProcessLost, match=told):
         scene.hands.assign("work")
+
+
+@pytest.mark.parametrize(
+    ("ends_within", "told"),
+    [
+        ((3.0, -signal.SIGKILL), r"Process 1 of 2 was ended by SIGKILL"),
+        (None, r"Process 1 of 2 broke off, and has not ended 10 s later"),
+    ],
+)
+def test_a_hand_that_takes_its_time_to_end_is_waited_for_and_one_that_does_not_end_has_no_exit_code(
+    scene: Scene, ends_within: tuple[float, int] | None, told: str
+) -> None:
+    scene.process.ends_within = ends_within
+    scene.other.close()
+    with pytest.raises(ProcessLost, match=told):
+        scene.hands.hear(1, Answer)
 
 
 def test_a_notice_is_heeded_while_hands_load_the_model(scene: Scene) -> None:

@@ -13,7 +13,7 @@ from dreambooth_resume.cli.main import main
 from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.data.inputs import INPUTS_LIST, VALIDATION_INPUTS_LIST
 from dreambooth_resume.errors import BadInput, ComeBack, HolderAlive
-from dreambooth_resume.launch.base import Job
+from dreambooth_resume.launch.base import Job, JobStatus
 from dreambooth_resume.launch.launchers import LAUNCHERS
 from dreambooth_resume.launch.ledger import remember
 from dreambooth_resume.launch.record import read_launches
@@ -189,11 +189,37 @@ def test_a_bucket_that_does_not_answer_hides_no_other_launch_from_the_list(pictu
         # It takes connections, and says nothing on them.
         s3 = S3Settings(endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}", path_style=True)
         remember("1" * 32, home="s3://gone/cat", launcher="far", job=Job(name="cat", values={}), s3=s3)
-        assert {row.because for row in list_launches(patience_seconds=0.0)} == {"has not answered for 0 s"}
+        assert {row.because for row in list_launches(patience_seconds=0.0)} <= {
+            "has not answered for 0 s",
+            "was not asked yet",
+        }
         rows = {row.home: row for row in list_launches(patience_seconds=60.0)}
     assert rows["s3://gone/cat"].state == rows["s3://gone/cat"].run == "unknown"
     assert re.search("s3://gone/cat.*127.0.0.1", rows["s3://gone/cat"].because)
     assert (rows[uri].job, rows[uri].state, rows[uri].run) == (job.name, "ended", "not begun")
+
+
+def test_launches_that_nobody_came_to_ask_are_not_said_to_be_silent(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        s3 = S3Settings(endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}", path_style=True)
+        for number in range(18):
+            remember(f"{number:032d}", home=f"s3://gone/{number}", launcher="far", job=Job(name="", values={}), s3=s3)
+        reasons = [row.because for row in list_launches(patience_seconds=1.0)]
+    assert reasons == ["has not answered for 1 s"] * 16 + ["was not asked yet"] * 2
+
+
+def test_an_error_of_one_launch_is_said_in_its_line_and_hides_no_other(
+    pictures: Path, uri: str, far: type[FarLauncher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(self: FarLauncher, job: Job) -> JobStatus:
+        raise IndexError("a platform's answer of another shape")
+
+    start(prepare("far", words(pictures, uri)), print)
+    monkeypatch.setattr(far, "look", look)
+    remember("1" * 32, home=str(pictures.parent / "cat"), launcher="far", job=Job(name="", values={}), s3=S3Settings())
+    rows = {row.home: row for row in list_launches(patience_seconds=60.0)}
+    assert rows[uri].because == "IndexError: a platform's answer of another shape"
+    assert rows[str(pictures.parent / "cat")].run == "not begun"
 
 
 def test_every_option_that_names_a_path_has_its_place() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,8 +86,14 @@ def test_a_new_run_wants_a_gpu_for_each_process_and_a_resumed_one_takes_what_the
     home = home_at(tmp_path / "dog")
     assert chosen(home, 4, ["A100", "A100"], told) == 2
     assert told == ["This machine has 2 GPUs, not 4: each computes more of a step. The result is the same."]
-    with pytest.raises(BadInput, match="4 processes want a GPU each"):
-        chosen(home, 4, ["A100", "A100"], told, {"num_processes": "--num_processes"})
+
+
+@pytest.mark.parametrize("source", ["run.yaml", "--num_processes", "WORLD_SIZE"])
+def test_the_same_command_goes_on_with_fewer_gpus_wherever_it_names_their_number(tmp_path: Path, source: str) -> None:
+    told: list[str] = []
+    record_run(LocalStorage(tmp_path / "dog"))
+    assert chosen(home_at(tmp_path / "dog"), 4, ["A100"], told, {"num_processes": source}) == 1
+    assert told == ["This machine has 1 GPU, not 4: each computes more of a step. The result is the same."]
 
 
 def test_without_a_gpu_any_number_computes_and_gpus_of_several_kinds_are_refused(tmp_path: Path) -> None:
@@ -104,3 +112,25 @@ def test_a_process_sees_the_gpu_of_its_number_among_those_that_process_0_sees(be
     with _seeing_gpu(1, environment):
         assert environment == {"CUDA_VISIBLE_DEVICES": within}
     assert environment == unchanged
+
+
+STARTS_A_PROCESS = """
+import multiprocessing, signal
+from dreambooth_resume.preemption.signals import EXIT_CODES
+from dreambooth_resume.workflows.several import START_METHOD, _signals_held_back
+
+with _signals_held_back():
+    process = multiprocessing.get_context(START_METHOD).Process(target=int)
+    process.start()
+    print(signal.pthread_sigmask(signal.SIG_BLOCK, []) == set(EXIT_CODES))
+process.join()
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_signals_stay_held_back_until_the_first_process_is_started() -> None:
+    # In a process of its own: what lets them through is started once in the life of a process.
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS_A_PROCESS], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == ["True", "set()"]

@@ -1,4 +1,4 @@
-"""What becomes of a machine at the end, by how the training ended and what the user wants."""
+"""How many GPUs a training waits for, and what becomes of a machine at the end, by how it ended and what is wanted."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from dreambooth_resume.launch.launchers import LAUNCHERS
 from dreambooth_resume.launch.record import write_launch
 from dreambooth_resume.runs.notes import read_notes
+from dreambooth_resume.runs.record import Pins, new_record, write_record
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.workflows.supervise import Order, supervise
 from tests.fakes.far_launcher import ENTRY, FarLauncher
@@ -23,6 +25,48 @@ def far(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FarLauncher]:
     monkeypatch.setitem(LAUNCHERS, "far", ENTRY)
     FarLauncher.reset()
     return FarLauncher
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words", "seen"),
+    [
+        ({}, (), "0"),
+        ({"num_processes": 2}, (), "0,1"),
+        ({"num_processes": 2}, ("--num_processes", "1"), "0"),
+    ],
+)
+def test_it_queues_for_as_many_gpus_as_the_run_was_begun_with_unless_its_words_say_otherwise(
+    recorded: dict[str, JsonValue],
+    words: tuple[str, ...],
+    seen: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    write_record(
+        LocalStorage(tmp_path / "dog"),
+        new_record(
+            options={"max_train_steps": 10, **recorded},
+            seed=0,
+            effective_batch=4,
+            block_size=4,
+            pins=Pins(base_model={}, dataset="0" * 64),
+            numerics={},
+        ),
+    )
+    (tmp_path / "train.py").write_text(
+        f"import os; open({str(tmp_path / 'seen')!r}, 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
+    )
+    order = Order(
+        home=str(tmp_path / "dog"),
+        launch_id=None,
+        queue=True,
+        words=words,
+        tell=lambda _text: None,
+        program=(sys.executable, str(tmp_path / "train.py")),
+    )
+    assert supervise(order) == 0
+    assert (tmp_path / "seen").read_text() == seen
 
 
 def ends_with(code: int, tmp_path: Path, *words: str) -> list[str]:
