@@ -53,6 +53,7 @@ class DemoFailed(DbrError):
     """The demo could not show what it is there to show."""
 
     exit_code = 1
+    anchor = "the-demo-failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,7 +112,8 @@ def test_all_refused_changes_are_named_at_once() -> None:
         "dbr: --resolution, --lora_alpha: the run has resolution 1024 (not 512), lora_alpha 4.0 (not 8.0)\n"
         "  fix: leave them out to go on as before; start a new run for another picture size; it scales all that was "
         "learned; start a new run; a new run has an output_dir of its own; or add --allow_change "
-        "resolution,lora_alpha to go on with the new values from the next step on"
+        "resolution,lora_alpha to go on with the new values from the next step on\n"
+        "  more: docs/troubleshooting.md#bad-input"
     )
 
 

@@ -96,7 +96,8 @@ def test_messages_in_troubleshooting_are_those_of_the_code(root: Path, python_fi
 
 def _error_classes(cls: type[errors.DbrError] = errors.DbrError) -> list[type[errors.DbrError]]:
     """The whole tree, as far as modules that need no torch define it."""
-    for module in ("models.hub", "launch.programs", "launch.aws.asking", "launch.hf_jobs.launcher"):
+    launchers = ("launch.programs", "launch.aws.asking", "launch.hf_jobs.launcher")
+    for module in ("models.hub", "workflows.demo", "workflows.lives", *launchers):
         import_module(f"dreambooth_resume.{module}")
     return [cls, *(below for sub in cls.__subclasses__() for below in _error_classes(sub))]
 

@@ -95,7 +95,9 @@ def test_policies_are_json_with_known_parts(path: Path) -> None:
         assert statement["Effect"] in ("Allow", "Deny")
         assert {"Action"} <= statement.keys() <= {"Sid", "Effect", "Principal", "Action", "Resource", "Condition"}
         actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
-        assert all(re.fullmatch(r"(?:s3|ec2|autoscaling|iam|ssm|sts):\w+", action) for action in actions), "no wildcard"
+        assert all(re.fullmatch(r"(?:s3|ec2|autoscaling|iam|ssm|sts|fis):\w+", action) for action in actions), (
+            "no wildcard"
+        )
 
 
 @pytest.mark.parametrize(
