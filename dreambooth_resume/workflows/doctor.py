@@ -100,10 +100,13 @@ def examine(
         found += first
         asked = _asked(given, place, scratch, found) if place is not None else None
         if place is not None:
-            checks: dict[str, Check] = {"home": lambda: _home(place, unfenced=bool(given.value("unfenced")))}
-            if asked is not None:
-                checks |= _checks(asked)
-            found += _side_by_side(checks, until=started + patience_seconds)
+            until = started + patience_seconds
+            probed = place if place.is_remote else find_place(given)
+            home: dict[str, Check] = {"home": lambda: _home(probed, unfenced=bool(given.value("unfenced")))}
+            others = _checks(asked) if asked is not None else {}
+            # A folder is probed first, by a storage of its own: made and removed, it would have vanished to others.
+            for checks in [home | others] if place.is_remote else [home, others]:
+                found += _side_by_side(checks, until=until)
         if deep and asked is not None and not any(finding.severity == "fatal" for finding in found):
             found += _deep(asked)
     if not problems and asked is not None and not any(finding.about == "options" for finding in found):

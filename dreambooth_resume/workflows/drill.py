@@ -161,7 +161,9 @@ class Drill:
             seen.back_attempt, seen.resumed_step = adopt.attempt, adopt.state.step
             seen.back_seconds = self._passed(f"Attempt {adopt.attempt} goes on from step {adopt.state.step}")
             seen.gone_seconds = seen.back_seconds if seen.gone_seconds is None else seen.gone_seconds
-            seen.steps_lost = max(0, seen.reached_step - adopt.state.step)
+            # A save can be known of where no later word was: its step was reached.
+            seen.reached_step = max(seen.reached_step, adopt.state.step)
+            seen.steps_lost = seen.reached_step - adopt.state.step
         new = read_status(self.storage, adopt.attempt)
         if seen.first_step_seconds is None and new is not None and new.step > adopt.state.step:
             seen.first_step_seconds = self._passed("It trains again")
