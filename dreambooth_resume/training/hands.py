@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -43,13 +44,15 @@ from dreambooth_resume.training.exchange import (
     write,
 )
 from dreambooth_resume.training.memory import Portions
-from dreambooth_resume.training.step import Part
+from dreambooth_resume.training.step import HandsLate, Part
 
 ANSWER_SECONDS = 1800.0
 """How long a hand may take for a micro-batch, or to load the model, before it is thought lost."""
 CLOSE_SECONDS = 10.0
 """How long the end waits for processes that were killed: one that hangs in its GPU's driver may stay for ever.
 `cli.main` then ends without it."""
+LATE_SECONDS = 5.0
+"""How long process 0, done with its own micro-batch, waits for those of the hands where a notice asks it to end."""
 _LOOK_SECONDS = 0.5
 
 Words = TypeVar("Words")
@@ -101,7 +104,7 @@ class Hands:
             assert ready.numbers == numbers, f"process {number} has {ready.numbers} numbers to train, not {numbers}"
         if self._rows is None:
             self._rows = self._show_rows(numbers)
-        return HandsAtWork(self, parameters, portions, self._rows)
+        return HandsAtWork(self, parameters, portions, self._rows, watcher)
 
     def _show_rows(self, numbers: int) -> Rows:
         """Memory that the hands see, too. Another assignment of the same run has as many numbers."""
@@ -177,11 +180,12 @@ class Hands:
 class HandsAtWork:
     """The hands as a step sees them (`step.Hands`), for the model of one assignment."""
 
-    def __init__(self, hands: Hands, parameters: Parameters, portions: Portions, rows: Rows) -> None:
+    def __init__(self, hands: Hands, parameters: Parameters, portions: Portions, rows: Rows, watcher: Watcher) -> None:
         self._hands = hands
         self._parameters = parameters
         self._portions = portions
         self._rows = rows
+        self._watcher = watcher
         self._serial = 0
 
     def begin(self, step: int, *, loss_scale: float) -> None:
@@ -195,16 +199,18 @@ class HandsAtWork:
     def add_round(self, batch: Batch, place: int) -> list[Part]:
         """Add the gradients of the micro-batches behind this process's one at `place`, up to its next.
 
-        Raises OutOfMemoryError if a hand has too little, ProcessLost or ComeBack if one can't go on.
+        Raises OutOfMemoryError if a hand has too little, ProcessLost or ComeBack if one can't go on, HandsLate if a
+        notice leaves no time to wait for one.
         """
         processes = self._hands.processes
         left = batch.micro_batch_count - place * processes
-        return [self._add(number) for number in range(1, min(processes, left))]
+        leave_if_late = partial(self._leave_if_late, time.monotonic() + LATE_SECONDS)
+        return [self._add(number, leave_if_late) for number in range(1, min(processes, left))]
 
-    def _add(self, number: int) -> Part:
-        answer = self._hands.hear(number, Answer)
+    def _add(self, number: int, leave_if_late: Callable[[], None]) -> Part:
+        answer = self._hands.hear(number, Answer, in_between=leave_if_late)
         while answer.serial != self._serial:
-            answer = self._hands.hear(number, Answer)
+            answer = self._hands.hear(number, Answer, in_between=leave_if_late)
         if answer.loss is None:
             raise torch.OutOfMemoryError(f"in process {number} of {self._hands.processes}")
         gradients = read(self._rows[number], self._parameters)
@@ -216,3 +222,10 @@ class HandsAtWork:
             torch.cuda.synchronize(device)  # the row has been read
         self._hands.say(number, Taken())
         return Part(loss=torch.tensor(answer.loss, dtype=torch.float32, device=device), checksum=answer.checksum)
+
+    def _leave_if_late(self, late_monotonic_s: float) -> None:
+        """Without this a hand that hangs would keep a notice from being looked at until the machine is gone."""
+        if time.monotonic() < late_monotonic_s or not self._watcher.should_stop():
+            return
+        if (notice := self._watcher.notice()) is not None:
+            raise HandsLate(notice)

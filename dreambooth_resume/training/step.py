@@ -22,6 +22,7 @@ from dreambooth_resume.data.batch import Batch, MicroBatch
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.models.base import Denoiser, TextEncoders
 from dreambooth_resume.models.new_tokens import NewTokens
+from dreambooth_resume.runs.notice import Notice
 from dreambooth_resume.training.ema import Ema
 from dreambooth_resume.training.memory import is_out_of_memory
 from dreambooth_resume.training.objective import (
@@ -167,6 +168,14 @@ class Part:
     checksum: int
 
 
+class HandsLate(Exception):
+    """`notice` asks the attempt to end, and another process is still computing. Nothing of the step was changed."""
+
+    def __init__(self, notice: Notice) -> None:
+        super().__init__(notice.source)
+        self.notice = notice
+
+
 class Hands(Protocol):
     """Other processes that compute the other micro-batches of a step."""
 
@@ -175,7 +184,10 @@ class Hands(Protocol):
         ...
 
     def add_round(self, batch: Batch, place: int) -> list[Part]:
-        """Add the gradients of the micro-batches behind this process's one at `place`, up to its next."""
+        """Add the gradients of the micro-batches behind this process's one at `place`, up to its next.
+
+        Raises HandsLate if a notice leaves no time to wait for them.
+        """
         ...
 
 

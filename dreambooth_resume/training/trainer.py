@@ -21,7 +21,7 @@ from dreambooth_resume.training.preview import Preview
 from dreambooth_resume.training.progress import Reporter, StepUpdate
 from dreambooth_resume.training.pulse import Pulse
 from dreambooth_resume.training.state import TrainingState
-from dreambooth_resume.training.step import StepMetrics
+from dreambooth_resume.training.step import HandsLate, StepMetrics
 from dreambooth_resume.training.turns import short_turns
 from dreambooth_resume.training.validation_loss import Validation
 
@@ -107,6 +107,12 @@ class Trainer:
                 if step > 0:  # nothing of this step was changed yet, so the last one can be saved
                     self.manager.save_now(self.state, reason="a process was lost", give_up=self._patience())
                 raise
+            except HandsLate as late:
+                if step > 0:
+                    self._leave(late.notice)
+                self._end(late.notice)
+                what = f"{late.notice.source} in the first step: nothing was lost. {GO_ON}."
+                raise ending(late.notice, what) from None
             # Not in the handler: the error's traceback holds the activations.
             self._compute_less_at_once(step, told)
 
@@ -269,11 +275,15 @@ class Trainer:
         if not saved:
             message = f"{notice.source}: left without saving step {step}; the last durable step is {durable}."
             raise ending(notice, f"{message} {_COME_BACK}")
+        self._end(notice)
+        raise ending(notice, f"{notice.source}: step {durable} of {self.max_train_steps} is saved. {_COME_BACK}")
+
+    def _end(self, notice: Notice) -> None:
+        """Tell the next attempt that it need not wait, and who asked for the end that it has come."""
         # Said twice: the entry only saves the next attempt some waiting, and somebody is in a hurry.
         if self._insistence() < 2:
             self.manager.write_stopped(reason=notice.source, exit_code=notice.exit_code)
         self.requests.done(self.requests.open("stop"))
-        raise ending(notice, f"{notice.source}: step {durable} of {self.max_train_steps} is saved. {_COME_BACK}")
 
     def _is_too_late_to_save(self, notice: Notice) -> bool:
         left = time_left(notice, now_monotonic_s=time.monotonic())

@@ -1,4 +1,4 @@
-"""What goes wrong in a step, made to go wrong in a child: a NaN, an overflow, too little memory, a broken driver.
+"""What goes wrong in a step, made to go wrong in a child: a NaN, an overflow, too little memory, a driver that hangs.
 
 A fault belongs to a batch, known by its timesteps, and not to a count of calls: like a picture that can't be trained on
 it comes again whenever that batch does, after any kill.
@@ -24,7 +24,7 @@ def fault(kind: str, *, step: int, slots: Sequence[int] = (0, 1), seed: int = 7,
     """`kind` happens whenever the model is given just these slots of `step` (which counts from 0).
 
     nan: what it answers is NaN. overflow: its answer is right and the gradient infinite. memory: there is too little.
-    crash: a SIGSEGV, once the home (a folder) holds a commit of step `saved`.
+    crash: a SIGSEGV, once the home (a folder) holds a commit of step `saved`. hang: the process stops, as by SIGSTOP.
     """
     draws = [generator(seed, Stream.TIMESTEP, step=step, slot=slot).integers(TRAIN_TIMESTEPS) for slot in slots]
     return {"kind": kind, "timesteps": [int(draw) for draw in draws], "saved": saved}
@@ -51,6 +51,8 @@ def install(faults: list[dict[str, Any]]) -> None:
         kinds = met.keys()
         if "crash" in kinds:
             _crash(saved=met["crash"]["saved"])
+        if "hang" in kinds:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if "memory" in kinds:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         answer = real(self, sample, timestep, *arguments, **options)[0]

@@ -1,4 +1,4 @@
-"""`--num_processes`: killed, told to leave, short of memory, always compared with a run of one process."""
+"""`--num_processes`: killed, told to leave, hung, short of memory, always compared with a run of one process."""
 
 from __future__ import annotations
 
@@ -105,6 +105,23 @@ def test_a_signal_to_the_other_process_or_to_all_saves_and_the_run_goes_on_alone
     bench.run(
         home, num_processes=1, **{name: TWO[name] for name in ("train_batch_size", "gradient_accumulation_steps")}
     )
+    assert result_digests(home) == undisturbed(**ONE)
+
+
+def test_a_notice_is_heeded_while_the_other_process_hangs_and_the_run_goes_on(
+    bench: Bench, undisturbed: Undisturbed, home: Path
+) -> None:
+    soon = {"limits": {**FORKED["limits"], "dreambooth_resume.training.hands:LATE_SECONDS": 0.0}}
+    # The first micro-batch of the other process in the fourth step.
+    process = bench.start(home, **{**TWO, **soon, "faults": [fault("hang", step=3, slots=(1,))]})
+    process.wait_for_step(3)
+    hand = hand_of(process)
+    process.wait_for(lambda: hand.status() == psutil.STATUS_STOPPED, "the hang")
+    process.send(signal.SIGTERM)
+    assert process.wait() == 75, process.output()
+    assert "SIGTERM: saving step 3, then leaving." in process.output()
+    assert not hand.is_running()
+    bench.run(home, **TWO)
     assert result_digests(home) == undisturbed(**ONE)
 
 

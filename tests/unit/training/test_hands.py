@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -16,7 +17,9 @@ import torch
 
 from dreambooth_resume.data.batch import Batch
 from dreambooth_resume.errors import ComeBack, ProcessLost, StoppedOnPurpose
-from dreambooth_resume.preemption.watcher import Watcher
+from dreambooth_resume.preemption.watcher import NoticeSource, Watcher
+from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.training import hands as hands_of_a_run
 from dreambooth_resume.training.exchange import (
     Answer,
     Failed,
@@ -31,6 +34,7 @@ from dreambooth_resume.training.exchange import (
 )
 from dreambooth_resume.training.hands import Hands, HandsAtWork, Link
 from dreambooth_resume.training.memory import Portions
+from dreambooth_resume.training.step import HandsLate
 
 pytestmark = pytest.mark.quick
 
@@ -102,7 +106,17 @@ def batch(micro_batches: int) -> Batch:
     return Batch(step=5, micro_batches=(), picture_names=(), slots=micro_batches, micro_batch_count=micro_batches)
 
 
-def at_work(scene: Scene, trained: dict[str, torch.nn.Parameter]) -> tuple[HandsAtWork, Rows]:
+@dataclass
+class Asked:
+    """A source of one notice."""
+
+    said: Notice | None = None
+
+    def notice(self) -> Notice | None:
+        return self.said
+
+
+def at_work(scene: Scene, trained: dict[str, torch.nn.Parameter], *sources: NoticeSource) -> tuple[HandsAtWork, Rows]:
     """Process 0 ready to train, and the memory as the hand sees it."""
     seen: list[Rows] = []
 
@@ -112,7 +126,7 @@ def at_work(scene: Scene, trained: dict[str, torch.nn.Parameter]) -> tuple[Hands
 
     hand = threading.Thread(target=be_ready)
     hand.start()
-    work = scene.hands.when_ready(trained, portions(), Watcher([]))
+    work = scene.hands.when_ready(trained, portions(), Watcher(sources))
     hand.join()
     return work, seen[0]
 
@@ -218,6 +232,33 @@ def test_a_notice_is_heeded_while_hands_load_the_model(scene: Scene) -> None:
     scene.hands.links.append(Link(process=cast(Any, scene.process), connection=Pipe()[0]))
     with pytest.raises(StoppedOnPurpose, match="SIGINT to process 1 while loading the model: nothing was lost"):
         scene.hands.when_ready(parameters(), portions(), Watcher([scene.hands]))
+
+
+def test_a_notice_is_heeded_while_a_hand_is_late_unless_its_end_is_far(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hands_of_a_run, "LATE_SECONDS", 0.0)
+    source = Asked(Notice(source="Slurm", exit_code=75, deadline_monotonic_s=time.monotonic() + 3600.0))
+    work, rows = at_work(scene, trained := parameters(), source)
+    trained["a"].grad, trained["b"].grad = torch.zeros(2, 3), torch.zeros(4)
+    work.begin(5, loss_scale=1.0)
+    rows[1].fill_(1.0)
+    scene.other.send(Answer(serial=1, loss=3.0))
+    assert [part.loss.item() for part in work.add_round(batch(2), 0)] == [3.0]
+    work.begin(6, loss_scale=1.0)
+    source.said = Notice(source="SIGTERM", exit_code=75)
+    with pytest.raises(HandsLate, match="SIGTERM"):
+        work.add_round(batch(2), 0)
+
+
+def test_a_hand_that_is_not_late_is_waited_for_whatever_notice_there_is(scene: Scene) -> None:
+    trained, source = parameters(), Asked()
+    work, _rows = at_work(scene, trained, source)
+    source.said = Notice(source="SIGTERM", exit_code=75)
+    trained["a"].grad, trained["b"].grad = torch.zeros(2, 3), torch.zeros(4)
+    work.begin(5, loss_scale=1.0)
+    threading.Timer(0.7, scene.other.send, [Answer(serial=1, loss=3.0)]).start()
+    assert [part.loss.item() for part in work.add_round(batch(2), 0)] == [3.0]
 
 
 def signals_of(*numbers: int) -> Callable[[], Any]:

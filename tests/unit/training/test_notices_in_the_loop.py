@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 
-from dreambooth_resume.errors import Interrupted, StorageUnavailable
+from dreambooth_resume.data.batch import Batch
+from dreambooth_resume.errors import Interrupted, StoppedOnPurpose, StorageUnavailable
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.runs.entries import Stopped
 from dreambooth_resume.runs.home import log_key
 from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.notice import Notice
+from dreambooth_resume.training.step import HandsLate, StepMetrics
+from dreambooth_resume.training.trainer import Trainer
 from tests.fakes.memory_storage import MemoryStorage
 from tests.fakes.toy_run import check_home
 from tests.fakes.toy_trainer import STEPS, Once, Told, committed_steps, trainer_on
@@ -133,3 +138,41 @@ def test_advice_makes_saves_more_frequent_and_ends_nothing(home: MemoryStorage, 
     trainer.manager.close()
     assert committed_steps(home) == [STEPS]
     assert told.messages.count("AWS rebalance recommendation: saving every 15 s from now on.") == 1
+
+
+def late_at(trainer: Trainer, step: int, said: Notice) -> None:
+    """Let the update `step`, counted from 0, wait in vain for another process."""
+    real = trainer.train_step
+
+    def train_step(batch: Batch, *, before_update: Callable[[], None]) -> StepMetrics:
+        if cast(int, batch) == step:
+            raise HandsLate(said)
+        return real(batch, before_update=before_update)
+
+    trainer.train_step = train_step
+
+
+def test_a_notice_while_another_process_is_late_is_left_for_with_the_step_before(
+    home: MemoryStorage, requests: RequestSource
+) -> None:
+    trainer = trainer_on(home, at_step=lambda _step: None, requests=requests, interval_steps=100)
+    late_at(trainer, 3, notice(left_seconds=60.0))
+    with pytest.raises(Interrupted, match="AWS: step 3 of 6 is saved"):
+        trainer.run()
+    trainer.manager.close()
+    assert committed_steps(home) == [3]
+    last = read_log(home).entries[-1].body
+    assert isinstance(last, Stopped)
+    assert last.exit_code == 75
+
+
+def test_a_notice_while_another_process_is_late_in_the_first_step_saves_nothing(
+    home: MemoryStorage, requests: RequestSource
+) -> None:
+    trainer = trainer_on(home, at_step=lambda _step: None, requests=requests)
+    late_at(trainer, 0, Notice(source="SIGINT", exit_code=76))
+    with pytest.raises(StoppedOnPurpose, match="SIGINT in the first step: nothing was lost"):
+        trainer.run()
+    trainer.manager.close()
+    assert committed_steps(home) == []
+    assert read_log(home).entries[-1].body == Stopped(reason="SIGINT", exit_code=76), "the next attempt need not wait"
