@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -69,5 +69,8 @@ def _loss(unet: UNet2DConditionModel, generator: torch.Generator) -> torch.Tenso
     return mse_loss(prediction, noise)
 
 
-if __name__ == "__main__":
-    train_like_the_script(Path(sys.argv[1]), Path(sys.argv[2]))
+def main(words: Sequence[str]) -> int:
+    """`words`: the folder of the base model, and that for the checkpoint."""
+    model, output_dir = words
+    train_like_the_script(Path(model), Path(output_dir))
+    return 0

@@ -7,6 +7,7 @@ converters that are tested with them.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ def build_uneven_sdxl(folder: Path) -> None:
         unet["projection_class_embeddings_input_dim"] = 6 * unet["addition_time_embed_dim"] + WIDTHS[1]
         made: Any = UNet2DConditionModel.from_config(unet)
         made.save_pretrained(folder / "unet")
+
+
+def main(words: Sequence[str]) -> int:
+    """`words`: the folder for the model; beside it the same one is written as a single file."""
+    [folder] = map(Path, words)
+    build_uneven_sdxl(folder)
+    write_single_file(folder, folder.with_suffix(".safetensors"))
+    return 0
 
 
 def write_single_file(folder: Path, path: Path, *, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:

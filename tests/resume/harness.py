@@ -203,8 +203,10 @@ class Bench:
         uri: str | None = None,
         faults: Sequence[Mapping[str, object]] = (),
         prelude: str | None = None,
+        program: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Process:
-        """Any `dbr` command in a forked process; each has a log file of its own beside the home."""
+        """Any `dbr` command in a forked process, or `program`; each has a log file of its own beside the home."""
         number = len(list(home.parent.glob(f"{home.name}.*.log")))
         log = home.parent / f"{home.name}.{number:03d}.log"
         log.touch()
@@ -222,6 +224,8 @@ class Bench:
                 "clock_off": clock_off,
                 "faults": list(faults),
                 "prelude": prelude,
+                "program": program,
+                "environment": dict(environment or {}),
                 "slow_copies": slow_copies,
                 "bucket_home": uri.removeprefix("s3://") if uri else None,
             }

@@ -8,8 +8,6 @@ on purpose: a run's last step is always a checkpoint here, also where the interv
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -55,20 +53,10 @@ def checkpoints(home: Path) -> set[str]:
     return {path.name for path in home.iterdir() if "checkpoint" in path.name}
 
 
-PICTURE = """
-import sys
-from diffusers import StableDiffusionXLPipeline
-pipe = StableDiffusionXLPipeline.from_pretrained(sys.argv[1])
-pipe.set_progress_bar_config(disable=True)
-pipe.load_lora_weights(sys.argv[2])
-pipe("a prompt", num_inference_steps=int(sys.argv[3]), height=32, width=32)
-"""
-
-
 def makes_a_picture(bench: Bench, home: Path, *, steps: int) -> None:
-    words = [sys.executable, "-c", PICTURE, str(bench.model), str(home), str(steps)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
+    words = [str(bench.model), str(home), str(steps)]
+    process = bench.command(home, words, program="tests.resume.plain_diffusers:make_picture")
+    assert process.wait() == 0, process.output()
 
 
 def test_lora_sdxl(bench: Bench, home: Path) -> None:

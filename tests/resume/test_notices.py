@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.fakes.metadata_server import running_metadata
@@ -59,25 +56,14 @@ def test_a_deadline_ends_the_attempt_before_it(bench: Bench, home: Path) -> None
     assert committed_steps(home) == ([last] if last > 0 else []), "a slow machine is told before its first step"
 
 
-def test_a_spot_interruption_of_aws_ends_a_real_process(bench: Bench, home: Path) -> None:
+def test_a_spot_interruption_of_aws_ends_the_process(bench: Bench, home: Path) -> None:
     with running_metadata(clouds=frozenset({"aws"}), date="Sat, 21 Nov 2026 08:00:00 GMT") as fake:
-        words = [sys.executable, "-m", "dreambooth_resume", "train", *bench.words(home, **LENGTH)]
-        environment = {**os.environ, "AWS_EC2_METADATA_SERVICE_ENDPOINT": fake.url}
-        process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
-        )
-        try:
-            assert process.stdout is not None
-            lines = []
-            for line in process.stdout:
-                lines.append(line)
-                if line.startswith("step 3/"):
-                    fake.spot_action = {"action": "terminate", "time": "2026-11-21T08:00:10Z"}
-            assert process.wait(timeout=60) == 75, "".join(lines)
-        finally:
-            process.kill()
-            process.wait()
-    output = "".join(lines)
+        environment = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": fake.url}
+        process = bench.command(home, ["train", *bench.words(home, **LENGTH)], environment=environment)
+        process.wait_for_step(3)
+        fake.spot_action = {"action": "terminate", "time": "2026-11-21T08:00:10Z"}
+        assert process.wait() == 75, process.output()
+    output = process.output()
     assert "Watching for notices of aws." in output
     assert "AWS spot interruption (terminate at 08:00:10 UTC)" in output
     assert len(committed_steps(home)) >= 1

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,8 +16,8 @@ from tests.resume.harness import KILLED, Bench, CrashPoint, committed_steps, log
 def script_checkpoint(bench: Bench) -> Path:
     """Made in another process: this one has to stay free of tensor operations."""
     output = bench.folder / "script"
-    words = [sys.executable, "-m", "tests.fakes.diffusers_script", str(bench.model), str(output)]
-    subprocess.run(words, check=True, env={**os.environ}, cwd=Path(__file__).parents[2], timeout=300)
+    made = bench.command(output, [str(bench.model), str(output)], program="tests.fakes.diffusers_script:main")
+    assert made.wait() == 0, made.output()
     return output / "checkpoint-3"
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,6 @@ from tests.resume.conftest import Undisturbed
 from tests.resume.harness import KILLED, Bench, committed_steps, log_of, result_digests, sha256
 from tests.resume.s3_home import S3Home
 
-_BUILD = """
-import sys
-from pathlib import Path
-from tests.fakes.single_file import build_uneven_sdxl, write_single_file
-folder = Path(sys.argv[1])
-build_uneven_sdxl(folder)
-write_single_file(folder, folder.with_suffix(".safetensors"))
-"""
 OPTIONS: dict[str, object] = {"train_text_encoder": True}
 
 
@@ -31,7 +21,8 @@ def folder(bench: Bench) -> Path:
     """The model as a folder; beside it lies the same one as `uneven.safetensors`."""
     made = bench.folder / "uneven"
     # In a process of its own: this one has to stay free of tensor operations.
-    subprocess.run([sys.executable, "-c", _BUILD, str(made)], check=True, cwd=Path(__file__).parents[2])
+    process = bench.command(made, [str(made)], program="tests.fakes.single_file:main")
+    assert process.wait() == 0, process.output()
     return made
 
 
