@@ -186,15 +186,14 @@ class Supervisor:
         return words if left_seconds is None else [*words, "--deadline", f"{left_seconds:.0f}s"]
 
     def _deadline_left(self, given: GivenOptions, started: float) -> float | None:
-        deadline = given.value("deadline")
-        return None if deadline is None else duration_seconds(str(deadline)) - (self.run.monotonic() - started)
+        deadline = _deadline_seconds(given)
+        return None if deadline is None else deadline - (self.run.monotonic() - started)
 
     def _time_left(self, given: GivenOptions, started: float) -> float | None:
-        """Until the deadline or the platform's limit, whichever is nearer."""
-        limit = self.run.limit_seconds
-        at_most = None if limit is None else limit - lead_of(limit) - (self.run.monotonic() - started)
-        ends = [left for left in (self._deadline_left(given, started), at_most) if left is not None]
-        return min(ends, default=None)
+        """Until a training would be told to leave by the deadline or the platform's limit, whichever is nearer."""
+        limits = [limit for limit in (_deadline_seconds(given), self.run.limit_seconds) if limit is not None]
+        passed = self.run.monotonic() - started
+        return min((limit - lead_of(limit) - passed for limit in limits), default=None)
 
     def _wait_while_held(self, given: GivenOptions, started: float) -> int | None:
         """Wait while the machine is about to go; the exit code if nothing is to be started any more."""
@@ -271,6 +270,11 @@ class Supervisor:
         with contextlib.suppress(DbrError):
             facts: dict[str, JsonValue] = {"launch": self.run.launch_id, "boot_id": self.run.boot_id, **values}
             post_note(self.run.storage, "exit", text, values=facts)
+
+
+def _deadline_seconds(given: GivenOptions) -> float | None:
+    deadline = given.value("deadline")
+    return None if deadline is None else duration_seconds(str(deadline))
 
 
 def _kept(going_back: tuple[str, ...], log: Log) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from dreambooth_resume.runs.notice import Lead, Notice
 
 # Without --resume the same command is refused once the home holds a run.
 GO_ON = "The same command with --resume latest goes on"
+GO_ON_WITH_MORE = "The same command with --resume latest and a larger budget goes on"
 
 NEAR_SECONDS = 150.0
 """Work that saves nothing goes on until the end is so near. The two minutes of AWS are near, an hour is not."""
@@ -70,10 +71,15 @@ class Watcher:
     def leave_if_asked(self, doing: str) -> None:
         """Between two pieces of work that save nothing: raise what a notice asks for."""
         if self.should_stop() and (notice := self.notice()) is not None:
-            raise ending(notice, f"{notice.source} while {doing}: nothing was lost. {GO_ON}.")
+            raise ending(notice, f"{notice.source} while {doing}: nothing was lost. {how_to_go_on(notice)}.")
 
     def _said(self) -> list[Notice]:
         return [notice for source in self._sources if (notice := source.notice()) is not None]
+
+
+def how_to_go_on(notice: Notice) -> str:
+    """What to type next, without the full stop; with a budget that is spent, the same again would end at once."""
+    return GO_ON_WITH_MORE if notice.is_budget else GO_ON
 
 
 def ending(notice: Notice, message: str) -> DbrError:

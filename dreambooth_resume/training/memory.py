@@ -7,13 +7,15 @@ result is equivalent, not exact. It is kept in the log, and later attempts begin
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.batch import Batch
+from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.runs.entries import SmallerMicroBatch
 
 # torch raises OutOfMemoryError for its own allocations on a GPU alone.
@@ -44,6 +46,26 @@ class Portions:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """The device, or a library that computes on it, had too little memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _WORDS)
+
+
+@contextmanager
+def enough_memory(options: TrainOptions) -> Iterator[None]:
+    """Around what loads models, encodes and makes class pictures: raises RefusedToGoOn where the device has too little.
+
+    Another start on the same device would end the same way, so it is none for a launcher to try again.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        told = str(error).split(". ")[0]
+        makes_class_pictures = options.prior.with_prior_preservation
+        class_pictures = " A smaller --sample_batch_size makes class pictures in less." if makes_class_pictures else ""
+        raise RefusedToGoOn(
+            f"Before the first step: out of memory ({told}). What was encoded so far is kept. Does another program use "
+            f"this device (nvidia-smi)?{class_pictures} {what_to_change(options)}"
+        ) from error
 
 
 def release() -> None:

@@ -11,7 +11,7 @@ from dreambooth_resume.data.loader import Loader
 from dreambooth_resume.errors import Interrupted, ProcessLost, RefusedToGoOn
 from dreambooth_resume.preemption.heed import UNKNOWN_SAVE_SECONDS, Heed, NoticeHeeder, time_left, what_a_notice_needs
 from dreambooth_resume.preemption.requests import RequestSource
-from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending
+from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending, how_to_go_on
 from dreambooth_resume.runs.control import Request
 from dreambooth_resume.runs.notice import GO_NOW, Notice
 from dreambooth_resume.training.guards import refuse_non_finite
@@ -229,7 +229,7 @@ class Trainer:
         saved = self.manager.save_now(self.state, reason="final", give_up=self._patience())
         self._look_at_saves()
         if not saved:
-            raise Interrupted(f"The last step could not be committed. {self.manager.alarm or ''} {_COME_BACK}")
+            raise Interrupted(f"The last step could not be committed. {self.manager.alarm or ''} {GO_ON} from there.")
         if self.preview is not None and self.preview.due_at_the_end and self.watcher.notice() is None:
             # Before `finished`: behind it nobody loads the model again to make what a kill cut short.
             self.pulse.enter("validating")
@@ -258,7 +258,7 @@ class Trainer:
     def _leave(self, notice: Notice) -> None:
         """Save for `notice` and end the attempt. Never returns."""
         self.pulse.enter("saving")
-        give_up, step = self._patience(notice), self.state.global_step
+        give_up, step, come_back = self._patience(notice), self.state.global_step, f"{how_to_go_on(notice)} from there."
         pending = self.manager.pending_step
         if pending is not None and self._is_too_late_to_save(notice):
             # A new save would not get through, and would have to wait for this one: what is copied already will do.
@@ -274,9 +274,9 @@ class Trainer:
         durable = self.manager.durable_step or 0
         if not saved:
             message = f"{notice.source}: left without saving step {step}; the last durable step is {durable}."
-            raise ending(notice, f"{message} {_COME_BACK}")
+            raise ending(notice, f"{message} {come_back}")
         self._end(notice)
-        raise ending(notice, f"{notice.source}: step {durable} of {self.max_train_steps} is saved. {_COME_BACK}")
+        raise ending(notice, f"{notice.source}: step {durable} of {self.max_train_steps} is saved. {come_back}")
 
     def _end(self, notice: Notice) -> None:
         """Tell the next attempt that it need not wait, and who asked for the end that it has come."""
@@ -302,6 +302,3 @@ class Trainer:
         if notice is not None and notice.deadline_monotonic_s is not None:
             deadline = min(deadline, notice.deadline_monotonic_s)
         return lambda: self._must_go() or time.monotonic() >= deadline
-
-
-_COME_BACK = f"{GO_ON} from there."

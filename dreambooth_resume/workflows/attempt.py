@@ -45,6 +45,7 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, Parts, build_parts
 from dreambooth_resume.training.guards import gave_up, next_window, refuse_non_finite_state
 from dreambooth_resume.training.hands import Hands
+from dreambooth_resume.training.memory import enough_memory
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.preview import Preview
 from dreambooth_resume.training.progress import Reporter
@@ -199,7 +200,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
     life.redone.start()
     try:
         staged, parts = _prepare(attempt, life)
-    except (Interrupted, StoppedOnPurpose) as error:
+    except (Interrupted, StoppedOnPurpose, RefusedToGoOn) as error:
         _say_stopped(attempt, life, error)
         raise
     seeded = None if staged or adopted.base else _seeded(attempt, parts)
@@ -283,14 +284,15 @@ def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
         life.watcher.leave_if_asked("copying the pictures")
     _asked_patiently(attempt, life, lambda: store_shots(attempt.storage, attempt.assignment.shots))
     staged = _asked_patiently(attempt, life, lambda: _staged(attempt))
-    parts = build_parts(
-        attempt.assignment,
-        attempt.storage,
-        accelerator=attempt.accelerator,
-        reporter=attempt.reporter,
-        watcher=life.watcher,
-        hands=attempt.hands,
-    )
+    with enough_memory(attempt.assignment.options):
+        parts = build_parts(
+            attempt.assignment,
+            attempt.storage,
+            accelerator=attempt.accelerator,
+            reporter=attempt.reporter,
+            watcher=life.watcher,
+            hands=attempt.hands,
+        )
     return staged, parts
 
 

@@ -24,7 +24,8 @@ def fault(kind: str, *, step: int, slots: Sequence[int] = (0, 1), seed: int = 7,
     """`kind` happens whenever the model is given just these slots of `step` (which counts from 0).
 
     nan: what it answers is NaN. overflow: its answer is right and the gradient infinite. memory: there is too little.
-    crash: a SIGSEGV, once the home (a folder) holds a commit of step `saved`. hang: the process stops, as by SIGSTOP.
+    encoder: the VAE has too little, always. hang: the process stops, as by SIGSTOP.
+    crash: a SIGSEGV, once the home (a folder) holds a commit of step `saved`.
     """
     draws = [generator(seed, Stream.TIMESTEP, step=step, slot=slot).integers(TRAIN_TIMESTEPS) for slot in slots]
     return {"kind": kind, "timesteps": [int(draw) for draw in draws], "saved": saved}
@@ -33,7 +34,7 @@ def fault(kind: str, *, step: int, slots: Sequence[int] = (0, 1), seed: int = 7,
 def install(faults: list[dict[str, Any]]) -> None:
     """Make the UNet of this process have these faults; one whose timesteps are None is there always."""
     import torch
-    from diffusers import UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
     class _InfiniteGradient(torch.autograd.Function):
         @staticmethod
@@ -63,6 +64,14 @@ def install(faults: list[dict[str, Any]]) -> None:
         return (answer,)
 
     UNet2DConditionModel.forward = forward
+    if any(one["kind"] == "encoder" for one in faults):
+        AutoencoderKL.encode = _without_memory
+
+
+def _without_memory(*_: Any, **__: Any) -> None:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
 _SAVED_SECONDS = 60.0

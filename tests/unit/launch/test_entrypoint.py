@@ -178,6 +178,8 @@ def test_what_is_left_of_a_deadline_is_handed_on_and_nothing_starts_behind_it(be
     assert bench.starts[0][-2:] == ["--deadline", "30s"]
     assert bench.starts[1][-2:] == ["--deadline", "28s"]
     assert len(bench.left) > 10
+    # A tenth of thirty seconds before its end a training leaves: nothing is started to leave at once.
+    assert float(bench.starts[-1][-1].removesuffix("s")) >= 4.0
     assert bench.told[-1] == "The deadline is over: nothing is started any more on this machine."
 
 

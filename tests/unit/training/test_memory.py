@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from dreambooth_resume.config.load import parse_train, resolve
+from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.runs.entries import SmallerMicroBatch
-from dreambooth_resume.training.memory import Portions, is_out_of_memory, micro_batch_size, what_to_change
+from dreambooth_resume.training.memory import (
+    Portions,
+    enough_memory,
+    is_out_of_memory,
+    micro_batch_size,
+    what_to_change,
+)
 
 pytestmark = pytest.mark.quick
 
@@ -59,3 +66,15 @@ def test_what_this_run_may_go_on_with_is_named_before_what_needs_a_new_one(more:
     said = what_to_change(resolve(parse_train([*words, *more]), recorded=None))
     assert advice in said
     assert said.startswith("A new run") == (more == ["--offload"])
+
+
+def test_too_little_memory_before_the_first_step_is_no_bug_and_says_what_needs_less() -> None:
+    words = "--pretrained_model_name_or_path model --instance_data_dir pictures --instance_prompt dog".split()
+    prior = "--with_prior_preservation --class_data_dir dogs --class_prompt dog".split()
+    options = resolve(parse_train([*words, *prior]), recorded=None)
+    with pytest.raises(RefusedToGoOn, match=r"out of memory \(CUDA out of memory\)") as told, enough_memory(options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    assert "--sample_batch_size" in str(told.value)
+    assert "--gradient_checkpointing" in str(told.value)
+    with pytest.raises(RuntimeError, match="shapes"), enough_memory(options):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
