@@ -27,7 +27,11 @@ NO_SUCH_PACKAGE = 2
 def main() -> int:
     """0 where nothing is to be started again, else what the run ended with."""
     print(f"hf_job.py: {os.environ['DBR_TELL']}", flush=True)
-    wheel = read_wheel(os.environ["DBR_HOME"], os.environ["DBR_WHEEL"])
+    try:
+        wheel = read_wheel(os.environ["DBR_HOME"], os.environ["DBR_WHEEL"])
+    except Exception as error:  # noqa: BLE001  whatever boto3 has tried ten times
+        print(f"hf_job.py: the package can't be read from {os.environ['DBR_HOME']}: {error}", flush=True)
+        return 0 if is_refused(error) else 1
     if hashlib.sha256(wheel).hexdigest() != os.environ["DBR_WHEEL_SHA256"]:
         print("hf_job.py: the package in the home is not what was launched (SHA-256 differs).", flush=True)
         return 0
@@ -40,6 +44,13 @@ def main() -> int:
         print("hf_job.py: nobody should start it again as it is, so this job ends as done. dbr status says why.")
         return 0
     return code if code > 0 else 128 - code
+
+
+def is_refused(error: Exception) -> bool:
+    """The service says that there is no such thing, or not for these keys: another attempt would cost the same."""
+    answer = getattr(error, "response", None)
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(answer, dict) else 0
+    return 400 <= status < 500 or type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
 
 
 def read_wheel(home: str, key: str) -> bytes:

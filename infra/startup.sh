@@ -2,6 +2,8 @@
 # Makes a machine train one run, and go on with it whenever it starts anew. User data of the aws launcher, which puts its
 # settings behind the first line; or by hand:
 #
+#     DBR_HOME=s3://bucket/dog DBR_SERVICE=foreground ./startup.sh prepare
+#     /opt/dbr/venv/bin/python -m pip install -c constraints.txt torch && /opt/dbr/venv/bin/python -m pip install -c constraints.txt .
 #     DBR_HOME=s3://bucket/dog DBR_SERVICE=foreground ./startup.sh
 #
 #   startup.sh            prepare, then train: as a systemd service where systemd and root are there, else right here
@@ -16,6 +18,7 @@
 # DBR_WHEEL, DBR_WHEEL_SHA256    the package, by its key in the home; without: what the environment has already
 # DBR_CONSTRAINTS, …_SHA256      the versions that it was tested with, likewise
 # DBR_EXTRAS                     extras of the package, such as prodigy
+# DBR_S3_PATH_STYLE              yes: ENDPOINT/BUCKET, no: BUCKET.ENDPOINT; without: as boto3 does it for the endpoint
 # DBR_HF_TOKEN_PARAMETER         name in AWS Systems Manager's Parameter Store of the Hugging Face token, if one is needed
 # DBR_GROUP                      Auto Scaling group to set to 0 where this machine is of no use
 # DBR_ROOT, DBR_STAGE            where all this lies (/opt/dbr); the fast disk (found and mounted by itself)
@@ -89,10 +92,13 @@ fetch() { # KEY SHA256 FILE: complete and of that digest, or absent
     is_of_digest "$2" "$3" && return
     if [[ $DBR_HOME == s3://* ]]; then
         "$venv/bin/python" - "$DBR_HOME/$1" "$part" << 'PYTHON' || return 1
+import os
 import sys
 import boto3
+from botocore.config import Config
 bucket, _, key = sys.argv[1].removeprefix("s3://").partition("/")
-boto3.client("s3").download_file(bucket, key, sys.argv[2])
+style = {"yes": "path", "no": "virtual"}.get(os.environ.get("DBR_S3_PATH_STYLE", ""), "auto")
+boto3.client("s3", config=Config(s3={"addressing_style": style})).download_file(bucket, key, sys.argv[2])
 PYTHON
     else
         cp "$DBR_HOME/$1" "$part" || return 1
@@ -103,10 +109,15 @@ PYTHON
 
 is_of_digest() { echo "$1  $2" | sha256sum --check --status 2> /dev/null; }
 
+has_dbr() { "$venv/bin/python" -c 'import dreambooth_resume' 2> /dev/null; }
+
 pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check --no-input "$@"; }
 
 install_package() {
-    [[ -n ${DBR_WHEEL:-} ]] || return 0
+    if [[ -z ${DBR_WHEEL:-} ]]; then
+        has_dbr || say "dbr is not installed: name its wheel in the home (DBR_WHEEL), or $venv/bin/python -m pip install it."
+        return 0
+    fi
     local wheel=$root/${DBR_WHEEL##*/} constraints=$root/constraints.txt
     local mark=$venv/.installed-$DBR_WHEEL_SHA256-$DBR_CONSTRAINTS_SHA256
     [[ ! -f $mark ]] || return 0
@@ -241,6 +252,7 @@ case ${1:-} in
     ended) ended ;;
     "")
         bash "$0" prepare || exit $?
+        has_dbr || exit 2
         if ! is_for_systemd; then train; fi
         set -E
         trap 'give_up "The service could not be set up."' ERR

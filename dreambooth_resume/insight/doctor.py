@@ -32,6 +32,12 @@ class TorchBuild:
     cuda: str | None
 
 
+LATER = Finding(
+    severity="fine", about="start", what="steps and room for checkpoints are looked at once the base model is here"
+)
+"""Where there is no base model on this machine yet."""
+
+
 def judge_clock(ahead_seconds: float | None) -> list[Finding]:
     """This machine's clock against the storage's."""
     if ahead_seconds is None:

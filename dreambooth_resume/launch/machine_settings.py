@@ -23,8 +23,12 @@ def machine_settings(request: LaunchRequest) -> dict[str, str]:
 
 
 def service_settings(request: LaunchRequest) -> dict[str, str]:
-    """Where the bucket's service is, in boto3's own variables: the package is read before dbr is there."""
-    told = {"AWS_ENDPOINT_URL_S3": request.s3.endpoint_url, "AWS_DEFAULT_REGION": request.s3.region}
+    """Where the bucket's service is, and how it is addressed: the package is read before dbr is there."""
+    told = {
+        "AWS_ENDPOINT_URL_S3": request.s3.endpoint_url,
+        "AWS_DEFAULT_REGION": request.s3.region,
+        "DBR_S3_PATH_STYLE": {True: "yes", False: "no", None: None}[request.s3.path_style],
+    }
     return {name: value for name, value in told.items() if value}
 
 

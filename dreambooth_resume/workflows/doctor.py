@@ -25,6 +25,7 @@ from dreambooth_resume.config.values import checked
 from dreambooth_resume.data.inputs import INPUTS_LIST
 from dreambooth_resume.errors import BadInput, DbrError
 from dreambooth_resume.insight.doctor import (
+    LATER,
     judge_clock,
     judge_notices,
     judge_room,
@@ -307,9 +308,9 @@ def _model(asked: _Asked) -> list[Finding]:
     name = asked.train.model.pretrained_model_name_or_path
     if source is None and name.startswith("s3://"):
         what = "in a bucket: what its files say is seen when they are fetched"
-        return [Finding(severity="fine", about="base model", what=what, where=name), *judge_here(asked.train)]
+        return [Finding(severity="fine", about="base model", what=what, where=name), LATER, *judge_here(asked.train)]
     if source is None:
-        return [*_model_on_the_hub(asked, name), *judge_here(asked.train)]
+        return [*_model_on_the_hub(asked, name), LATER, *judge_here(asked.train)]
     family_named(source.family).check(source)
     what = f"complete on this machine, {source.size_bytes / 1e9:.1f} GB"
     found = [Finding(severity="fine", about="base model", what=what, where=name)]

@@ -107,6 +107,8 @@ def prepare(
     given = _absolute(parse_train(rest))
     _refuse_secrets(given)
     place = find_place(given)
+    if place.is_remote and not launcher.shares_folders:
+        given = _with_the_service_of_here(given)
     if not place.is_remote and not launcher.shares_folders:
         raise BadInput(
             f"is a folder of this machine, which a machine of {where} can't see",
@@ -272,6 +274,18 @@ def _refuse_secrets(given: GivenOptions) -> None:
             where=given.sources[secret],
             fix=_INSTEAD.get(secret, _INSTEAD["hub_token"]),
         )
+
+
+def _with_the_service_of_here(given: GivenOptions) -> GivenOptions:
+    """The S3 service that this machine's environment names, which no other machine has."""
+    name = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
+    if name is None or given.value("s3_endpoint_url") is not None:
+        return given
+    return replace(
+        given,
+        values={**given.values, "s3_endpoint_url": os.environ[name]},
+        sources={**given.sources, "s3_endpoint_url": name},
+    )
 
 
 def _own_endpoint(settings: S3Settings, where: str) -> str | None:

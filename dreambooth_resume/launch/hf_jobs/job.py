@@ -52,8 +52,6 @@ def sent(request: LaunchRequest, settings: HfJobsSettings) -> Sent:
             f"leaves by itself {_minutes(deadline_seconds)} after it began, with everything saved."
         ),
     }
-    if request.s3.path_style is not None:
-        environment["DBR_S3_PATH_STYLE"] = "yes" if request.s3.path_style else "no"
     extras = request.package.extras if request.package is not None else ()
     return Sent(
         script=script(extras),

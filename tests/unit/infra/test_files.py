@@ -87,6 +87,23 @@ def test_signals_reach_the_program_in_the_image() -> None:
         assert isinstance(json.loads(line.removeprefix(keyword)), list), "in shell form, a shell keeps SIGTERM"
 
 
+def test_the_image_takes_nothing_along_that_is_not_named() -> None:
+    copied = [line.split()[1:-1] for line in (INFRA / "Dockerfile").read_text().splitlines() if line.startswith("COPY")]
+    names = {name.rstrip("/") for line in copied for name in line}
+    assert "." not in names
+    needed = {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "constraints.txt",
+        "dreambooth_resume",
+        "configs",
+        "infra",
+        "ui",
+    }
+    assert names == needed
+
+
 @pytest.mark.parametrize("path", sorted(INFRA.glob("*.json")), ids=lambda path: path.name)
 def test_policies_are_json_with_known_parts(path: Path) -> None:
     policy = json.loads(path.read_text())

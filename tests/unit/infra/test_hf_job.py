@@ -109,6 +109,13 @@ def test_another_package_than_was_launched_is_not_run(server: S3Server, tmp_path
     assert "stage" not in done.stdout
 
 
+def test_a_home_that_lacks_the_package_is_not_paid_for_again(server: S3Server, tmp_path: Path) -> None:
+    done = run(started(server, tmp_path, "0", wheel_of(STAND_IN), DBR_WHEEL="packages/x/none.whl"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the package can't be read from s3://" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_dbrs_own_wheel_runs_from_the_home(server: S3Server, tmp_path: Path) -> None:
     """The real package, asked for a launch that the home has not: it says so, and nobody starts it again."""
     done = run(started(server, tmp_path, f"supervise HOME --launch {'0' * 32} --s3_endpoint_url {server.url}"))

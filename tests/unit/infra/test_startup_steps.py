@@ -268,6 +268,15 @@ def test_systemd_is_handed_the_unit_and_settings_without_a_secret(sandbox: Sandb
     assert read.stdout == f"{words} eu-central-1"
 
 
+def test_by_hand_without_a_package_it_says_what_to_install(sandbox: Sandbox) -> None:
+    sandbox.environment_is_there()
+    sandbox.program("python", "exit 1", where=sandbox.root / "venv" / "bin")
+    assert sandbox.run("prepare").returncode == 0
+    done = sandbox.run()
+    assert done.returncode == 2
+    assert "dbr is not installed: name its wheel in the home (DBR_WHEEL), or " in done.stderr
+
+
 def test_words_reach_the_program_as_they_were_quoted(sandbox: Sandbox) -> None:
     sandbox.run("prepare")
     done = sandbox.run("train", DBR_WORDS="supervise 's3://bucket/a dog' --launch 1f")

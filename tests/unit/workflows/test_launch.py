@@ -77,6 +77,16 @@ def test_an_s3_service_of_this_machine_alone_is_warned_of_where_others_are_to_re
     assert told == []
 
 
+def test_an_s3_service_that_only_the_environment_here_names_goes_along(
+    pictures: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = words(pictures, uri)
+    at = given.index("--s3_endpoint_url")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", shared_server().url)
+    prepared = prepare("far", given[:at] + given[at + 2 :])
+    assert prepared.request.s3.endpoint_url == shared_server().url
+
+
 def test_the_home_gets_what_an_empty_machine_needs_and_no_secret(pictures: Path, uri: str) -> None:
     prepared = prepare("far", words(pictures, uri, "--zone", "b", "--rank", "8", "--output_dir", "out"))
     storage = storage_of(uri)

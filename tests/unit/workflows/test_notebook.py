@@ -147,3 +147,31 @@ def test_what_is_not_installed_is_installed_at_tested_versions(here: Path) -> No
     play("install")
     assert [command[-1] for command in commands] == ["torch==2.13.0", "bitsandbytes", "--version"]
     assert commands[1][-4:] == ["-c", str(here / "constraints.txt"), str(here), "bitsandbytes"]
+
+
+def test_a_source_on_the_net_is_cloned_and_pinned_too_and_a_wrong_folder_is_named(here: Path) -> None:
+    commands: list[list[str]] = []
+
+    def run(*words: object) -> int:
+        commands.append([str(word) for word in words])
+        if words[0] == "git":
+            Path(str(words[-1])).mkdir()
+            (Path(str(words[-1])) / "constraints.txt").write_text("numpy==2\n")
+        return 0
+
+    for source, clones in (("git+https://host.example/dbr", 1), (str(here / "elsewhere"), 0)):
+        play = Player(SOURCE=source)
+        namespace = play("platform", "settings")
+        namespace |= {"run": run, "has_module": lambda name: False}
+        if clones:
+            play("install")
+            assert commands[0][-2:] == ["https://host.example/dbr", str(here / "dbr-source")]
+            assert commands[2][-4:] == [
+                "-c",
+                f"{here}/dbr-source/constraints.txt",
+                f"{here}/dbr-source",
+                "bitsandbytes",
+            ]
+        else:
+            with pytest.raises(SystemExit, match="There is no dbr in"):
+                play("install")
