@@ -7,15 +7,19 @@ import shlex
 from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import add_home, no_run, open_home, resume_command
 from dreambooth_resume.cli.output import print_json, tell_at_once
-from dreambooth_resume.errors import StoppedOnPurpose
+from dreambooth_resume.errors import ComeBack, StoppedOnPurpose
+from dreambooth_resume.launch.record import read_launches
 from dreambooth_resume.runs.control import POLL_SECONDS
 from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.workflows.holders import Waiting
-from dreambooth_resume.workflows.launched import Stop, live_jobs, stop_run
+from dreambooth_resume.workflows.stopping import Stop, stop_run
 
 
 def run(words: list[str]) -> int:
-    """Exit code 0, also where nobody trains: then nothing is written. Raises BadInput if HOME holds no run."""
+    """Exit code 0, also where nobody trains: then nothing is written; 75 where something could not be given back.
+
+    Raises BadInput if HOME holds no run.
+    """
     parser = CommandParser(
         "dbr stop",
         description="Ask the process that trains a run to save and stop, on whichever machine it is.",
@@ -26,15 +30,23 @@ def run(words: list[str]) -> int:
     arguments = parser.parse_words(words)
     storage = open_home(arguments)
     summary = summarise(storage)
-    if summary is None and not live_jobs(storage):
+    if summary is None and not read_launches(storage):
         raise no_run(arguments.home)
     done = stop_run(storage, summary, Waiting(tell=tell_at_once))
     if arguments.json:
         is_asked = done.request is not None or bool(done.interrupted)
-        print_json({"asked": is_asked, "request": done.request, "jobs": done.interrupted, "summary": summary})
+        print_json({
+            "asked": is_asked, "request": done.request, "jobs": done.interrupted, "summary": summary,
+            "not_given_back": done.not_given_back,
+        })  # fmt: skip
     else:
         print(_what_happens(storage.describe(), summary, done))
-    return 0
+    if not done.not_given_back:
+        return 0
+    for one in done.not_given_back:
+        tell_at_once(f"Not given back, and it may cost money: {one}")
+    tell_at_once(f"Once that is mended, type the same again: dbr stop {shlex.quote(storage.describe())}")
+    return ComeBack.exit_code
 
 
 def _what_happens(home: str, summary: RunSummary | None, done: Stop) -> str:
@@ -46,7 +58,8 @@ def _what_happens(home: str, summary: RunSummary | None, done: Stop) -> str:
             f"code {code}; nobody restarts it.\n{watch}\nGo on later: dbr resume {shlex.quote(home)}"
         )
     if summary is None:
-        return f"The run in {home} had not begun, and what was launched for it is given back."
+        given_back = "could not all be given back" if done.not_given_back else "is given back"
+        return f"The run in {home} had not begun, and what was launched for it {given_back}."
     if done.request is not None:
         where = f" (pid {summary.process.pid} on {summary.process.host})" if summary.process else ""
         return (

@@ -62,10 +62,14 @@ class LaunchRequest:
 
     @property
     def name(self) -> str:
-        """Short, for people and for names that a platform wants: letters, digits and dashes, `dbr-dog-1f3a5c7e`."""
-        last = self.home.rstrip("/").rpartition("/")[2].lower()
-        plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in last).strip("-")
-        return f"dbr-{plain[:40].strip('-') or 'run'}-{self.launch_id[:8]}"
+        return launch_name(self.home, self.launch_id)
+
+
+def launch_name(home: str, launch_id: str) -> str:
+    """Short, for people and for names that a platform wants: letters, digits and dashes, `dbr-dog-1f3a5c7e`."""
+    last = home.rstrip("/").rpartition("/")[2].lower()
+    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in last).strip("-")
+    return f"dbr-{plain[:40].strip('-') or 'run'}-{launch_id[:8]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +174,13 @@ class Launcher(Protocol):
 
     def start(self, request: LaunchRequest) -> Job:
         """Start the job and return at once. What a start that fails half way has made is removed before it raises."""
+        ...
+
+    def find(self, launch_id: str, name: str) -> Job | None:
+        """What `start` made for the launch of that number and `LaunchRequest.name`, where nobody kept its handle.
+
+        None: nothing of it is there, or nothing that is still to run.
+        """
         ...
 
     def look(self, job: Job) -> JobStatus:

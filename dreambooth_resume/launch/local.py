@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -89,10 +90,16 @@ class LocalLauncher:
         except (OSError, psutil.NoSuchProcess):
             shutil.rmtree(output.parent, ignore_errors=True)
             raise
-        return Job(
-            name=f"pid {process.pid} on {process.host}",
-            values={"launch": request.launch_id, "process": process.model_dump_json()},
-        )
+        return _job(request.launch_id, process)
+
+    def find(self, launch_id: str, name: str) -> Job | None:  # noqa: ARG002  a process has no name
+        """By the words of its supervisor, if that lives on this machine."""
+        for one in psutil.process_iter(["cmdline"]):
+            words = one.info["cmdline"] or []
+            if ("--launch", launch_id) in itertools.pairwise(words):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    return _job(launch_id, process_with(one.pid))
+        return None
 
     def look(self, job: Job) -> JobStatus:
         process = _process(job)
@@ -193,6 +200,11 @@ def session_warnings(
                 "systemd-run --user --scope dbr launch local …, and loginctl enable-linger"
             )
     return tuple(found)
+
+
+def _job(launch_id: str, process: Process) -> Job:
+    values = {"launch": launch_id, "process": process.model_dump_json()}
+    return Job(name=f"pid {process.pid} on {process.host}", values=values)
 
 
 def _process(job: Job) -> Process | None:

@@ -1,7 +1,7 @@
 """What a launch leaves in the home, as notes: what was to run and where, and then the launcher's handle of it.
 
-Kill between the two: the job may run, and its machine knows the launch by its number; a second launch of the same home
-waits for it like any second start. Nothing about the run itself is decided by these notes.
+Kill between the two: the job may run, and its machine knows the launch by its number, as `dbr stop` does; for a while a
+second launch of the same home is refused. Nothing about the run itself is decided by these notes.
 """
 
 from __future__ import annotations
@@ -71,6 +71,15 @@ def write_started(storage: Storage, launch_id: str, *, launcher: str, job: Job) 
 def forget_launch(storage: Storage, launch_id: str) -> None:
     """Take back what `write_launch` wrote: nothing was started."""
     storage.delete(note_key("launch", launch_id))
+
+
+def is_remembered(storage: Storage, launch_id: str) -> bool:
+    """Is what `write_launch` wrote still there? Nobody forgets a launch but `dbr stop`, and who failed to start it."""
+    try:
+        storage.read(note_key("launch", launch_id))
+    except KeyNotFound:
+        return False
+    return True
 
 
 def read_launch(storage: Storage, launch_id: str) -> Launch:

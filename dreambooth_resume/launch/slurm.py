@@ -80,11 +80,12 @@ class SlurmLauncher:
         except BaseException:
             storage.delete(key)
             raise
-        number = answer.strip().partition(";")[0]
-        return Job(
-            name=f"Slurm job {number}",
-            values={"launch": request.launch_id, "job": number, "job_name": request.name},
-        )
+        return _job(request.launch_id, request.name, number=answer.strip().partition(";")[0])
+
+    def find(self, launch_id: str, name: str) -> Job | None:
+        """By its name, which has the launch's number, among the jobs that wait or run."""
+        numbers = _ask(["squeue", "--noheader", f"--name={name}", "--format=%A"]).split()
+        return _job(launch_id, name, number=numbers[0]) if numbers else None
 
     def look(self, job: Job) -> JobStatus:
         number = job.values.get("job", "")
@@ -163,6 +164,10 @@ class SlurmLauncher:
                     fix=f"--partition {near[0]}" if near else "one of them; sinfo shows more",
                 )
         return limits[names[0]]
+
+
+def _job(launch_id: str, name: str, *, number: str) -> Job:
+    return Job(name=f"Slurm job {number}", values={"launch": launch_id, "job": number, "job_name": name})
 
 
 def job_file(request: LaunchRequest, settings: SlurmSettings) -> str:

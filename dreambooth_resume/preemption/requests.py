@@ -38,11 +38,7 @@ class RequestSource:
             return
         self._next_look = now + min(interval_seconds, POLL_SECONDS)
         self._remove_answered()
-        found = open_requests(self._storage)
-        with self._lock:
-            for key, request in found:
-                if request.nonce not in self._answered:
-                    self._open.setdefault(request.nonce, (key, request))
+        self._read()
 
     def notice(self) -> Notice | None:
         """The first request to stop, as a notice."""
@@ -66,6 +62,22 @@ class RequestSource:
         # This is the training thread: storage trouble must not end it, nor change what it ends with. Removed later.
         with contextlib.suppress(StorageUnavailable, AccessDenied):
             self._remove_answered()
+
+    def answer_stops(self) -> None:
+        """This attempt ends, and nobody starts it again: that is what every stop has asked for, read so far or not.
+
+        One that stayed would stop the next attempt, which its user wants to go on.
+        """
+        with contextlib.suppress(StorageUnavailable, AccessDenied):
+            self._read()
+        self.done(self.open("stop"))
+
+    def _read(self) -> None:
+        found = open_requests(self._storage)
+        with self._lock:
+            for key, request in found:
+                if request.nonce not in self._answered:
+                    self._open.setdefault(request.nonce, (key, request))
 
     def _remove_answered(self) -> None:
         with self._lock:

@@ -46,6 +46,13 @@ def post_request(
     return request
 
 
+def withdraw_request(storage: Storage, request: Request) -> None:
+    """Take a request back; one that was carried out meanwhile is gone already."""
+    for key, found in open_requests(storage):
+        if found.nonce == request.nonce:
+            storage.delete(key)
+
+
 def open_requests(storage: Storage) -> list[tuple[str, Request]]:
     """The requests that nobody has carried out yet, with their keys, oldest first. Foreign files are passed over."""
     found: list[tuple[str, Request]] = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.data.loader import Loader
-from dreambooth_resume.errors import Interrupted, ProcessLost, RefusedToGoOn
+from dreambooth_resume.errors import Interrupted, ProcessLost, RefusedToGoOn, StoppedOnPurpose
 from dreambooth_resume.preemption.heed import UNKNOWN_SAVE_SECONDS, Heed, NoticeHeeder, time_left, what_a_notice_needs
 from dreambooth_resume.preemption.requests import RequestSource
 from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending, how_to_go_on
@@ -234,6 +234,7 @@ class Trainer:
             # Before `finished`: behind it nobody loads the model again to make what a kill cut short.
             self.pulse.enter("validating")
             self.preview.make_final(self.state.global_step)
+        self.requests.answer_stops()
 
     def _heed(self) -> None:
         """Do what a notice asks for at this step boundary. Raises Interrupted or StoppedOnPurpose when it is time."""
@@ -283,7 +284,11 @@ class Trainer:
         # Said twice: the entry only saves the next attempt some waiting, and somebody is in a hurry.
         if self._insistence() < 2:
             self.manager.write_stopped(reason=notice.source, exit_code=notice.exit_code)
-        self.requests.done(self.requests.open("stop"))
+        if notice.exit_code == StoppedOnPurpose.exit_code:
+            self.requests.answer_stops()
+        else:
+            # Who starts this again has to read what was asked meanwhile; and a platform's deadline is near.
+            self.requests.done(self.requests.open("stop"))
 
     def _is_too_late_to_save(self, notice: Notice) -> bool:
         left = time_left(notice, now_monotonic_s=time.monotonic())

@@ -328,7 +328,10 @@ def _say_stopped(attempt: Attempt, life: _Life, error: DbrError) -> None:
     body = Stopped(reason=notice.source if notice else str(error), exit_code=error.exit_code)
     with contextlib.suppress(StorageUnavailable, AccessDenied):
         attempt.adopted.writer.append(lambda log: (body, log.entries[-1].state))
-    life.requests.done(life.requests.open("stop"))
+    if error.exit_code == StoppedOnPurpose.exit_code:
+        life.requests.answer_stops()
+    else:
+        life.requests.done(life.requests.open("stop"))
 
 
 def _staged(attempt: Attempt) -> SavedState | None:

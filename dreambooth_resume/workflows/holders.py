@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from dreambooth_resume.errors import ComeBack, HolderAlive
 from dreambooth_resume.runs.adoption import Wish, take_over
-from dreambooth_resume.runs.control import Request, RequestKind, open_requests, post_request
+from dreambooth_resume.runs.control import Request, RequestKind, post_request, withdraw_request
 from dreambooth_resume.runs.entries import Entry, EntryBody, Process, RunState, Stopped
 from dreambooth_resume.runs.history import COMMAND_EXIT_CODE
 from dreambooth_resume.runs.holder import SILENCE_SECONDS, Patience, this_process
@@ -83,9 +83,7 @@ def ask_holder(
                 return None
             waiting.sleep(look_seconds)
     finally:
-        for key, found in open_requests(storage):
-            if found.nonce == request.nonce:
-                storage.delete(key)
+        withdraw_request(storage, request)
     raise ComeBack(
         f"Attempt {attempt} did not answer within {waiting.answer_seconds:.0f} s; the request was withdrawn. Look at "
         f"it: dbr status {shlex.quote(storage.describe())}; then type the same command again."

@@ -1,7 +1,7 @@
 """Launching a run: everything is looked at first, then the home is filled, then the launcher starts its job.
 
-Kill anywhere: what lies in the home then is what the next launch would put there, and a note of a launch without a job
-is passed over. A start that fails takes back what it made, and its note.
+Kill anywhere: what lies in the home then is what the next launch would put there, and a note of a launch, whose job
+`dbr stop` finds by the launch's number. A start that fails takes back what it made, and its note.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.config.schema import flatten
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.inputs import CLASS_INPUTS_LIST, store_inputs
-from dreambooth_resume.errors import BadInput, HolderAlive
+from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.base import Job, Launcher, LaunchRequest
 from dreambooth_resume.launch.launchers import launcher_named, split_words
 from dreambooth_resume.launch.ledger import remember
 from dreambooth_resume.launch.package import describe_package, installed_version, store_package
-from dreambooth_resume.launch.record import forget_launch, read_launches, write_launch, write_started
-from dreambooth_resume.runs.summary import summarise
+from dreambooth_resume.launch.record import read_launches, write_launch, write_started
 from dreambooth_resume.storage.access import check_access
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.storage.probe import probe
@@ -45,7 +44,7 @@ from dreambooth_resume.workflows.home import (
     refuse_half_a_fork,
     s3_settings,
 )
-from dreambooth_resume.workflows.launched import live_jobs
+from dreambooth_resume.workflows.one_launch import forget_old_stops, refuse_a_second, refuse_if_stopped, take_back
 from dreambooth_resume.workflows.packages import extras_for
 from dreambooth_resume.workflows.pictures import find_datasets
 from dreambooth_resume.workflows.preflight import choose_options
@@ -129,7 +128,7 @@ def prepare(
     if not launcher.shares_folders:
         _refuse_folders(home, options.train, given, where)
     request = _request(home, given, options.train)
-    _refuse_a_second(home)
+    refuse_a_second(home.storage)
     to_store = _to_store(home, options.train)
     launcher.check(request)
     request = _with_price(request, launcher, given)
@@ -192,14 +191,21 @@ def start(prepared: Prepared, tell: Callable[[str], None]) -> Job:
         words=prepared.words,
         version=installed_version(),
     )
+    job: Job | None = None
     try:
-        job = launcher.start(request)
+        # Each writes its note before it looks for others': of two at once, at least one sees the other.
+        refuse_a_second(storage, besides=request.launch_id)
+        forget_old_stops(storage)
+        started = job = launcher.start(request)
+        patiently(lambda: write_started(storage, request.launch_id, launcher=prepared.where, job=started), tell=tell)
+        patiently(lambda: refuse_if_stopped(storage, request.launch_id), tell=tell)
     except BaseException:
-        # A note of what was never started would be looked for by every later command.
-        forget_launch(storage, request.launch_id)
+        take_back(storage, request, launcher, job, tell)
         raise
-    patiently(lambda: write_started(storage, request.launch_id, launcher=prepared.where, job=job), tell=tell)
-    remember(request.launch_id, home=request.home, launcher=prepared.where, job=job, s3=request.s3)
+    try:
+        remember(request.launch_id, home=request.home, launcher=prepared.where, job=job, s3=request.s3)
+    except OSError as error:
+        tell(f"warning: dbr launch list on this machine won't show it, because of {error}. The home knows it all.")
     return job
 
 
@@ -334,25 +340,6 @@ def _refuse_folders(home: Home, options: TrainOptions, given: GivenOptions, wher
             where=given.sources.get("store_inputs", "store_inputs"),
             fix="leave --no-store_inputs out",
         )
-
-
-def _refuse_a_second(home: Home) -> None:
-    """Raises HolderAlive if the run is trained now, or a launch of it waits or runs, as far as that can be seen."""
-    address = home.storage.describe()
-    summary = summarise(home.storage)
-    if summary is not None and summary.is_live:
-        at = f"attempt {summary.attempt}" if summary.attempt else "a first start"
-        raise HolderAlive(
-            f"{at} trains the run in {address} already. Watch it: dbr status {shlex.quote(address)}; end it: dbr stop "
-            f"{shlex.quote(address)}"
-        )
-    for one in live_jobs(home.storage):
-        if one.launch.job is not None and one.status.state in ("waiting", "running"):
-            raise HolderAlive(
-                f"{address} was launched already ({one.launch.launcher}, {one.launch.job.name}): "
-                f"{one.status.because}. Watch it: "
-                f"dbr status {shlex.quote(address)}; end it: dbr stop {shlex.quote(address)}"
-            )
 
 
 def _to_store(home: Home, options: TrainOptions) -> tuple[tuple[str, PictureSet], ...]:

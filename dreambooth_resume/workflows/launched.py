@@ -1,4 +1,4 @@
-"""What was launched: looked at, followed, stopped and started again, whichever launcher it was."""
+"""What was launched: looked at, listed and followed, whichever launcher it was."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from dreambooth_resume.launch.launchers import launcher_named, split_words
 from dreambooth_resume.launch.ledger import LedgerEntry, read_ledger
 from dreambooth_resume.launch.output import copied_lines
 from dreambooth_resume.launch.record import Launch, read_launches
-from dreambooth_resume.runs.control import Request, post_request
 from dreambooth_resume.runs.notes import read_notes
-from dreambooth_resume.runs.summary import RunSummary, summarise
+from dreambooth_resume.runs.summary import summarise
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.urls import open_storage
-from dreambooth_resume.workflows.holders import ANSWER_SECONDS, Waiting, holder_of
 
-_LOOK_SECONDS = 0.5
 _ASKED_AT_ONCE = 16
 _ANSWER_SECONDS = 5.0
 
@@ -60,7 +57,7 @@ def newest_job(storage: Storage) -> LaunchedJob | None:
     for launch in reversed(read_launches(storage)):
         if launch.job is not None:
             exits = [note for note in read_notes(storage, "exit") if note.values.get("launch") == launch.id]
-            return replace(_looked_at(launch), last_exit=exits[-1].text if exits else None)
+            return replace(looked_at(launch), last_exit=exits[-1].text if exits else None)
     return None
 
 
@@ -71,7 +68,18 @@ def live_jobs(storage: Storage) -> list[LaunchedJob]:
 
 def started_jobs(storage: Storage) -> list[LaunchedJob]:
     """Every launch that was started, the newest first."""
-    return [_looked_at(launch) for launch in reversed(read_launches(storage)) if launch.job is not None]
+    return [looked_at(launch) for launch in reversed(read_launches(storage)) if launch.job is not None]
+
+
+def looked_at(launch: Launch) -> LaunchedJob:
+    """With what its platform says of it, or why that isn't known."""
+    launcher = launcher_named(launch.launcher, launch.settings)
+    assert launch.job is not None
+    try:
+        status = launcher.look(launch.job)
+    except DbrError as error:
+        status = JobStatus(state="unknown", because=str(error))
+    return LaunchedJob(launch=launch, launcher=launcher, status=status)
 
 
 def list_launches(*, patience_seconds: float = 20.0) -> list[LaunchRow]:
@@ -106,37 +114,6 @@ def list_launches(*, patience_seconds: float = 20.0) -> list[LaunchRow]:
         rows.get(entry.launch_id) or _unknown(entry, "was not asked yet" if entry in not_asked else silent)
         for entry in entries
     ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
-    """What `stop_run` did: `interrupted` jobs by their platform, or a `request` through the home."""
-
-    interrupted: tuple[str, ...]
-    request: Request | None
-
-
-def stop_run(storage: Storage, summary: RunSummary | None, waiting: Waiting) -> Stop:
-    """Have the run save and stop, wherever it is, and give back what was made for it.
-
-    A platform that can't tell its job to end is asked through the home. Machines are given back once nothing trains,
-    which is waited for.
-    """
-    started = started_jobs(storage)
-    jobs = [one for one in started if one.status.state != "ended"]
-    interrupted = [one for one in jobs if one.launch.job is not None and one.launcher.interrupt(one.launch.job)]
-    request = None
-    # A request that nobody reads would stop the next attempt, so it is left only where somebody holds the run.
-    if not interrupted and summary is not None and holder_of(storage, summary, waiting) is not None:
-        request = post_request(storage, "stop")
-    if any(one.launcher.owns_machine or one not in interrupted for one in jobs):
-        _wait_until_free(storage, waiting)
-    # What ended by itself has left things on a platform too: an empty group, a launch template.
-    to_release = [one for one in started if one.launcher.owns_machine or (one in jobs and one not in interrupted)]
-    for one in to_release:
-        assert one.launch.job is not None
-        one.launcher.release(one.launch.job)
-    return Stop(interrupted=tuple(one.launch.job.name for one in interrupted if one.launch.job), request=request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,16 +165,6 @@ def output_of(storage: Storage, *, follow: bool) -> Iterator[str]:
     return lines
 
 
-def _looked_at(launch: Launch) -> LaunchedJob:
-    launcher = launcher_named(launch.launcher, launch.settings)
-    assert launch.job is not None
-    try:
-        status = launcher.look(launch.job)
-    except DbrError as error:
-        status = JobStatus(state="unknown", because=str(error))
-    return LaunchedJob(launch=launch, launcher=launcher, status=status)
-
-
 def _unknown(entry: LedgerEntry, because: str) -> LaunchRow:
     return LaunchRow(
         launch_id=entry.launch_id, home=entry.home, launcher=entry.launcher, job=entry.job.name, state="unknown",
@@ -217,23 +184,9 @@ def _row(entry: LedgerEntry) -> LaunchRow:
         because = summary.because if summary else ""
         found = next((one for one in read_launches(storage) if one.id == entry.launch_id and one.job), None)
         if found is not None and found.job is not None:
-            looked = _looked_at(found)
+            looked = looked_at(found)
             job, state = found.job.name, looked.status.state
             because = looked.status.because if state != "ended" or not because else because
     except DbrError as error:
         because = str(error)
     return replace(_unknown(entry, because), job=job, state=state, run=run)
-
-
-def _wait_until_free(storage: Storage, waiting: Waiting) -> None:
-    """Until nobody trains, or for as long as a training is given to answer: its last save is what counts then."""
-    deadline = waiting.monotonic() + ANSWER_SECONDS
-    told = False
-    while waiting.monotonic() < deadline:
-        summary = summarise(storage)
-        if summary is None or not summary.is_live:
-            return
-        if not told:
-            waiting.tell("Waiting until the last step is saved, then giving the machine back.")
-            told = True
-        waiting.sleep(max(_LOOK_SECONDS, storage.hint_interval_seconds / 5))

@@ -77,8 +77,11 @@ def test_what_would_be_sent_is_shown_and_nothing_is_made(case: LauncherCase) -> 
 
 
 def test_a_job_is_started_seen_interrupted_and_released(case: LauncherCase) -> None:
+    number, name = case.request.launch_id, case.request.name
+    assert case.launcher.find(number, name) is None
     job = case.launcher.start(case.request)
     try:
+        assert case.launcher.find(number, name) == job, "whoever lost its handle finds it again"
         assert case.launcher.look(job).state in ("waiting", "running")
         assert case.launcher.look(job).because
         assert case.made()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import BaseModel
@@ -36,6 +37,11 @@ class FarLauncher(LocalLauncher):
     ended: list[tuple[str, str]] = []  # noqa: RUF012
     state: JobState = "ended"
     fails = False
+    silent = False
+    """It answers nothing about what was started."""
+    while_starting: Callable[[LaunchRequest], object] = staticmethod(lambda _request: None)
+    lost: str | None = None
+    """A job that was started, and of which the home knows no name."""
 
     def __init__(self, settings: FarSettings) -> None:
         self.settings = settings  # type: ignore[assignment]
@@ -44,7 +50,8 @@ class FarLauncher(LocalLauncher):
     def reset(cls) -> None:
         """Nobody has asked for anything yet."""
         cls.started, cls.released, cls.ended = [], [], []
-        cls.state, cls.fails = "ended", False
+        cls.state, cls.fails, cls.silent, cls.lost = "ended", False, False, None
+        cls.while_starting = staticmethod(lambda _request: None)
 
     def price(self, request: LaunchRequest) -> Price | None:
         return Price(per_hour=0.42, on_demand_per_hour=1.2)
@@ -53,18 +60,30 @@ class FarLauncher(LocalLauncher):
         if self.fails:
             raise ComeBack("no machine is free")
         self.started.append(request)
+        type(self).while_starting(request)
         return Job(name=request.name, values={"zone": "here"})
 
+    def find(self, launch_id: str, name: str) -> Job | None:
+        self._answer()
+        return Job(name=name, values={"zone": "here"}) if self.lost == name else None
+
     def look(self, job: Job) -> JobStatus:
+        self._answer()
         return JobStatus(state=self.state, because="as the test says")
 
     def interrupt(self, job: Job) -> bool:
+        self._answer()
         return False
 
     def release(self, job: Job) -> None:
+        self._answer()
         self.released.append(job.name)
 
     def end_machine(self, launch_id: str, how: str) -> None:
         if self.fails:
             raise AccessDenied("autoscaling:UpdateAutoScalingGroup is missing")
         self.ended.append((launch_id, how))
+
+    def _answer(self) -> None:
+        if self.silent:
+            raise ComeBack("far away does not answer")

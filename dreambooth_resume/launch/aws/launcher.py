@@ -78,10 +78,18 @@ class AwsLauncher:
             remove_group(self.aws, request.name)
             remove_template(self.aws, request.name)
             raise
-        return Job(
-            name=f"group {request.name} in {found.region}",
-            values={"launch": request.launch_id, "group": request.name, "region": found.region},
-        )
+        return _job(request.launch_id, request.name, region=found.region)
+
+    def find(self, launch_id: str, name: str) -> Job | None:
+        """By its name, which has the launch's number. A template alone counts: `release` removes it."""
+        named = [{"Name": "launch-template-name", "Values": [name]}]
+        groups = self.aws.ask("autoscaling", "describe_auto_scaling_groups", {"AutoScalingGroupNames": [name]})
+        if (
+            not groups["AutoScalingGroups"]
+            and not self.aws.ask("ec2", "describe_launch_templates", {"Filters": named})["LaunchTemplates"]
+        ):
+            return None
+        return _job(launch_id, name, region=self.aws.region)
 
     def look(self, job: Job) -> JobStatus:
         name = job.values.get("group", "")
@@ -207,3 +215,7 @@ class AwsLauncher:
         """A job's own region: the settings of today may name another."""
         region = job.values.get("region")
         return self.aws if region in (None, self.settings.region) else Aws(region)
+
+
+def _job(launch_id: str, name: str, *, region: str) -> Job:
+    return Job(name=f"group {name} in {region}", values={"launch": launch_id, "group": name, "region": region})

@@ -76,8 +76,11 @@ class HfJobsLauncher:
             with contextlib.suppress(DbrError):
                 self._cancel_all(request.launch_id)
             raise
-        owner = str(started.owner.name)
-        return Job(name=f"job {started.id} of {owner}", values={"id": str(started.id), "namespace": owner})
+        return _job(started)
+
+    def find(self, launch_id: str, name: str) -> Job | None:  # noqa: ARG002  by its label
+        with _translated("looking for jobs of this launch"):
+            return next((_job(one) for one in self._alive(launch_id)), None)
 
     def look(self, job: Job) -> JobStatus:
         if not job.values.get("id"):
@@ -140,11 +143,19 @@ class HfJobsLauncher:
     def _cancel_all(self, launch_id: str) -> None:
         """Jobs that carry this launch's label."""
         with _translated("looking for jobs of this launch"):
-            hub = _hub()
-            owner = self.settings.namespace or hub.whoami()["name"]
-            for one in hub.list_jobs(labels={LABEL: launch_id}, namespace=owner):
-                if str(getattr(one.status.stage, "value", one.status.stage)) in _STATES:
-                    self._cancel(str(one.id), str(one.owner.name))
+            for one in self._alive(launch_id):
+                self._cancel(str(one.id), str(one.owner.name))
+
+    def _alive(self, launch_id: str) -> list[Any]:
+        hub = _hub()
+        owner = self.settings.namespace or hub.whoami()["name"]
+        found = hub.list_jobs(labels={LABEL: launch_id}, namespace=owner)
+        return [one for one in found if str(getattr(one.status.stage, "value", one.status.stage)) in _STATES]
+
+
+def _job(found: Any) -> Job:
+    owner = str(found.owner.name)
+    return Job(name=f"job {found.id} of {owner}", values={"id": str(found.id), "namespace": owner})
 
 
 class _NotThere(BadInput):

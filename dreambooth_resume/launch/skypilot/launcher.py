@@ -83,7 +83,10 @@ class SkyPilotLauncher:
             with contextlib.suppress(OSError):
                 file.parent.rmdir()
             raise
-        return Job(name=f"managed job {request.name}", values={"name": request.name})
+        return _job(request.name)
+
+    def find(self, launch_id: str, name: str) -> Job | None:  # noqa: ARG002  its name has the number
+        return None if self._record(name) is None else _job(name)
 
     def look(self, job: Job) -> JobStatus:
         name = job.values.get("name", "")
@@ -141,6 +144,10 @@ class SkyPilotLauncher:
             ) from None
         found = [one for one in records if isinstance(one, dict) and one.get("job_name") == name]
         return max(found, key=lambda one: int(one.get("job_id") or 0), default=None)
+
+
+def _job(name: str) -> Job:
+    return Job(name=f"managed job {name}", values={"name": name})
 
 
 def refuse_unknown_to_sky(text: str) -> None:

@@ -91,6 +91,42 @@ def test_a_stop_that_is_asked_for_saves_says_goodbye_and_takes_the_request_away(
     assert open_requests(home) == []
 
 
+def test_a_stop_that_comes_with_the_last_step_is_answered_by_the_end_and_stops_nobody_later(
+    home: MemoryStorage,
+) -> None:
+    never_read = RequestSource(home, monotonic=lambda: 0.0)  # as within the ten seconds between two looks
+    never_read.look()
+
+    def at_step(step: int) -> None:
+        if step == STEPS:
+            post_request(home, "stop")
+
+    trainer = trainer_on(home, at_step=at_step, requests=never_read)
+    trainer.run()
+    trainer.manager.close()
+    assert committed_steps(home)[-1] == STEPS
+    assert open_requests(home) == []
+
+
+@pytest.mark.parametrize("exit_code", [75, 76])
+def test_a_stop_that_was_not_read_yet_is_answered_by_an_end_that_nobody_restarts(
+    home: MemoryStorage, exit_code: int
+) -> None:
+    never_read, source = RequestSource(home, monotonic=lambda: 0.0), Once()
+    never_read.look()
+
+    def at_step(step: int) -> None:
+        if step == 3:
+            post_request(home, "stop")
+            source.said = Notice(source="a signal", exit_code=exit_code)
+
+    trainer = trainer_on(home, at_step=at_step, source=source, requests=never_read)
+    with pytest.raises((Interrupted, StoppedOnPurpose)):
+        trainer.run()
+    trainer.manager.close()
+    assert len(open_requests(home)) == (1 if exit_code == 75 else 0), "who starts it again after 75 has to read it"
+
+
 @pytest.mark.parametrize(("exit_code", "error"), [(75, Interrupted), (76, StoppedOnPurpose)])
 def test_a_goodbye_that_cannot_be_written_does_not_change_the_exit_code(
     home: MemoryStorage, requests: RequestSource, exit_code: int, error: type[Exception]

@@ -12,11 +12,11 @@ import pytest
 from dreambooth_resume.cli.main import main
 from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.data.inputs import INPUTS_LIST, VALIDATION_INPUTS_LIST
-from dreambooth_resume.errors import BadInput, ComeBack, HolderAlive
+from dreambooth_resume.errors import BadInput, ComeBack, HolderAlive, StoppedOnPurpose
 from dreambooth_resume.launch.base import Job, JobStatus
 from dreambooth_resume.launch.launchers import LAUNCHERS
 from dreambooth_resume.launch.ledger import remember
-from dreambooth_resume.launch.record import read_launches
+from dreambooth_resume.launch.record import forget_launch, read_launches
 from dreambooth_resume.models.tiny_pictures import draw_pictures
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
@@ -169,6 +169,25 @@ def test_a_second_launch_is_refused_while_a_job_lives_wherever_it_is(
         prepare("far", words(pictures, uri))
     far.state = "ended"
     prepare("far", words(pictures, uri))
+
+
+def test_of_two_terminals_one_launches_and_a_stop_in_between_gives_the_job_back(
+    pictures: Path, uri: str, far: type[FarLauncher], tmp_path: Path
+) -> None:
+    one, other, told = prepare("far", words(pictures, uri)), prepare("far", words(pictures, uri)), list[str]()
+    far.while_starting = lambda request: forget_launch(storage_of(uri), request.launch_id)
+    with pytest.raises(StoppedOnPurpose):
+        start(one, told.append)
+    assert far.released == [one.request.name]
+    assert read_launches(storage_of(uri)) == ()
+    far.while_starting = lambda _request: setattr(far, "state", "waiting")
+    # What `dbr launch list` reads can't be written: the launch has worked all the same.
+    (tmp_path / "state").write_text("no folder")
+    job = start(one, told.append)
+    assert re.search("warning: dbr launch list on this machine won't show it, because of .*state", told[-1])
+    with pytest.raises(HolderAlive, match="was launched already"):
+        start(other, told.append)
+    assert [launch.job for launch in read_launches(storage_of(uri))] == [job]
 
 
 def test_resume_takes_launcher_settings_and_options_from_the_home(pictures: Path, uri: str) -> None:

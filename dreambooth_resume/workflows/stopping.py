@@ -1,0 +1,128 @@
+"""`dbr stop`: whoever trains a run saves and ends, wherever that is, and what was made for it is given back.
+
+Kill anywhere and type it again: each step looks at what is there. A request that is left in the home stops whoever
+reads it; the next launch takes it away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dreambooth_resume.errors import DbrError
+from dreambooth_resume.launch.base import launch_name
+from dreambooth_resume.launch.launchers import launcher_named
+from dreambooth_resume.launch.record import Launch, forget_launch, read_launches, write_started
+from dreambooth_resume.runs.control import Request, post_request, withdraw_request
+from dreambooth_resume.runs.summary import RunSummary, summarise
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.workflows.holders import ANSWER_SECONDS, Waiting, holder_of
+from dreambooth_resume.workflows.launched import LaunchedJob, looked_at, started_jobs
+
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """What `stop_run` did: `interrupted` jobs by their platform, or a `request` through the home."""
+
+    interrupted: tuple[str, ...]
+    request: Request | None
+    not_given_back: tuple[str, ...]
+    """Each with why: it may run on, and cost money."""
+
+
+def stop_run(storage: Storage, summary: RunSummary | None, waiting: Waiting) -> Stop:
+    """Have the run save and stop, wherever it is, and give back what was made for it.
+
+    A platform that can't tell its job to end is asked through the home. Machines are given back once nothing trains,
+    which is waited for. What a platform refuses, or doesn't answer, keeps nothing else from being done.
+    """
+    # First of all: whatever the platforms say, who trains hears of it. A request that nobody reads would stop the next
+    # attempt, so it is left only where somebody holds the run.
+    is_held = summary is not None and summary.is_live and summary.attempt is not None
+    request = post_request(storage, "stop") if is_held else None
+    trouble: dict[str, str] = {}
+    started = [*started_jobs(storage), *_jobs_without_a_note(storage, trouble)]
+    jobs = [one for one in started if one.status.state != "ended"]
+    interrupted = [one for one in jobs if _interrupted(one, trouble)]
+    silent = None
+    if request is None and not interrupted and summary is not None:
+        if holder_of(storage, summary, waiting) is not None:
+            request = post_request(storage, "stop")
+        else:
+            silent = summary.attempt
+    if any(one.launcher.owns_machine or one not in interrupted for one in jobs):
+        try:
+            _wait_until_free(storage, waiting, silent=silent)
+        finally:
+            if request is not None:
+                withdraw_request(storage, request)
+    # What ended by itself has left things on a platform too: an empty group, a launch template.
+    for one in started:
+        if one.launcher.owns_machine or (one in jobs and one not in interrupted):
+            _release(one, trouble)
+    names = tuple(one.launch.job.name for one in interrupted if one.launch.job)
+    return Stop(interrupted=names, request=request, not_given_back=tuple(trouble.values()))
+
+
+def _jobs_without_a_note(storage: Storage, trouble: dict[str, str]) -> list[LaunchedJob]:
+    """What runs of launches whose start nobody saw the end of. Those of which nothing is there are forgotten."""
+    found: list[LaunchedJob] = []
+    for launch in read_launches(storage):
+        if launch.job is not None:
+            continue
+        try:
+            found += _job_of(storage, launch)
+        except DbrError as error:
+            trouble[launch.id] = f"whatever was launched on {launch.launcher} at {launch.written_at}: {error}"
+    return found
+
+
+def _job_of(storage: Storage, launch: Launch) -> list[LaunchedJob]:
+    name = launch_name(storage.describe(), launch.id)
+    job = launcher_named(launch.launcher, launch.settings).find(launch.id, name)
+    if job is None:
+        # Whoever is starting it just now finds its note gone, and takes it back.
+        forget_launch(storage, launch.id)
+        return []
+    write_started(storage, launch.id, launcher=launch.launcher, job=job)
+    return [looked_at(replace(launch, job=job))]
+
+
+def _interrupted(one: LaunchedJob, trouble: dict[str, str]) -> bool:
+    assert one.launch.job is not None
+    try:
+        return one.launcher.interrupt(one.launch.job)
+    except DbrError as error:
+        trouble[one.launch.id] = f"{one.launch.job.name} ({one.launch.launcher}): {error}"
+        return False
+
+
+def _release(one: LaunchedJob, trouble: dict[str, str]) -> None:
+    assert one.launch.job is not None
+    try:
+        one.launcher.release(one.launch.job)
+    except DbrError as error:
+        trouble[one.launch.id] = f"{one.launch.job.name} ({one.launch.launcher}): {error}"
+    else:
+        trouble.pop(one.launch.id, None)
+
+
+def _wait_until_free(storage: Storage, waiting: Waiting, *, silent: int | None) -> None:
+    """Until nobody trains, or for as long as a training is given to answer: its last save is what counts then.
+
+    `silent` is an attempt that was listened for just now, in vain.
+    """
+    deadline = waiting.monotonic() + ANSWER_SECONDS
+    told = False
+    while waiting.monotonic() < deadline:
+        summary = summarise(storage)
+        if summary is None or (not summary.is_live and summary.attempt == silent):
+            return
+        # By its heartbeat where only its age tells: the clock of the machine that goes may differ from ours.
+        if not summary.is_live and holder_of(storage, summary, waiting) is None:
+            return
+        if not told:
+            waiting.tell("Waiting until the last step is saved, then giving the machine back.")
+            told = True
+        waiting.sleep(max(_LOOK_SECONDS, storage.hint_interval_seconds / 5))
