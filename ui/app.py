@@ -173,5 +173,5 @@ def _login(login: tuple[str, str] | None) -> Callable[[str, str], bool] | None:
 
 def _look_again(homes: Homes, runs: OpenRuns, home: str) -> None:
     """After a command about `home`: what it did is to be seen at once."""
-    homes.look()
+    homes.forget(home)
     runs.forget_job(home)

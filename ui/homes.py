@@ -1,6 +1,7 @@
 """The runs below the places that the page was given, read again and again while somebody looks, and only then.
 
-One thread reads for all tabs. What it found last is shown at once, so a slow bucket never makes a page wait.
+One thread reads for all tabs. What it found last is shown at once, so a slow bucket never makes a page wait. A folder
+is read every two seconds, a bucket, where every request costs money, four times a minute, and a finished run rarely.
 """
 
 from __future__ import annotations
@@ -23,21 +24,42 @@ from dreambooth_resume.runs.summary import RunSummary
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.storage.urls import open_storage
+from dreambooth_resume.ui.jobs import read_job
 from dreambooth_resume.ui.remembered import RememberedStorage
-from dreambooth_resume.ui.view import JobView, RunDetail, RunRow, row_of
-from dreambooth_resume.workflows.launched import newest_job
+from dreambooth_resume.ui.view import RunDetail, RunRow, row_of
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 2.0
+_ROUND_SECONDS = 2.0
 _WANTED_SECONDS = 10.0
 _FIRST_WAIT_SECONDS = 1.0
 _DETAIL_SECONDS = 1.0
 """Of each round: then what was found is shown, and the rest comes with the next one."""
-_JOB_SECONDS = 15.0
 _STORAGES_KEPT = 2000
 _BYTES_KEPT = 300_000
 """For a run of the list. The page of one run keeps more (open_run.py)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long what was read counts as new, in seconds."""
+
+    place: float
+    finished: float
+    """A run that is finished: only its user changes it."""
+    job: float
+    """What a platform says of a job that waits or runs."""
+    no_job: float
+    """That nothing was launched, or that it ended."""
+
+
+PACE = Pace(place=1.0, finished=20.0, job=15.0, no_job=15.0)
+BUCKET_PACE = Pace(place=15.0, finished=600.0, job=60.0, no_job=300.0)
+
+
+def pace_of(home: str) -> Pace:
+    """The pace of a home, or of a place with homes."""
+    return BUCKET_PACE if "://" in home else PACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +73,28 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """A run, and when it was looked at: the ages in its summary are of that moment."""
+
+    found: FoundRun
+    at: datetime
+    at_monotonic_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """What the last look into a place found."""
+
+    seen: tuple[_Seen, ...]
+    problem: str | None
+    at_monotonic_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
     """A run's detail, and by what of the run it was made."""
 
-    seen: tuple[object, ...]
+    made_of: tuple[object, ...]
     detail: RunDetail
     at_monotonic_s: float
 
@@ -67,19 +107,24 @@ class Homes:
         places: Sequence[str],
         s3: S3Settings | None = None,
         *,
+        opened: Callable[[str, S3Settings | None], Storage] = open_storage,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.places = tuple(dict.fromkeys(place.rstrip("/") or place for place in places))
         self.s3 = s3
+        self._open = opened
         self._monotonic = monotonic
         self._storages: OrderedDict[str, RememberedStorage] = OrderedDict()
+        self._read: dict[str, _Place] = {}
         self._details: dict[str, _Known] = {}
+        self._forgotten: set[str] = set()
         self._snapshot = Snapshot()
         self._lock = threading.Lock()
         self._look_lock = threading.Lock()
         self._wanted = threading.Event()
+        self._hurry = threading.Event()
         self._is_read = threading.Event()
-        self._closing = threading.Event()
+        self._closing = False
         self._wanted_until = 0.0
         self._thread = threading.Thread(target=self._run, name="dbr-ui-homes", daemon=True)
 
@@ -87,8 +132,9 @@ class Homes:
         self._thread.start()
 
     def close(self) -> None:
-        self._closing.set()
+        self._closing = True
         self._wanted.set()
+        self._hurry.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
 
@@ -102,17 +148,18 @@ class Homes:
 
     def storage(self, home: str) -> Storage:
         """The home's storage, which remembers. `home` must have been found: see `found`."""
-        return self._opened(home, self.s3)
+        return self._opened(home)
 
     def found(self, home: object) -> str:
         """`home` as it was found below one of the places.
 
-        Raises BadInput for any other text: nothing that a browser sends is ever opened as a path.
+        Raises BadInput for any other text: nothing that a browser sends is ever opened as a path. However often it is
+        asked for a home that isn't there, no place is read more often than its pace says.
         """
         text = str(home).strip() if isinstance(home, str) else ""
         for look_again in (False, True):
             if look_again:
-                self.look()
+                self._look(only_due=True)
             for row in self._snapshot.rows:
                 if text and _is_same(row.home, text):
                     return row.home
@@ -127,42 +174,81 @@ class Homes:
         return any(_is_below(home, place) for place in self.places)
 
     def look(self, *, details: bool = False) -> Snapshot:
-        """Read what is new. One look at a time; details take as long as they take only if they were asked for."""
-        with self._look_lock:
-            found, problems = self._find()
-            self._publish(found, problems)
-            self._read_details(found, deadline=None if details else self._monotonic() + _DETAIL_SECONDS)
-            return self._publish(found, problems)
+        """Read everything. One look at a time; details take as long as they take only if they were asked for."""
+        return self._look(only_due=False, detail_seconds=None if details else _DETAIL_SECONDS)
+
+    def forget(self, home: str) -> None:
+        """Something was done about `home`: it is looked at anew, and so is the place where it lies."""
+        with self._lock:
+            self._forgotten.add(home)
+        self._hurry.set()
 
     def _run(self) -> None:
-        while not self._closing.is_set():
-            if not self._wanted.wait(timeout=60.0) or self._closing.is_set():
+        while not self._closing:
+            if not self._wanted.wait(timeout=60.0) or self._closing:
                 continue
+            self._hurry.clear()
             try:
-                self.look()
+                self._look(only_due=True)
             except Exception:
                 # A thread's root: the page would stand still in silence.
-                logger.exception("Looking for runs failed; tried again in %.0f s", INTERVAL_SECONDS)
+                logger.exception("Looking for runs failed; tried again in %.0f s", _ROUND_SECONDS)
             self._is_read.set()
             if self._monotonic() > self._wanted_until:
                 self._wanted.clear()
-            self._closing.wait(INTERVAL_SECONDS)
+            self._hurry.wait(_ROUND_SECONDS)
 
-    def _find(self) -> tuple[list[FoundRun], list[str]]:
-        found: list[FoundRun] = []
-        problems: list[str] = []
-        for place in self.places:
-            try:
-                found += find_runs(place, self.s3, lambda home: self._opened(home, self.s3))
-            except DbrError as error:
-                problems.append(f"{place}: {error}")
-        return list({one.home: one for one in found}.values()), problems
+    def _look(self, *, only_due: bool, detail_seconds: float | None = _DETAIL_SECONDS) -> Snapshot:
+        with self._look_lock:
+            with self._lock:
+                forgotten, self._forgotten = self._forgotten, set()
+            for home in forgotten:
+                self._details.pop(home, None)
+            for place in self.places:
+                if not only_due or self._is_due(place, forgotten):
+                    self._read[place] = self._find(place, forgotten, anew=not only_due)
+            seen = list({one.found.home: one for place in self.places for one in self._read[place].seen}.values())
+            self._publish(seen)
+            self._read_details(
+                [one.found for one in seen],
+                deadline=None if detail_seconds is None else self._monotonic() + detail_seconds,
+            )
+            return self._publish(seen)
 
-    def _publish(self, found: Sequence[FoundRun], problems: Sequence[str]) -> Snapshot:
-        now = datetime.now(UTC)
+    def _is_due(self, place: str, forgotten: set[str]) -> bool:
+        read = self._read.get(place)
+        if read is None or any(_is_below(home, place) or _is_same(home, place) for home in forgotten):
+            return True
+        return self._monotonic() - read.at_monotonic_s >= pace_of(place).place
+
+    def _find(self, place: str, forgotten: set[str], *, anew: bool) -> _Place:
+        before = {one.found.home: one for one in self._read[place].seen} if place in self._read and not anew else {}
+        kept = {
+            home: one
+            for home, one in before.items()
+            if one.found.summary is not None
+            and one.found.summary.state == "finished"
+            and home not in forgotten
+            and self._monotonic() - one.at_monotonic_s < pace_of(home).finished
+        }
+        try:
+            found = find_runs(
+                place,
+                self.s3,
+                self._opened,
+                known=lambda home: kept[home].found if home in kept else None,
+            )
+        except DbrError as error:
+            return _Place(seen=(), problem=f"{place}: {error}", at_monotonic_s=self._monotonic())
+        at, at_monotonic_s = datetime.now(UTC), self._monotonic()
+        seen = tuple(kept.get(one.home) or _Seen(found=one, at=at, at_monotonic_s=at_monotonic_s) for one in found)
+        return _Place(seen=seen, problem=None, at_monotonic_s=at_monotonic_s)
+
+    def _publish(self, seen: Sequence[_Seen]) -> Snapshot:
         details = {home: known.detail for home, known in self._details.items()}
-        rows = tuple(row_of(one, details.get(one.home), now=now) for one in found)
-        self._snapshot = Snapshot(rows=rows, problems=tuple(problems), is_read=True)
+        rows = tuple(row_of(one.found, details.get(one.found.home), now=one.at) for one in seen)
+        problems = tuple(read.problem for place in self.places if (read := self._read[place]).problem is not None)
+        self._snapshot = Snapshot(rows=rows, problems=problems, is_read=True)
         self._is_read.set()
         return self._snapshot
 
@@ -178,25 +264,28 @@ class Homes:
 
     def _is_stale(self, home: str, summary: RunSummary) -> bool:
         known = self._details.get(home)
-        if known is None or known.seen != _seen(summary):
+        if known is None or known.made_of != _made_of(summary):
             return True
-        waits = not summary.is_live and summary.state != "finished"
-        return waits and self._monotonic() - known.at_monotonic_s > _JOB_SECONDS
+        if not _asks_for_its_job(summary):
+            return False
+        job, pace = known.detail.job, pace_of(home)
+        lasts = pace.no_job if job is None or job.state == "ended" else pace.job
+        return self._monotonic() - known.at_monotonic_s > lasts
 
     def _detail(self, home: str, summary: RunSummary) -> _Known:
-        storage = self._opened(home, self.s3)
+        storage = self._opened(home)
         try:
             detail = read_detail(storage, summary)
         except DbrError as error:
             logger.debug("%s: %s", home, error)
             detail = RunDetail(interruptions=0, cost=None, effective_batch=None, began_at=None, job=None)
-        return _Known(seen=_seen(summary), detail=detail, at_monotonic_s=self._monotonic())
+        return _Known(made_of=_made_of(summary), detail=detail, at_monotonic_s=self._monotonic())
 
-    def _opened(self, home: str, s3: S3Settings | None) -> RememberedStorage:
+    def _opened(self, home: str) -> RememberedStorage:
         with self._lock:
             storage = self._storages.get(home)
             if storage is None:
-                storage = RememberedStorage(open_storage(home, s3), bytes_kept=_BYTES_KEPT)
+                storage = RememberedStorage(self._open(home, self.s3), bytes_kept=_BYTES_KEPT)
                 self._storages[home] = storage
                 if len(self._storages) > _STORAGES_KEPT:
                     self._storages.popitem(last=False)
@@ -210,31 +299,21 @@ def read_detail(storage: Storage, summary: RunSummary) -> RunDetail:
     log, record = read_log(storage), read_record(storage)
     history = history_of(log, {}, now=datetime.now(UTC))
     totals = totals_of(history, log.last.state.totals) if log.last else None
-    looks_at_job = not summary.is_live and summary.state != "finished"
     return RunDetail(
         interruptions=interruptions(log) if log.entries else 0,
         cost=totals.cost if totals else None,
         effective_batch=record.effective_batch if record else None,
         began_at=record.created_at if record else None,
-        job=read_job(storage) if looks_at_job else None,
+        job=read_job(storage, has_begun=summary.attempt is not None) if _asks_for_its_job(summary) else None,
     )
 
 
-def read_job(storage: Storage) -> JobView | None:
-    """How the newest launch stands, by its platform; None if it was never launched."""
-    found = newest_job(storage)
-    if found is None or found.launch.job is None:
-        return None
-    return JobView(
-        launcher=found.launch.launcher,
-        name=found.launch.job.name,
-        state=found.status.state,
-        because=found.status.because,
-        last_exit=found.last_exit,
-    )
+def _asks_for_its_job(summary: RunSummary) -> bool:
+    """Is there anything that only the platform knows? Of a first start the log says nothing yet."""
+    return summary.attempt is None or (not summary.is_live and summary.state != "finished")
 
 
-def _seen(summary: RunSummary) -> tuple[object, ...]:
+def _made_of(summary: RunSummary) -> tuple[object, ...]:
     return summary.state, summary.attempt, summary.durable_step, summary.steps_trained, summary.exit_code
 
 

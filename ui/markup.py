@@ -49,6 +49,14 @@ def button(label: str, act: str, *, home: str = "", name: str = "", kind: str = 
     )
 
 
+def resume_button(row: RunRow) -> str:
+    return button("Resume" if row.has_begun else "Start again", "resume", home=row.home, kind="primary")
+
+
+def stop_button(row: RunRow) -> str:
+    return button("Stop and save" if row.has_begun else "Cancel", "stop", home=row.home)
+
+
 def progress(row: RunRow) -> str:
     total = f" of {row.steps:,}" if row.steps else ""
     safe = min(1.0, (row.durable_step or 0) / row.steps) if row.steps else 0.0
@@ -94,9 +102,9 @@ def _run_row(row: RunRow) -> str:
         often = f'<small class="dim">interrupted {row.interruptions}×</small>'
     do = ""
     if row.is_resumable:
-        do = button("Resume", "resume", home=row.home, kind="primary")
+        do = resume_button(row)
     elif row.is_live or row.state == "waiting":
-        do = button("Stop and save", "stop", home=row.home)
+        do = stop_button(row)
     alarm = f'<div class="alarm">{text(row.alarm)}</div>' if row.alarm else ""
     void = ' class="void"'  # nothing to show: on a phone it takes no room
     return (

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 
 from dreambooth_resume.errors import DbrError
-from dreambooth_resume.launch.output import copied_lines
 from dreambooth_resume.runs.checkpoints import CheckpointInfo, list_checkpoints
 from dreambooth_resume.runs.curves import Measured, read_curve
 from dreambooth_resume.runs.history import Attempt, HistoryTotals, history_of, interruptions, totals_of
@@ -21,17 +19,15 @@ from dreambooth_resume.runs.record import RunRecord, read_record
 from dreambooth_resume.runs.registry import FoundRun
 from dreambooth_resume.runs.samples import SampleSet, read_samples
 from dreambooth_resume.runs.status import Status, read_status
-from dreambooth_resume.runs.summary import RunSummary, summarise
+from dreambooth_resume.runs.summary import RunSummary, summarise, summarise_launch
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.urls import open_storage
-from dreambooth_resume.ui.homes import Homes, read_job
+from dreambooth_resume.ui.homes import Homes, pace_of
+from dreambooth_resume.ui.jobs import last_lines, read_job
 from dreambooth_resume.ui.points import ChartKind, chart
 from dreambooth_resume.ui.remembered import RememberedStorage
 from dreambooth_resume.ui.view import JobView, RunDetail, RunRow, row_of
-from dreambooth_resume.workflows.launched import newest_job
 
-LINES_SHOWN = 400
-_SHARED_SECONDS = 1.0
 _JOB_SECONDS = 10.0
 _OUTPUT_SECONDS = 4.0
 _BYTES_KEPT = 8_000_000
@@ -61,7 +57,7 @@ class RunView:
 
 
 class OpenRun:
-    """The run in `storage`; `view` reads what is new, at most once a second for all who ask."""
+    """The run in `storage`; `view` reads what is new, for all who ask, and no more often than the home's pace says."""
 
     def __init__(self, home: str, storage: Storage, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.home = home
@@ -69,7 +65,7 @@ class OpenRun:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._view: RunView | None = None
-        self._viewed_at = 0.0
+        self._lasts_until = 0.0
         self._log: Log | None = None
         self._statuses: dict[int, Status] = {}
         self._measured: Measured = {}
@@ -83,14 +79,16 @@ class OpenRun:
         """How it stands; None if the run is no longer there. Raises what the storage and a damaged log raise."""
         with self._lock:
             now = self._monotonic()
-            if self._view is not None and not fresh and now - self._viewed_at < _SHARED_SECONDS:
+            if self._view is not None and not fresh and now < self._lasts_until:
                 return self._view
             self._view = self._read()
-            self._viewed_at = self._monotonic()
+            pace = pace_of(self.home)
+            is_over = self._view is not None and self._view.row.state == "finished"
+            self._lasts_until = self._monotonic() + (pace.finished if is_over else pace.place)
             return self._view
 
     def _read(self) -> RunView | None:
-        summary = summarise(self.storage)
+        summary = summarise(self.storage) or summarise_launch(self.storage)
         if summary is None:
             self._log = None
             return None
@@ -98,7 +96,7 @@ class OpenRun:
         record = read_record(self.storage)
         attempts = self._history(log, summary)
         totals = totals_of(attempts, log.last.state.totals) if log.last else None
-        job = self._read_job()
+        job = self._read_job(has_begun=summary.attempt is not None)
         detail = RunDetail(
             interruptions=interruptions(log) if log.entries else 0,
             cost=totals.cost if totals else None,
@@ -143,11 +141,11 @@ class OpenRun:
         self._points = len(curve.points)
         self._charts_of = seen
 
-    def _read_job(self) -> JobView | None:
+    def _read_job(self, *, has_begun: bool) -> JobView | None:
         now = self._monotonic()
         if self._job is None or now - self._job[0] > _JOB_SECONDS:
             try:
-                self._job = now, read_job(self.storage)
+                self._job = now, read_job(self.storage, has_begun=has_begun)
             except DbrError as error:
                 self._job = now, JobView(launcher="", name="", state="unknown", because=str(error))
         return self._job[1]
@@ -162,21 +160,7 @@ class OpenRun:
         """Ask the platform at the next look: something was just started or ended."""
         with self._lock:
             self._job = self._output = None
-            self._viewed_at = -_SHARED_SECONDS
-
-
-def last_lines(storage: Storage) -> tuple[str, ...] | None:
-    """The end of what the newest launch printed, as its launcher has it or as the home has a copy; None without one."""
-    try:
-        found = newest_job(storage)
-        if found is None or found.launch.job is None:
-            return None
-        lines = found.launcher.logs(found.launch.job, follow=False)
-        if lines is None:
-            lines = copied_lines(storage, is_over=lambda: True)
-        return None if lines is None else tuple(deque(islice(lines, 1_000_000), maxlen=LINES_SHOWN))
-    except DbrError as error:
-        return (f"The output can't be read: {error}",)
+            self._lasts_until = 0.0
 
 
 class OpenRuns:

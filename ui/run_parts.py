@@ -23,6 +23,8 @@ from dreambooth_resume.ui.markup import (
     is_drawable,
     problem,
     progress,
+    resume_button,
+    stop_button,
     table,
     text,
 )
@@ -31,6 +33,7 @@ from dreambooth_resume.ui.view import RunRow, money, span
 
 SETS_SHOWN = 10
 PICTURES_SHOWN = 8
+_LINES_OF_A_FAILURE = 12
 
 
 def head(view: RunView, commands: Sequence[Command]) -> str:
@@ -59,8 +62,15 @@ def head(view: RunView, commands: Sequence[Command]) -> str:
     return (
         f'<div class="dbr card"><div class="top"><h2>{text(row.name)}</h2>{chip(row.state)}</div>'
         f'<div class="path" style="max-width:none">{text(row.home)}</div><p class="say">{text(row.because)}</p>'
-        f"{progress(row)}{alarm}{facts(numbers)}{command_list(commands)}</div>"
+        f"{_last_words(view)}{progress(row)}{alarm}{facts(numbers)}{command_list(commands)}</div>"
     )
+
+
+def _last_words(view: RunView) -> str:
+    """What a first start printed last, where it came to nothing."""
+    if view.row.has_begun or view.row.is_live or not view.lines:
+        return ""
+    return f'<div class="log"><pre>{text(chr(10).join(view.lines[-_LINES_OF_A_FAILURE:]))}</pre></div>'
 
 
 def being_started(home: str, commands: Sequence[Command]) -> str:
@@ -77,9 +87,9 @@ def actions(row: RunRow, *, can_kill: bool) -> str:
     """The buttons that make sense in this state."""
     made: list[str] = []
     if row.is_resumable:
-        made.append(button("Resume", "resume", home=row.home, kind="primary"))
+        made.append(resume_button(row))
     if row.is_live or row.state == "waiting":
-        made.append(button("Stop and save", "stop", home=row.home))
+        made.append(stop_button(row))
     if row.state in ("running", "saving"):
         made.append(button("Save now", "save", home=row.home))
         made.append(button("Sample now", "sample", home=row.home))

@@ -11,7 +11,7 @@ from dreambooth_resume.errors import AccessDenied, BadInput, Fenced, RefusedToGo
 from dreambooth_resume.launch.base import JobState
 from dreambooth_resume.runs.holder import SILENCE_SECONDS
 from dreambooth_resume.runs.registry import FoundRun
-from dreambooth_resume.runs.summary import RunSummary
+from dreambooth_resume.runs.summary import RESTARTED_EXIT_CODES, RunSummary
 
 UiState = Literal[
     "running", "saving", "starting", "resuming", "stalled", "waiting", "interrupted", "stopped", "failed", "finished",
@@ -37,6 +37,12 @@ LIVE: tuple[UiState, ...] = ("running", "saving", "starting", "resuming", "stall
 RESUMABLE: tuple[UiState, ...] = ("interrupted", "stopped", "failed")
 SortKey = Literal["newest", "name", "state", "step", "cost"]
 
+_AFTER_FIRST_START: dict[int, UiState] = {
+    StoppedOnPurpose.exit_code: "stopped",
+    **dict.fromkeys(RESTARTED_EXIT_CODES, "interrupted"),
+}
+"""After any other exit code it failed: no step is trained by then."""
+_STARTS_WITHIN_SECONDS = 600.0
 _FAILED_EXIT_CODES = (BadInput.exit_code, AccessDenied.exit_code, RefusedToGoOn.exit_code, Fenced.exit_code)
 
 
@@ -49,6 +55,10 @@ class JobView:
     state: JobState
     because: str
     last_exit: str | None = None
+    exit_code: int | None = None
+    """Of its supervisor, once that has ended and where somebody knows."""
+    last_lines: tuple[str, ...] = ()
+    """The end of its output, where a first start has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +93,8 @@ class RunRow:
     began_at: str | None
     where: str
     alarm: str | None
+    has_begun: bool = True
+    """An attempt has begun to train; before that there is nothing to save."""
 
     @property
     def part(self) -> float:
@@ -102,12 +114,14 @@ def state_of(summary: RunSummary, job: JobView | None) -> UiState:
     """The one word for how a run stands."""
     if summary.state == "finished":
         return "finished"
+    if summary.attempt is None:
+        return _state_of_first_start(summary, job)
     if summary.is_live:
         if summary.beat_age_seconds is not None and summary.beat_age_seconds >= SILENCE_SECONDS:
             return "stalled"
         if summary.state == "running":
             return "saving" if summary.phase == "saving" else "running"
-        return "resuming" if (summary.attempt or 0) > 1 or summary.durable_step else "starting"
+        return "resuming" if summary.attempt > 1 or summary.durable_step else "starting"
     if job is not None and job.state == "waiting":
         return "waiting"
     if job is not None and job.state == "running":
@@ -117,8 +131,25 @@ def state_of(summary: RunSummary, job: JobView | None) -> UiState:
     return "interrupted"
 
 
+def _state_of_first_start(summary: RunSummary, job: JobView | None) -> UiState:
+    """Nothing is in the log yet, so only its job, and how long ago the last sign was, tell anything."""
+    if job is not None and job.exit_code is not None:
+        return _AFTER_FIRST_START.get(job.exit_code, "failed")
+    if job is not None and job.state == "waiting":
+        return "waiting"
+    if summary.is_live or (job is not None and job.state == "running"):
+        return "starting"
+    if job is not None and job.state == "ended":
+        return "interrupted"
+    if summary.state == "launched" and (summary.beat_age_seconds or 0) < _STARTS_WITHIN_SECONDS:
+        return "starting"  # it is being launched at this moment, or only its own machine can tell
+    return "interrupted" if job is None else "stalled"
+
+
 def sentence(summary: RunSummary, job: JobView | None) -> str:
     """Why it is in this state, in one sentence."""
+    if summary.attempt is None and summary.state != "finished":
+        return _first_sentence(summary, job)
     state = state_of(summary, job)
     at = f"attempt {summary.attempt}" if summary.attempt else "the first start"
     durable = f"step {summary.durable_step} is safe" if summary.durable_step else "nothing is saved yet"
@@ -143,8 +174,32 @@ def sentence(summary: RunSummary, job: JobView | None) -> str:
     return f"{_capital(at)} ended: {summary.because}; {durable}, and Resume goes on from there."
 
 
+def _first_sentence(summary: RunSummary, job: JobView | None) -> str:
+    state, because = state_of(summary, job), job.because if job is not None else summary.because
+    if state == "waiting":
+        return f"{_capital(because)}; it has not begun."
+    if state == "starting":
+        return f"The first start is on its way: {because}."
+    if state == "failed":
+        return f"The first start failed: {why_it_failed(job) if job else because}."
+    if state == "stopped":
+        return f"Stopped before it began ({because})."
+    if state == "stalled":
+        return f"It was launched {span(summary.beat_age_seconds)} ago and has written nothing since: {because}."
+    if job is None and summary.state == "launched":
+        because = "who launched it ended before it could say where; nobody knows whether a job runs"
+    return f"The first start ended without a step: {because}."
+
+
+def why_it_failed(job: JobView) -> str:
+    """What was wrong, in the words of the program that ended: its last error, else its last line."""
+    errors = [line for line in job.last_lines if line.startswith("dbr: ")]
+    said = job.last_exit or next((line for line in reversed(errors or job.last_lines) if line.strip()), "")
+    return said.rpartition("dbr: ")[2].strip().rstrip(".") or job.because
+
+
 def row_of(found: FoundRun, detail: RunDetail | None, *, now: datetime) -> RunRow:
-    """One run in a line; `detail` is None until it was read."""
+    """One run in a line; `detail` is None until it was read, and `now` is the moment of the summary."""
     summary = found.summary
     name = found.home.rstrip("/").rpartition("/")[2] or found.home
     if summary is None:
@@ -154,9 +209,9 @@ def row_of(found: FoundRun, detail: RunDetail | None, *, now: datetime) -> RunRo
             interruptions=None, cost=None, began_at=None, where="", alarm=None,
         )  # fmt: skip
     job = detail.job if detail else None
-    saved_at = None
-    if summary.durable_age_seconds is not None:
-        saved_at = (now - timedelta(seconds=summary.durable_age_seconds)).isoformat(timespec="seconds")
+    began_at = detail.began_at if detail else None
+    if summary.state == "launched":
+        began_at = _moment(now, summary.beat_age_seconds)
     where = summary.process.host if summary.process is not None else job.launcher if job is not None else ""
     return RunRow(
         home=found.home,
@@ -168,14 +223,15 @@ def row_of(found: FoundRun, detail: RunDetail | None, *, now: datetime) -> RunRo
         samples_per_second=summary.samples_per_second,
         seconds_left=_seconds_left(summary, detail.effective_batch if detail else None),
         durable_step=summary.durable_step,
-        durable_at=saved_at,
+        durable_at=_moment(now, summary.durable_age_seconds),
         loss=summary.loss,
         attempt=summary.attempt,
         interruptions=detail.interruptions if detail else None,
         cost=detail.cost if detail else None,
-        began_at=detail.began_at if detail else None,
+        began_at=began_at,
         where=where,
         alarm=summary.alarm,
+        has_begun=summary.attempt is not None,
     )
 
 
@@ -230,6 +286,10 @@ def money(dollars: float | None) -> str:
     if dollars is None:
         return ""
     return "<$0.01" if 0 < dollars < 0.01 else f"${dollars:,.2f}"
+
+
+def _moment(now: datetime, age_seconds: float | None) -> str | None:
+    return None if age_seconds is None else (now - timedelta(seconds=age_seconds)).isoformat(timespec="seconds")
 
 
 def _seconds_left(summary: RunSummary, effective_batch: int | None) -> float | None:

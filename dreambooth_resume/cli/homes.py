@@ -14,7 +14,7 @@ from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.home import RUN
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.pull import newest_checkpoint
-from dreambooth_resume.runs.registry import find_homes
+from dreambooth_resume.runs.registry import find_homes, was_launched
 from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.s3_address import S3Settings
@@ -118,6 +118,8 @@ def no_run(home: str) -> BadInput:
         return BadInput("is a file; a run's home is a folder", where=home, fix="name the --output_dir of a run")
     if (above := next((folder for folder in path.parents if (folder / RUN).is_file()), None)) is not None:
         return BadInput("lies inside a run's home and is none", where=home, fix=f"name the home: {above}")
+    if was_launched(path):
+        return BadInput("was launched, and has not begun", where=home, fix=f"dbr status {shlex.quote(home)}")
     if (below := next(find_homes(path), None)) is not None:
         return BadInput(
             "there is no run here, but below it", where=home, fix=f"name one, such as {below}; dbr runs {home}"

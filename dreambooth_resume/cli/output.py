@@ -28,6 +28,7 @@ from dreambooth_resume.errors import BadInput
 _GAP = "  "
 _STATE_STYLES = {
     "running": "green",
+    "launched": "green",
     "starting": "green",
     "finished": "bold green",
     "interrupted": "yellow",

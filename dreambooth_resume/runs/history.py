@@ -248,7 +248,11 @@ def _ending(
         return "command" if is_command else "stopped", last.body.reason, last.body.exit_code
     if following and isinstance(following[0].body, Adopt) and following[0].body.process == adopt.body.process:
         if (window := following[0].body.rolled_back) is not None and window != adopt.body.rolled_back:
-            return "rolled back", f"step {window.last + 1}: {window.why}; went back to step {following[0].state.step}", None
+            return (
+                "rolled back",
+                f"step {window.last + 1}: {window.why}; went back to step {following[0].state.step}",
+                None,
+            )
         damaged = ", ".join(aside.folder for aside in following[0].body.set_aside) or "the checkpoint"
         return "retried", f"{damaged} is damaged: adopted again, one back", None
     if status is not None and status.phase == "ended":

@@ -103,6 +103,11 @@ def note_kind(key: str) -> str | None:
     return match[1] if match else None
 
 
+def is_launch_note(name: str) -> bool:
+    """Whether a file of this name in the notes' folder says that something was, or was about to be, launched."""
+    return note_kind(f"{NOTES_PREFIX}{name}") == "launch"
+
+
 def sample_key(step: int, attempt: int, number: int, asked: str | None = None) -> str:
     """Picture 0 that attempt 3 made with the LoRA of step 500: `samples/500-a3/0.png`.
 

@@ -22,13 +22,15 @@ from dreambooth_resume.runs.history import COMMAND_EXIT_CODE, before_commands
 from dreambooth_resume.runs.home import LOG_PREFIX, log_key, log_number
 from dreambooth_resume.runs.liveness import age_seconds, look_for_life
 from dreambooth_resume.runs.log import read_log
+from dreambooth_resume.runs.notes import read_notes
 from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.runs.status import Phase, Status, read_status
 from dreambooth_resume.storage.base import Storage
 
-State = Literal["starting", "running", "interrupted", "stopped", "finished", "vanished"]
-"""`interrupted`: it left as the platform wanted, and the same command goes on. `stopped`: it waits for the user.
-`vanished`: it held the run and is no more, without a word; the same command goes on too."""
+State = Literal["launched", "starting", "running", "interrupted", "stopped", "finished", "vanished"]
+"""`launched`: a job was started for it, and it has written nothing of its own yet. `interrupted`: it left as the
+platform wanted, and the same command goes on. `stopped`: it waits for the user. `vanished`: it held the run and is no
+more, without a word; the same command goes on too."""
 
 RESTARTED_EXIT_CODES = (70, 75)
 """After these, or a death without a word, a launcher starts the same command again; after any other nobody does."""
@@ -110,6 +112,19 @@ def summarise(storage: Storage, *, now: datetime | None = None) -> RunSummary | 
         smaller_micro_batch=before.smaller_micro_batch,
         exit_code=verdict.exit_code,
     )
+
+
+def summarise_launch(storage: Storage, *, now: datetime | None = None) -> RunSummary | None:
+    """A run that was launched and has not begun, by the newest note of a launch; None if there is none.
+
+    Where its job is, and whether it lives, the notes alone can't tell. Raises as the storage does.
+    """
+    notes = read_notes(storage, "launch")
+    if not notes:
+        return None
+    age = age_seconds(notes[-1].written_at, now=now or datetime.now(UTC))
+    because = f"launched ({notes[-1].text}), and it has written nothing yet"
+    return _before_step_one(storage, state="launched", because=because, age=age, max_train_steps=None)
 
 
 def _newest_entry(storage: Storage) -> Entry | None:
@@ -197,10 +212,22 @@ def _never_adopted(storage: Storage, *, now: datetime) -> RunSummary | None:
         return None
     life = look_for_life(None, last_sign=record.created_at, now=now)
     max_train_steps = record.options.get("max_train_steps")
-    return RunSummary(
-        home=storage.describe(),
+    return _before_step_one(
+        storage,
         state="starting" if life.is_live else "vanished",
         because="the first start has not begun to train" if life.is_live else "the first start ended before step 1",
+        age=life.beat_age_seconds,
+        max_train_steps=max_train_steps if isinstance(max_train_steps, int) else None,
+    )
+
+
+def _before_step_one(
+    storage: Storage, *, state: State, because: str, age: float | None, max_train_steps: int | None
+) -> RunSummary:
+    return RunSummary(
+        home=storage.describe(),
+        state=state,
+        because=because,
         is_certain=False,
         attempt=None,
         process=None,
@@ -208,8 +235,8 @@ def _never_adopted(storage: Storage, *, now: datetime) -> RunSummary | None:
         step=0,
         durable_step=None,
         durable_age_seconds=None,
-        max_train_steps=max_train_steps if isinstance(max_train_steps, int) else None,
-        beat_age_seconds=life.beat_age_seconds,
+        max_train_steps=max_train_steps,
+        beat_age_seconds=age,
         loss=None,
         learning_rate=None,
         samples_per_second=None,

@@ -34,6 +34,8 @@ class LaunchedJob:
     status: JobStatus
     last_exit: str | None = None
     """What its supervisor noted last, where that was a crash or an end that nobody wanted."""
+    exit_code: int | None = None
+    """Of its supervisor, as the platform or that note says; None while it runs, and where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,14 @@ def newest_job(storage: Storage) -> LaunchedJob | None:
     for launch in reversed(read_launches(storage)):
         if launch.job is not None:
             exits = [note for note in read_notes(storage, "exit") if note.values.get("launch") == launch.id]
-            return replace(looked_at(launch), last_exit=exits[-1].text if exits else None)
+            found = looked_at(launch)
+            noted = exits[-1].values.get("exit_code") if exits and found.status.state in ("ended", "unknown") else None
+            code = found.status.exit_code if found.status.exit_code is not None else noted
+            return replace(
+                found,
+                last_exit=exits[-1].text if exits else None,
+                exit_code=code if isinstance(code, int) else None,
+            )
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -132,6 +133,8 @@ def test_a_run_that_waits_for_its_turn_is_seen_and_stopped(
         capsys.readouterr()
         assert main(["status", str(home)]) == 0
         assert "waits for its turn on this machine" in capsys.readouterr().out
+        assert main(["runs", str(home.parent)]) == 0
+        assert re.search(rf"{home} +launched ", capsys.readouterr().out), "it is a run, though nothing is written"
         assert main(["launch", "list"]) == 0
         assert "waiting" in capsys.readouterr().out
         assert main(["stop", str(home)]) == 0
