@@ -41,8 +41,9 @@ PATHS = frozenset(
     "stage_dir".split()
 )
 """Options that may name a file or a folder of this machine."""
-FROM_A_TERMINAL = frozenset("secrets image image_id hf_token_parameter".split())
-"""Options of launchers by which the secrets of this process would go to programs that a browser chooses."""
+FROM_A_TERMINAL = frozenset("secrets image image_id ami hf_token_parameter".split())
+"""Options of launchers by which secrets of this process, or a machine's rights, would go to programs that a browser
+chooses."""
 PICTURE_BYTES_MAX = 60_000_000
 PICTURES_MAX = 500
 _PIXELS_MAX = 120_000_000
@@ -76,6 +77,16 @@ class Review:
 def askable() -> list[Option]:
     """The options that the form asks for, in the schema's order."""
     return [option for option in OPTIONS.values() if option.name not in NOT_ASKED and not is_secret(option.name)]
+
+
+def launcher_fields(where: str) -> list[Option]:
+    """The own options of a launcher that the form asks for."""
+    return [one for one in settings_options(where).values() if one.name not in FROM_A_TERMINAL]
+
+
+def left_to_a_terminal(where: str) -> list[str]:
+    """The own options of a launcher that are refused here."""
+    return [name for name in settings_options(where) if name in FROM_A_TERMINAL]
 
 
 def bounds(option: Option) -> str:
@@ -140,13 +151,13 @@ def review(
         shown_plan = plan(prepared)
         given = parse_train([word for word in words if word.partition("=")[0][2:] in OPTIONS])
     except BadInput as error:
-        return Review(errors=(_of(error),), home=home)
+        return Review(errors=(_of(error, where),), home=home)
     except DbrError as error:
         return Review(errors=(FieldError(name="", what=str(error), fix=""),), home=home)
     return Review(
         home=home,
         words=("launch", where, *words),
-        differs=tuple(_differs(values, base)),
+        differs=tuple(_differs(values, base, {**settings_options(where), **OPTIONS})),
         yaml=commented_yaml(given.values),
         plan=shown_plan,
     )
@@ -223,7 +234,7 @@ def _error(where: str, name: str, value: str, may_use: Callable[[str], bool]) ->
     if name in own and name in FROM_A_TERMINAL:
         return FieldError(
             name=name,
-            what="would hand this page's secrets on",
+            what="could hand secrets on, so a browser may not name it",
             fix=f"leave it out, or in a terminal: dbr launch {where}",
         )
     option = OPTIONS.get(name) or own.get(name)
@@ -240,18 +251,21 @@ def _error(where: str, name: str, value: str, may_use: Callable[[str], bool]) ->
     return None
 
 
-def _of(error: BadInput) -> FieldError:
-    """The field that an error is about, by where it was found: `--rank`, `--output_dir runs/dog`."""
+def _of(error: BadInput, launcher: str) -> FieldError:
+    """The field that an error is about, by where it was found: `--rank`, `--partition night`."""
+    known = {**settings_options(launcher), **OPTIONS}
     flag = (error.where or "").split(" ", 1)[0].partition("=")[0].removeprefix("--").replace("-", "_")
-    name = flag if flag in OPTIONS else next((one for one in OPTIONS if (error.where or "").startswith(f"{one}:")), "")
+    name = flag if flag in known else next((one for one in known if (error.where or "").startswith(f"{one}:")), "")
     where = "" if name else f"{error.where}: " if error.where else ""
     return FieldError(name=name, what=f"{where}{error.what}", fix=error.fix or "")
 
 
-def _differs(values: Mapping[str, str], base: Mapping[str, object]) -> list[tuple[str, str, str]]:
+def _differs(
+    values: Mapping[str, str], base: Mapping[str, object], known: Mapping[str, Option]
+) -> list[tuple[str, str, str]]:
     found = []
     for name, value in values.items():
-        option = OPTIONS.get(name)
+        option = known.get(name)
         before = base.get(name, option.default if option else None)
         if plain(before) != value:
             found.append((name, "–" if before is None else plain(before), value))

@@ -14,9 +14,9 @@ from dreambooth_resume.config.option import Option
 from dreambooth_resume.config.options.train import SECTIONS
 from dreambooth_resume.config.schema import OPTIONS, section_summary
 from dreambooth_resume.errors import BadInput, DbrError
-from dreambooth_resume.launch.launchers import LAUNCHERS
+from dreambooth_resume.launch.launchers import LAUNCHERS, settings_options
 from dreambooth_resume.ui import markup, new_run_parts
-from dreambooth_resume.ui.draft import PRESETS, Review, askable, bounds
+from dreambooth_resume.ui.draft import PRESETS, Review, askable, bounds, launcher_fields, left_to_a_terminal
 from dreambooth_resume.ui.new_run import Wish, begin_run, pictures_of, review_of, test_access
 from dreambooth_resume.ui.places_to_run import launcher_remarks
 from dreambooth_resume.ui.served import small_picture
@@ -26,6 +26,8 @@ from dreambooth_resume.workflows.first_start import decided
 
 _FIRST = ("pretrained_model_name_or_path", "instance_prompt", "class_prompt", "resolution", "max_train_steps")
 _PICTURES_SHOWN = 60
+_NOT_FROM_HERE = ("kubernetes",)
+"""Launchers whose first start needs what only a terminal may name."""
 Fields = Mapping[str, Any]
 
 
@@ -41,16 +43,22 @@ class _Form:
     place: Any
     name: Any
     options: Fields
+    own: Mapping[str, Fields]
+    """The options of each launcher."""
 
     def all(self) -> set[Any]:
-        own = {self.uploads, self.folder, self.captions, self.preset, self.where, self.place, self.name}
-        return own | set(self.options.values())
+        first = {self.uploads, self.folder, self.captions, self.preset, self.where, self.place, self.name}
+        return first | set(self.fields().values())
+
+    def fields(self) -> dict[str, Any]:
+        """What an error can stand beside: `rank`, `slurm.partition`, `name`."""
+        own = {_key(where, name): field for where, fields in self.own.items() for name, field in fields.items()}
+        return {"name": self.name, **self.options, **own}
 
     def wish(self, data: Mapping[Any, Any]) -> Wish:
-        """What the user has typed."""
-        values = {
-            name: str(data[field]).strip() for name, field in self.options.items() if data[field] not in (None, "")
-        }
+        """What the user has typed; what stands in the fields of other launchers is nothing that was asked for."""
+        asked = {**self.options, **self.own.get(str(data[self.where]), {})}
+        values = {name: str(data[field]).strip() for name, field in asked.items() if data[field] not in (None, "")}
         return Wish(
             uploads=tuple(Path(str(path)) for path in data[self.uploads] or ()),
             captions={str(row[0]): str(row[1]) for row in data[self.captions] or () if len(row) > 1},
@@ -88,12 +96,14 @@ def build(site: Site) -> None:
 
     def checked_form(data: dict[Any, Any]) -> dict[Any, Any]:
         # `follow` must not put the command of an earlier Start in the place of what this found.
-        return {**_shown(site, form, review_of(site, form.wish(data)), data[bad], (result, yaml, bad)), home: ""}
+        wish = form.wish(data)
+        return {**_shown(site, form, wish.where, review_of(site, wish), data[bad], (result, yaml, bad)), home: ""}
 
     def started(data: dict[Any, Any]) -> dict[Any, Any]:
-        made = begin_run(site, form.wish(data))
+        wish = form.wish(data)
+        made = begin_run(site, wish)
         now = made.home if made.words else ""
-        return {**_shown(site, form, made, data[bad], (result, yaml, bad)), home: now}
+        return {**_shown(site, form, wish.where, made, data[bad], (result, yaml, bad)), home: now}
 
     def follow(address: str) -> Any:
         commands = site.commands.of(address) if address else ()
@@ -101,7 +111,7 @@ def build(site: Site) -> None:
             return gr.skip()
         return new_run_parts.reviewed(Review(home=address), commands)
 
-    every, outputs = form.all() | {bad}, [result, yaml, bad, home, form.name, *form.options.values()]
+    every, outputs = form.all() | {bad}, [result, yaml, bad, home, *form.fields().values()]
     look.click(look_through, form.all(), [found, form.captions], **{**PRIVATE, "show_progress": "minimal"})
     gr.on([form.uploads.upload, form.uploads.delete], look_through, form.all(), [found, form.captions], **PRIVATE)
     form.uploads.clear(lambda: ("", gr.update(value=[], visible=False)), None, [found, form.captions], **PRIVATE)
@@ -142,6 +152,7 @@ def _form(site: Site) -> tuple[Any, Any, _Form]:
     with gr.Column(elem_classes="step"):
         html_part('<div class="dbr"><h3>3 · Where</h3></div>')
         where = gr.Dropdown(_launchers(), value="local", label="Launcher", elem_id="where")
+        own = _launcher_options(where)
         with gr.Row(equal_height=True):
             places = list(site.homes.places)
             place = gr.Dropdown(places, value=places[0], label="Kept in", scale=2, elem_id="place")
@@ -157,14 +168,36 @@ def _form(site: Site) -> tuple[Any, Any, _Form]:
     test.click(lambda where: test_access(site, where), [place], [access], **PRIVATE)
     form = _Form(
         uploads=uploads, folder=folder, captions=captions, preset=preset, where=where, place=place, name=name_,
-        options=fields,
+        options=fields, own=own,
     )  # fmt: skip
     return look, found, form
 
 
-def _field(option: Option) -> Any:
+def _launcher_options(where: Any) -> dict[str, Fields]:
+    """The fields of every launcher, of which those of the chosen one are seen."""
+    made: dict[str, Fields] = {}
+    columns, remarks = [], launcher_remarks()
+    for name in LAUNCHERS:
+        with gr.Column(visible=name == where.value, elem_id=f"options-{name}") as column:
+            asked = [] if name in _NOT_FROM_HERE else launcher_fields(name)
+            with gr.Row():
+                made[name] = {option.name: _field(option, launcher=name) for option in asked}
+            html_part(new_run_parts.left_out(name, left_to_a_terminal(name), remarks[name]))
+        columns.append(column)
+    where.change(lambda chosen: [gr.update(visible=name == chosen) for name in LAUNCHERS], [where], columns, **PRIVATE)
+    return made
+
+
+def _key(where: str, name: str) -> str:
+    return f"{where}.{name}"
+
+
+def _field(option: Option, *, launcher: str = "") -> Any:
     """Text for everything but choices: what is typed is checked by the schema, as on the command line."""
-    common = {"label": option.name, "info": _about(option.name), "elem_id": f"option-{option.name}", "min_width": 280}
+    key = _key(launcher, option.name) if launcher else option.name
+    common = {
+        "label": option.name, "info": _about(key), "elem_id": f"option-{key.replace('.', '-')}", "min_width": 280,
+    }  # fmt: skip
     choices = ("true", "false") if option.kind == "bool" else option.choices
     default = new_run_parts.default_of(option)
     if choices:
@@ -172,9 +205,11 @@ def _field(option: Option) -> Any:
     return gr.Textbox(placeholder=default, lines=1, **common)
 
 
-def _about(name: str) -> str | None:
+def _about(key: str) -> str | None:
     """What a field says of itself while nothing is wrong with it."""
-    return new_run_parts.help_of(name, bounds(OPTIONS[name])) if name in OPTIONS else None
+    where, dot, name = key.partition(".")
+    option = settings_options(where)[name] if dot else OPTIONS.get(key)
+    return new_run_parts.help_of(option, bounds(option)) if option is not None else None
 
 
 def _launchers() -> list[tuple[str, str]]:
@@ -209,11 +244,14 @@ def _small(site: Site, found: DataCheck) -> dict[str, str]:
     return small
 
 
-def _shown(site: Site, form: _Form, made: Review, before: Sequence[str], parts: tuple[Any, ...]) -> dict[Any, Any]:
+def _shown(
+    site: Site, form: _Form, where: str, made: Review, before: Sequence[str], parts: tuple[Any, ...]
+) -> dict[Any, Any]:
     """The review, and each error beside its field; those of the last check are taken away."""
     result, yaml, bad = parts
-    fields = {**form.options, "name": form.name}
-    now = {error.name: error for error in made.errors if error.name in fields}
+    fields, own = form.fields(), form.own.get(where, {})
+    keyed = {_key(where, error.name) if error.name in own else error.name: error for error in made.errors}
+    now = {key: error for key, error in keyed.items() if key in fields}
     updates: dict[Any, Any] = {
         fields[name]: gr.update(info=_about(name), elem_classes=[]) for name in before if name not in now
     }

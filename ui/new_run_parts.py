@@ -8,7 +8,6 @@ from pathlib import Path
 
 from dreambooth_resume.config.messages import plain
 from dreambooth_resume.config.option import Option
-from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.config.template import EXAMPLES
 from dreambooth_resume.ui.commands import Command
 from dreambooth_resume.ui.draft import Review
@@ -74,9 +73,17 @@ def reviewed(made: Review, commands: Sequence[Command]) -> str:
     )
 
 
-def help_of(name: str, bounds: str) -> str:
+def left_out(where: str, names: Sequence[str], remark: str) -> str:
+    """Which options of a launcher aren't asked for, and what speaks against using it from here."""
+    told = [remark] if remark else []
+    if names:
+        flags = ", ".join(f"--{name}" for name in names)
+        told.append(f"{flags} could hand secrets on, so only a terminal may name it: dbr launch {where} --help")
+    return f'<div class="dbr"><p class="say">{text("; ".join(told))}</p></div>' if told else ""
+
+
+def help_of(option: Option, bounds: str) -> str:
     """The first sentence of an option's help, with its bounds."""
-    option = OPTIONS[name]
     return f"{option.first_sentence}{f' ({bounds})' if bounds else ''}"
 
 

@@ -18,6 +18,8 @@ from dreambooth_resume.ui.draft import (
     askable,
     bounds,
     home_of,
+    launcher_fields,
+    left_to_a_terminal,
     preset_values,
     review,
     store_pictures,
@@ -73,7 +75,7 @@ def test_neither_secrets_nor_what_the_page_decides_can_be_set(tmp_path: Path) ->
     ("where", "name"),
     [
         ("hf-jobs", "secrets"), ("skypilot", "secrets"), ("skypilot", "image_id"), ("kubernetes", "image"),
-        ("aws", "hf_token_parameter"),
+        ("aws", "hf_token_parameter"), ("aws", "ami"),
     ],
 )  # fmt: skip
 def test_what_hands_the_pages_secrets_on_is_left_to_a_terminal(where: str, name: str, tmp_path: Path) -> None:
@@ -81,8 +83,29 @@ def test_what_hands_the_pages_secrets_on_is_left_to_a_terminal(where: str, name:
         {name: "AWS_SECRET_ACCESS_KEY"}, where=where, home=str(tmp_path / "a"), preset=None, may_use=lambda _path: True
     )
     (error,) = made.errors
-    assert (error.name, error.what) == (name, "would hand this page's secrets on")
+    assert (error.name, error.what) == (name, "could hand secrets on, so a browser may not name it")
     assert f"dbr launch {where}" in error.fix
+    assert name in left_to_a_terminal(where)
+    assert name not in [option.name for option in launcher_fields(where)]
+
+
+def test_a_launchers_own_options_are_checked_and_compared_with_its_defaults(tmp_path: Path) -> None:
+    home = str(tmp_path / "a")
+    wrong = review({"signal_seconds": "5"}, where="slurm", home=home, preset=None, may_use=lambda _path: True)
+    assert [(error.name, error.what) for error in wrong.errors] == [
+        ("signal_seconds", "5 is too small: it must be at least 30")
+    ]
+    foreign = review({"partition": "night"}, where="local", home=home, preset=None, may_use=lambda _path: True)
+    assert [error.name for error in foreign.errors] == ["partition"]
+    png(tmp_path / "pictures" / "1.png")
+    values = {
+        "pretrained_model_name_or_path": "some/model", "instance_prompt": "a photo of sks dog",
+        "instance_data_dir": str(tmp_path / "pictures"), "queue": "false",
+    }  # fmt: skip
+    made = look(values, home)
+    assert made.errors == ()
+    assert "--queue=false" in made.words
+    assert ("queue", "true", "false") in made.differs
 
 
 def test_paths_outside_are_refused_before_they_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

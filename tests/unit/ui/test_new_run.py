@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,22 @@ def test_what_check_finds_is_not_replaced_by_an_earlier_start(site: Site, tmp_pa
     data[components["option-rank"]] = "0"
     assert functions["checked_form"].fn(data)[home] == ""
     assert functions["started"].fn(data)[home] == ""
+
+
+def test_the_fields_of_the_chosen_launcher_count_and_errors_stand_beside_them(site: Site, tmp_path: Path) -> None:
+    functions, components = handlers_of(site)
+    data = {one: one.value if type(one).__name__ == "State" else None for one in functions["checked_form"].inputs}
+    typed = {
+        "name": "dog", "place": site.homes.places[0], "where": "slurm", "folder": str(tmp_path / "pictures"),
+        "option-slurm-signal_seconds": "5", "option-aws-disk_gb": "1",
+    }  # fmt: skip
+    data |= {components[name]: value for name, value in typed.items()}
+    shown = functions["checked_form"].fn(data)
+    assert "at least 30" in shown[components["option-slurm-signal_seconds"]]["info"]
+    assert components["option-aws-disk_gb"] not in shown
+    (bad,) = [one for one, value in shown.items() if value == ["slurm.signal_seconds"]]
+    # Mended, the field says again what it is for.
+    data |= {components["option-slurm-signal_seconds"]: "60", bad: ["slurm.signal_seconds"]}
+    again = functions["checked_form"].fn(data)
+    assert "is told to save" in again[components["option-slurm-signal_seconds"]]["info"]
+    assert not [name for name in components if re.fullmatch(r"option-.*-(secrets|image|image_id|ami|hf_.*)", name)]
