@@ -58,6 +58,9 @@ def stop_button(row: RunRow) -> str:
 
 
 def progress(row: RunRow) -> str:
+    """How far it is; of a run that hasn't begun there is nothing to draw."""
+    if not row.has_begun and row.steps is None:
+        return '<span class="dim">not begun</span>'
     total = f" of {row.steps:,}" if row.steps else ""
     safe = min(1.0, (row.durable_step or 0) / row.steps) if row.steps else 0.0
     return (

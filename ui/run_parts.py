@@ -59,16 +59,17 @@ def head(view: RunView, commands: Sequence[Command]) -> str:
         ("Trained again", f"{summary.redone_steps:,} steps" if summary.redone_steps else "nothing"),
         ("Cost", cost),
     ]
+    known = f"{progress(row)}{alarm}{facts(numbers)}" if row.has_begun else _last_words(view)
     return (
         f'<div class="dbr card"><div class="top"><h2>{text(row.name)}</h2>{chip(row.state)}</div>'
         f'<div class="path" style="max-width:none">{text(row.home)}</div><p class="say">{text(row.because)}</p>'
-        f"{_last_words(view)}{progress(row)}{alarm}{facts(numbers)}{command_list(commands)}</div>"
+        f"{known}{command_list(commands)}</div>"
     )
 
 
 def _last_words(view: RunView) -> str:
-    """What a first start printed last, where it came to nothing."""
-    if view.row.has_begun or view.row.is_live or not view.lines:
+    """What a first start has printed last."""
+    if not view.lines:
         return ""
     return f'<div class="log"><pre>{text(chr(10).join(view.lines[-_LINES_OF_A_FAILURE:]))}</pre></div>'
 

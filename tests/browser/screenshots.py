@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from playwright.sync_api import sync_playwright
 
+from dreambooth_resume.launch.base import Job, JobStatus
+from dreambooth_resume.launch.local import say_state
+from dreambooth_resume.launch.record import write_launch, write_started
+from dreambooth_resume.launch.state_folder import output_file
 from dreambooth_resume.models.tiny_pictures import draw_pictures
-from dreambooth_resume.runs.entries import Stopped
+from dreambooth_resume.runs.entries import Process, Stopped
+from dreambooth_resume.runs.holder import this_process
 from dreambooth_resume.runs.home import metrics_key, metrics_segment
 from dreambooth_resume.runs.samples import write_samples
 from dreambooth_resume.storage.local import LocalStorage
 from tests.browser.conftest import ARGUMENTS
 from tests.browser.serving import ServedPage
 from tests.fakes.toy_run import begin, machine
-from tests.fakes.watched_run import beat, record_run
+from tests.fakes.watched_run import beat, dead_process, record_run
 
 STEPS = 800
 _PROMPTS = ("a photo of sks robot on the moon", "a photo of sks robot in the rain", "sks robot, watercolour")
@@ -32,6 +39,7 @@ _SHOTS = (
     ("runs", "/", 1440, "light", ""),
     ("runs-dark", "/", 1440, "dark", ""),
     ("runs-phone", "/", 390, "light", ""),
+    ("run-failed", "/run?home=", 390, "light", ""),
     ("run", "/run?home=", 1440, "light", ""),
     ("run-dark-phone", "/run?home=", 390, "dark", ""),
     ("run-samples", "/run?home=", 1440, "light", "Samples"),
@@ -48,6 +56,7 @@ def main() -> None:
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        os.environ["XDG_STATE_HOME"] = str(folder / "state")
         pictures = [path.read_bytes() for path in draw_pictures(folder / "pictures")]
         _make_runs(folder / "runs", pictures)
         (folder / "empty").mkdir()
@@ -72,7 +81,8 @@ def _shoot(browser: Any, page: ServedPage, target: Path, shots: tuple[tuple[str,
                 _live(page.cwd / "runs" / "robot")
             context = browser.new_context(viewport={"width": width, "height": 820}, color_scheme=scheme)
             shown = context.new_page()
-            shown.goto(page.url + path + (quote("runs/robot", safe="") if path.endswith("=") else ""))
+            run = "runs/blue-vase" if name == "run-failed" else "runs/robot"
+            shown.goto(page.url + path + (quote(run, safe="") if path.endswith("=") else ""))
             if "run?" in path:
                 shown.locator("#head .card, #head .empty").first.wait_for(timeout=120_000)
             elif path == "/":
@@ -91,6 +101,8 @@ def _shoot(browser: Any, page: ServedPage, target: Path, shots: tuple[tuple[str,
 
 def _make_runs(runs: Path, pictures: list[bytes]) -> None:
     _robot(runs / "robot", pictures)
+    _queued(runs / "fox-in-snow")
+    _failed_at_once(runs / "blue-vase")
     for name, host, saved, how in (
         ("cat-watercolour", "spot-3f", 400, "finished"),
         ("teapot", "gpu-2", 250, "stopped"),
@@ -107,6 +119,28 @@ def _make_runs(runs: Path, pictures: list[bytes]) -> None:
             attempt.stop()
         else:
             attempt.committer.append(Stopped(reason="asked by anna@desk", exit_code=76))
+
+
+def _queued(home: Path) -> None:
+    """Waits for its turn behind another run."""
+    launch_id = _launch(LocalStorage(home), this_process())
+    say_state(launch_id, JobStatus(state="waiting", because="waits for its turn on this machine"))
+
+
+def _failed_at_once(home: Path) -> None:
+    """Came to nothing at its first start."""
+    launch_id = _launch(LocalStorage(home), dead_process())
+    say_state(launch_id, JobStatus(state="ended", because="its supervisor ended with exit code 77", exit_code=77))
+    said = "dbr: some/model is gated, and this machine has no token\n  fix: hf auth login\n"
+    output_file(launch_id).write_text(f"Loading the base model some/model\n{said}dbr supervise: exit code 77\n")
+
+
+def _launch(storage: LocalStorage, process: Process) -> str:
+    launch_id = uuid.uuid4().hex
+    write_launch(storage, launch_id, launcher="local", settings={}, words=(), version="0.1.0")
+    values = {"launch": launch_id, "process": process.model_dump_json()}
+    write_started(storage, launch_id, launcher="local", job=Job(name=f"pid {process.pid}", values=values))
+    return launch_id
 
 
 def _robot(home: Path, pictures: list[bytes]) -> None:
