@@ -32,7 +32,7 @@ _JOB_SECONDS = 10.0
 _OUTPUT_SECONDS = 4.0
 _BYTES_KEPT = 8_000_000
 _RUNS_KEPT = 8
-CHARTS: tuple[ChartKind, ...] = ("loss", "lr", "speed")
+CHARTS: tuple[ChartKind, ...] = ("loss", "lr", "speed", "memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

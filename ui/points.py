@@ -9,7 +9,7 @@ from typing import Literal
 
 from dreambooth_resume.runs.curves import Curve, CurvePoint
 
-ChartKind = Literal["loss", "lr", "speed"]
+ChartKind = Literal["loss", "lr", "speed", "memory"]
 POINTS_SHOWN = 600
 SMOOTHING = 0.98
 """Of the smoothed line: each point keeps so much of the one before, less at the beginning."""
@@ -53,6 +53,8 @@ def chart(curve: Curve, kind: ChartKind, *, effective_batch: int | None) -> str:
             lines.append(_line("held-out pictures", "second", held_out))
     elif kind == "lr":
         lines.append(_line("learning rate", "main", _values(curve.points, lambda point: point.learning_rate)))
+    elif kind == "memory":
+        lines.append(_line("GB", "main", _values(curve.points, _gigabytes)))
     else:
         batch = effective_batch or 1
         rate = _values(curve.points, lambda point: batch / point.seconds if point.seconds else None)
@@ -66,6 +68,10 @@ def chart(curve: Curve, kind: ChartKind, *, effective_batch: int | None) -> str:
         for one in curve.interruptions
     ]
     return json.dumps({"lines": lines, "marks": marks, "last": curve.max_train_steps}, allow_nan=False)
+
+
+def _gigabytes(point: CurvePoint) -> float | None:
+    return point.memory_bytes / 1e9 if point.memory_bytes is not None else None
 
 
 def _line(name: str, style: str, points: Sequence[Point]) -> dict[str, object]:

@@ -16,7 +16,9 @@ from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.pull import newest_checkpoint
-from dreambooth_resume.ui import markup, run_parts
+from dreambooth_resume.runs.samples import SampleSet
+from dreambooth_resume.ui import markup, picture_pair, run_parts
+from dreambooth_resume.ui.exports import begin_export, exported
 from dreambooth_resume.ui.open_run import OpenRun, RunView
 from dreambooth_resume.ui.site import PRIVATE, REFRESH_SECONDS, Site, html_part, navbar, served_url
 from dreambooth_resume.workflows.kill import kill_run
@@ -34,9 +36,13 @@ def build(site: Site) -> None:
     download = gr.DownloadButton("Download", visible=False, elem_id="download")
     steps, place, again, fork_step, fork_to, fork = _more()
     with gr.Tabs():
-        for title, part in (("Curves", "curves"), ("Samples", "samples"), ("Timeline", "timeline")):
-            with gr.Tab(title):
-                made[part] = html_part("", elem_id=part)
+        with gr.Tab("Curves"):
+            made["curves"] = html_part("", elem_id="curves")
+        with gr.Tab("Samples"):
+            picture_pair.build(home, lambda address: _samples(site, address), lambda *one: _whole(site, *one))
+            made["samples"] = html_part("", elem_id="samples")
+        with gr.Tab("Timeline"):
+            made["timeline"] = html_part("", elem_id="timeline")
         with gr.Tab("Checkpoints"):
             made["checkpoints"] = html_part("", js_on_load=markup.CLICKS, elem_id="checkpoints")
         with gr.Tab("Log"):
@@ -126,7 +132,7 @@ def _parts(site: Site, address: str, *, fresh: bool) -> dict[str, str]:
         "curves": run_parts.curves(view),
         "samples": run_parts.samples(view, lambda key, small: _picture(site, run, key, small=small)),
         "timeline": run_parts.timeline(view),
-        "checkpoints": run_parts.checkpoints(view),
+        "checkpoints": run_parts.checkpoints(view, lambda folder: exported(site, view, folder)),
         "log": run_parts.log(view),
         "configuration": run_parts.configuration(view),
     }
@@ -140,6 +146,22 @@ def _picture(site: Site, run: OpenRun, key: str, *, small: bool) -> str | None:
     try:
         return served_url(site.served.picture(run.storage, key, small=small))
     except (KeyNotFound, ValueError, DbrError):
+        return None
+
+
+def _samples(site: Site, address: str) -> tuple[SampleSet, ...]:
+    """What the run in `address` has pictures of; nothing where there is no such run."""
+    try:
+        view = site.runs.run(address).view()
+    except DbrError:
+        return ()
+    return view.samples if view is not None else ()
+
+
+def _whole(site: Site, address: str, key: str) -> str | None:
+    try:
+        return str(site.served.picture(site.runs.run(address).storage, key))
+    except (ValueError, DbrError):
         return None
 
 
@@ -157,7 +179,11 @@ def _do(site: Site, run: OpenRun, act: str, name: str) -> Any:
     }
     if act == "download":
         return _weights(site, run, name)
-    if act == "kill":
+    if act == "kohya":
+        view = run.view()
+        if view is not None:
+            begin_export(site, view, _named(run, name))
+    elif act == "kill":
         pids = kill_run(run.storage)
         gr.Info(f"Ended {', '.join(map(str, pids))}.")
     elif act in commands:

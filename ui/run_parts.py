@@ -29,11 +29,18 @@ from dreambooth_resume.ui.markup import (
     text,
 )
 from dreambooth_resume.ui.open_run import RunView
+from dreambooth_resume.ui.points import ChartKind
 from dreambooth_resume.ui.view import RunRow, money, span
 
 SETS_SHOWN = 10
 PICTURES_SHOWN = 8
 _LINES_OF_A_FAILURE = 12
+_CHARTS: tuple[tuple[ChartKind, str], ...] = (
+    ("loss", "Loss"),
+    ("lr", "Learning rate"),
+    ("speed", "Speed"),
+    ("memory", "Peak memory of the GPU, or of the process on a CPU"),
+)
 
 
 def head(view: RunView, commands: Sequence[Command]) -> str:
@@ -105,7 +112,7 @@ def actions(row: RunRow, *, can_kill: bool) -> str:
 def curves(view: RunView) -> str:
     drawn = [
         chart_box(f"{view.row.home} {kind}", title, view.charts[kind])
-        for kind, title in (("loss", "Loss"), ("lr", "Learning rate"), ("speed", "Speed"))
+        for kind, title in _CHARTS
         if kind in view.charts and is_drawable(view.charts[kind])
     ]
     if not drawn:
@@ -142,13 +149,14 @@ def _attempt(attempt: Attempt) -> str:
     )
 
 
-def checkpoints(view: RunView) -> str:
+def checkpoints(view: RunView, exported: Callable[[str], Mapping[str, str]] = lambda _folder: {}) -> str:
+    """The table of what is saved; `exported` are the files that were made of a checkpoint, with where they are got."""
     there = [one for one in reversed(view.checkpoints) if one.state != "retired"]
     gone = len(view.checkpoints) - len(there)
     if not there:
         return _part(empty("Nothing is saved yet", "A checkpoint appears here once all of it is durable.", None))
     where = "in the bucket" if "://" in view.row.home else "in the folder"
-    rows = [[*_checkpoint(one), where, _checkpoint_acts(view.row, one)] for one in there[:100]]
+    rows = [[*_checkpoint(one), where, _checkpoint_acts(view.row, one, exported(one.folder))] for one in there[:100]]
     note = f'<small class="dim">{gone} older ones were retired by checkpoints_total_limit.</small>' if gone else ""
     head = ("Step", "State", "Saved", "Why", "Size", "Attempt", "Where", "")
     return _part(table(head, rows) + note)
@@ -167,11 +175,18 @@ def _checkpoint(one: CheckpointInfo) -> list[str]:
     ]
 
 
-def _checkpoint_acts(row: RunRow, one: CheckpointInfo) -> str:
+def _checkpoint_acts(row: RunRow, one: CheckpointInfo, files: Mapping[str, str]) -> str:
     def small(label: str, act: str, *, kind: str = "", ask: str = "") -> str:
         return button(label, act, home=row.home, name=one.folder, kind=f"small {kind}", ask=ask)
 
-    made = [small("Download", "download"), small("Verify", "verify")]
+    made = [small("Diffusers file", "download")]
+    if not files:
+        made.append(small("Kohya file", "kohya"))
+    made += [
+        f'<a class="act small primary" href="{text(url)}" download="{text(name)}">Save {text(name)}</a>'
+        for name, url in files.items()
+    ]
+    made.append(small("Verify", "verify"))
     if not row.is_live and row.state != "finished" and one.state == "live":
         made.append(
             small("Resume from", "back", ask=f"Go back to step {one.step}? Later steps are trained again, otherwise.")

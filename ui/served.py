@@ -55,10 +55,14 @@ class Served:
         return path
 
     def file(self, name: str, *parts: str) -> Path:
-        """Where a file called `name` goes, in a folder of its own that is named after `parts`."""
-        folder = self.folder / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+        """Where a file called `name` goes, in a folder of its own that is named after `parts`, and made."""
+        folder = self.place(*parts)
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name
+
+    def place(self, *parts: str) -> Path:
+        """The folder that is named after `parts`, made or not."""
+        return self.folder / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
     def tidy(self) -> None:
         """Remove the oldest files until the folder is within its size."""

@@ -31,6 +31,8 @@ class CurvePoint:
     seconds: float | None = None
     val_loss: float | None = None
     """The loss on held-out pictures, where it was measured."""
+    memory_bytes: int | None = None
+    """The most that this attempt had taken so far: on its GPU, or of a CPU's memory; None in metrics that kept none."""
     samples: int | None = None
     """A checksum of what the step was trained on; None in metrics of releases that kept none."""
 
@@ -204,6 +206,7 @@ def _point(line: bytes, attempt: int) -> CurvePoint | None:
             grad_norm=values.get("grad_norm"),
             seconds=values.get("seconds"),
             val_loss=values.get("val_loss"),
+            memory_bytes=values.get("memory_bytes"),
             samples=values.get("samples"),
         )
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -7,6 +7,8 @@ result is equivalent, not exact. It is kept in the log, and later attempts begin
 from __future__ import annotations
 
 import gc
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +80,17 @@ def release() -> None:
 def device_memory_bytes(device: torch.device) -> int | None:
     """What the device has in all; None on a CPU, whose memory is shared with everything else."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def peak_memory_bytes() -> int:
+    """The most that tensors took on the GPU so far; on a CPU, the most that this process took, all in all.
+
+    A counter that is kept anyway is read: no work of the GPU is waited for.
+    """
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def micro_batch_size(wanted: int, smaller: SmallerMicroBatch | None, *, memory_bytes: int | None) -> int:

@@ -15,7 +15,7 @@ from dreambooth_resume.preemption.watcher import GO_ON, Watcher, ending, how_to_
 from dreambooth_resume.runs.control import Request
 from dreambooth_resume.runs.notice import GO_NOW, Notice
 from dreambooth_resume.training.guards import refuse_non_finite
-from dreambooth_resume.training.memory import Portions, is_out_of_memory, release
+from dreambooth_resume.training.memory import Portions, is_out_of_memory, peak_memory_bytes, release
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.preview import Preview
 from dreambooth_resume.training.progress import Reporter, StepUpdate
@@ -160,6 +160,7 @@ class Trainer:
                 "learning_rate": metrics.learning_rate,
                 "grad_norm": metrics.grad_norm,
                 "seconds": round(seconds, 4),
+                "memory_bytes": peak_memory_bytes(),
                 **({} if metrics.samples is None else {"samples": metrics.samples}),
                 **metrics.more,
                 **validated,

@@ -98,7 +98,7 @@ def open_trackers(
 
 def shown_values(values: Mapping[str, float]) -> dict[str, float]:
     """A line of the metrics under the names that Diffusers' script gives them in a tracker."""
-    left_out = ("seconds", "samples")
+    left_out = ("seconds", "samples", "memory_bytes")
     return {
         ("lr" if name == "learning_rate" else name): value for name, value in values.items() if name not in left_out
     }

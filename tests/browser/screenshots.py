@@ -179,6 +179,7 @@ def _measure(storage: LocalStorage, attempt: int, low: int, high: int) -> None:
             "loss": loss,
             "learning_rate": 1e-4 * min(1, step / 60),
             "seconds": noise.uniform(1.9, 2.2),
+            "memory_bytes": 11_200_000_000 + 40_000_000 * min(3, (step - low) // 30),
         }
         lines.setdefault(metrics_segment(step), []).append(json.dumps(values))
     for segment, found in lines.items():

@@ -113,6 +113,7 @@ def test_a_validation_loss_changes_no_byte_and_comes_again_after_a_kill_from_the
 
 def val_losses(home: Path) -> dict[int, float]:
     points = read_curve(LocalStorage(home)).points
+    assert all((point.memory_bytes or 0) > 10_000_000 for point in points), "what it took is measured with each step"
     return {point.step: point.val_loss for point in points if point.val_loss is not None}
 
 

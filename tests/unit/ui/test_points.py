@@ -11,9 +11,9 @@ from dreambooth_resume.runs.curves import Curve, CurvePoint, Interruption
 from dreambooth_resume.ui.points import POINTS_SHOWN, chart, smoothed, thinned
 
 
-def curve(losses: list[float], *, seconds: float | None = 0.5) -> Curve:
+def curve(losses: list[float], *, seconds: float | None = 0.5, memory_bytes: int | None = None) -> Curve:
     points = tuple(
-        CurvePoint(step=step, attempt=1, loss=loss, learning_rate=1e-4, seconds=seconds)
+        CurvePoint(step=step, attempt=1, loss=loss, learning_rate=1e-4, seconds=seconds, memory_bytes=memory_bytes)
         for step, loss in enumerate(losses, start=1)
     )
     broken = Interruption(attempt=1, reached_step=9, resumed_step=7, exit_code=None, reason='lost "</script>"')
@@ -48,5 +48,7 @@ def test_a_chart_has_lines_marks_and_no_number_that_json_lacks() -> None:
     assert "went on from 7" in made["marks"][0]["text"]
     speed = json.loads(chart(curve([1.0, 1.0]), "speed", effective_batch=4))
     assert speed["lines"][0]["points"] == [[1, 8.0], [2, 8.0]]
+    memory = json.loads(chart(curve([1.0, 1.0], memory_bytes=2_500_000_000), "memory", effective_batch=4))
+    assert memory["lines"][0]["points"] == [[1, 2.5], [2, 2.5]]
     unknown = json.loads(chart(curve([1.0], seconds=None), "speed", effective_batch=None))
     assert unknown["lines"][0]["points"] == []
