@@ -12,6 +12,7 @@ from dreambooth_resume.launch.base import JobState
 from dreambooth_resume.runs.holder import SILENCE_SECONDS
 from dreambooth_resume.runs.registry import FoundRun
 from dreambooth_resume.runs.summary import RESTARTED_EXIT_CODES, RunSummary
+from dreambooth_resume.workflows.one_launch import STARTING_SECONDS
 
 UiState = Literal[
     "running", "saving", "starting", "resuming", "stalled", "waiting", "interrupted", "stopped", "failed", "finished",
@@ -42,7 +43,6 @@ _AFTER_FIRST_START: dict[int, UiState] = {
     **dict.fromkeys(RESTARTED_EXIT_CODES, "interrupted"),
 }
 """After any other exit code it failed: no step is trained by then."""
-_STARTS_WITHIN_SECONDS = 600.0
 _FAILED_EXIT_CODES = (BadInput.exit_code, AccessDenied.exit_code, RefusedToGoOn.exit_code, Fenced.exit_code)
 
 
@@ -141,7 +141,7 @@ def _state_of_first_start(summary: RunSummary, job: JobView | None) -> UiState:
         return "starting"
     if job is not None and job.state == "ended":
         return "interrupted"
-    if summary.state == "launched" and (summary.beat_age_seconds or 0) < _STARTS_WITHIN_SECONDS:
+    if summary.state == "launched" and (summary.beat_age_seconds or 0) < STARTING_SECONDS:
         return "starting"  # it is being launched at this moment, or only its own machine can tell
     return "interrupted" if job is None else "stalled"
 
