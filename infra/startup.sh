@@ -146,21 +146,42 @@ prepare() {
 give_up() { # WHY: nobody watches, and the machine costs money; so the launcher's group makes no other like it
     say "$1 The lines above say more."
     if [[ -n ${DBR_GROUP:-} ]]; then
-        { tail -n 50 "$root/startup.log" 2> /dev/null || true; echo "$1"; } | tell_the_home || say "The home could not be told."
+        tell_the_home "$1" || say "The home could not be told."
         group_to_zero
     fi
     exit "$come_back"
 }
 
-tell_the_home() { # what comes in goes where `dbr logs` looks
-    "$venv/bin/python" -c 'import sys, uuid, boto3
-bucket, _, prefix = sys.argv[1].removeprefix("s3://").partition("/")
-key = f"{prefix}/output/{uuid.uuid4().hex}/00001.txt"
-boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=sys.stdin.buffer.read())' "$DBR_HOME"
+# What is needed to give a machine back goes without Python too: that may be what could not be prepared.
+has_boto3() { "$venv/bin/python" -c 'import boto3' 2> /dev/null; }
+has_aws() { command -v aws > /dev/null; }
+
+tell_the_home() { # WHY: goes where `dbr logs` looks, by the time of day as supervisors' output does
+    local random key told
+    told=$(mktemp) || return 1
+    { tail -q -n 50 "$root/startup.log" "$root/output.log" 2> /dev/null || true; echo "$1"; } > "$told" || return 1
+    read -r random < /proc/sys/kernel/random/uuid
+    random=${random//-/}
+    key=$DBR_HOME/output/$(printf %016x "$(date +%s%N)")${random:0:16}/00001.txt
+    if has_boto3; then
+        "$venv/bin/python" -c 'import sys, boto3
+bucket, _, key = sys.argv[1].removeprefix("s3://").partition("/")
+boto3.client("s3").upload_file(sys.argv[2], bucket, key)' "$key" "$told"
+        return
+    fi
+    { has_aws && aws s3 cp --quiet "$told" "$key"; } \
+        || signed s3 "/${key#s3://}" -X PUT -H 'Content-Type: text/plain' --data-binary "@$told" \
+            -H "x-amz-content-sha256: $(sha256sum < "$told" | cut -d ' ' -f 1)"
 }
 
-group_to_zero() { # unless a machine is to be kept: then the group makes no other by itself
-    "$venv/bin/python" - "$DBR_GROUP" << 'PYTHON' || say "The group $DBR_GROUP could not be set to 0: dbr stop $DBR_HOME"
+group_to_zero() {
+    retry "Setting the group $DBR_GROUP to 0" set_group_to_zero || say "It is paid for until you type: dbr stop $DBR_HOME"
+}
+
+set_group_to_zero() {
+    if has_boto3; then
+        # Unless this machine is to be kept: then the group makes no other by itself.
+        "$venv/bin/python" - "$DBR_GROUP" << 'PYTHON'
 import sys
 import boto3
 scaling = boto3.client("autoscaling")
@@ -168,19 +189,71 @@ for group in scaling.describe_auto_scaling_groups(AutoScalingGroupNames=sys.argv
     if group["DesiredCapacity"] and "Launch" not in [one["ProcessName"] for one in group["SuspendedProcesses"]]:
         scaling.update_auto_scaling_group(AutoScalingGroupName=sys.argv[1], MinSize=0, MaxSize=0, DesiredCapacity=0)
 PYTHON
+        return
+    fi
+    { has_aws && aws autoscaling update-auto-scaling-group --auto-scaling-group-name "$DBR_GROUP" \
+        --min-size 0 --max-size 0 --desired-capacity 0; } \
+        || signed autoscaling / -d 'Action=UpdateAutoScalingGroup' -d 'Version=2011-01-01' \
+            -d "AutoScalingGroupName=$DBR_GROUP" -d 'MinSize=0' -d 'MaxSize=0' -d 'DesiredCapacity=0' > /dev/null
 }
 
+signed() { # SERVICE PATH CURL'S WORDS…: asked by this machine's role, whose keys are in no command line
+    local service=$1 path=$2 region=${AWS_DEFAULT_REGION:-${AWS_REGION:-}} keys
+    shift 2
+    keys=$(role_keys) || { say "The keys of this machine's role can't be read."; return 1; }
+    curl -fsS -m 60 --aws-sigv4 "aws:amz:$region:$service" -K <(echo "$keys") "$@" \
+        "${AWS_ENDPOINT_URL:-https://$service.$region.amazonaws.com}$path"
+}
+
+role_keys() { # as lines of curl's own configuration
+    local of=/latest/meta-data/iam/security-credentials token role said
+    token=$(metadata_token) && role=$(metadata "$token" "$of/") && said=$(metadata "$token" "$of/$role") || return 1
+    echo "user = \"$(value AccessKeyId "$said"):$(value SecretAccessKey "$said")\""
+    echo "header = \"x-amz-security-token: $(value Token "$said")\""
+}
+
+value() { sed -n "s/.*\"$1\" *: *\"\([^\"]*\)\".*/\1/p" <<< "$2"; }
+
 ended() { # systemd says how. The supervisor gives the machine back by itself, unless it could not even read the home
-    [[ -n ${DBR_GROUP:-} && ${EXIT_CODE:-} == exited ]] || return 0
-    case ${EXIT_STATUS:-} in
-        0 | 2 | 76 | 77 | 78 | 79) group_to_zero ;;
+    [[ -n ${DBR_GROUP:-} ]] || return 0
+    local stage
+    stage=$(cat "$root/stage-folder" 2> /dev/null) || stage=$root
+    case ${EXIT_CODE:-}-${EXIT_STATUS:-} in
+        exited-0 | exited-2 | exited-7[6789]) group_to_zero ;;
+        exited-75 | killed-TERM) rm -f "$stage/failed-starts" ;;
+        *) count_failed_start "$stage" ;;
     esac
 }
 
+count_failed_start() { # STAGE: systemd makes another: that must not go on for ever for a bug of the supervisor's own
+    local stage=$1 count started most=${DBR_FAILED_STARTS:-20}
+    started=$(cat "$stage/started" 2> /dev/null || uptime_seconds)
+    rm -f "$stage/started"
+    count=$(cat "$stage/failed-starts" 2> /dev/null || echo 0)
+    # In half an hour a run gets on: then this is the first in a row again.
+    if (($(uptime_seconds) - started > 1800)); then count=0; fi
+    count=$((count + 1))
+    # Where not even that can be written down, nothing can be trained.
+    echo "$count" > "$stage/failed-starts" || count=$most
+    if ((count >= most)); then
+        give_up "$most starts in a row ended like this one (${EXIT_CODE:-} ${EXIT_STATUS:-}): no more are made."
+    fi
+}
+
+uptime_seconds() { cut -d . -f 1 /proc/uptime; }
+
+metadata_token() { metadata '' /latest/api/token -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 21600'; }
+
+metadata() { # TOKEN PATH CURL'S WORDS…
+    local base=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254} token=$1 path=$2
+    shift 2
+    curl -fs -m 1 --noproxy '*' -H "X-aws-ec2-metadata-token: $token" "$@" "$base$path"
+}
+
 hold() { # nothing is started on a machine that is about to go: until that is withdrawn, or the machine is gone
-    local base=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254} token told=
-    token=$(curl -fs -m 1 --noproxy '*' -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 21600' "$base/latest/api/token") || return 0
-    while is_told_to_go "$base/latest/meta-data" "$token"; do
+    local token told=
+    token=$(metadata_token) || return 0
+    while is_told_to_go "$token"; do
         [[ -n $told ]] || say "AWS takes this machine away: nothing is started until that is withdrawn."
         told=yes
         sleep "${DBR_HOLD_SECONDS:-5}"
@@ -189,9 +262,8 @@ hold() { # nothing is started on a machine that is about to go: until that is wi
 }
 
 is_told_to_go() {
-    local ask=(curl -fs -m 1 --noproxy '*' -H "X-aws-ec2-metadata-token: $2")
-    "${ask[@]}" -o /dev/null "$1/spot/instance-action" && return
-    [[ $("${ask[@]}" "$1/autoscaling/target-lifecycle-state") == Terminated ]]
+    metadata "$1" /latest/meta-data/spot/instance-action -o /dev/null && return
+    [[ $(metadata "$1" /latest/meta-data/autoscaling/target-lifecycle-state) == Terminated ]]
 }
 
 read_parameter() {
@@ -209,6 +281,7 @@ train() {
             || give_up "The parameter $DBR_HF_TOKEN_PARAMETER can't be read."
         export HF_TOKEN
     fi
+    uptime_seconds > "$stage/started" || true
     # Models, caches and notes of this machine go to the fast disk; none of it is needed elsewhere.
     export HOME=$stage HF_HOME=${HF_HOME:-$stage/huggingface} XDG_CACHE_HOME=$stage/cache XDG_STATE_HOME=$stage/state
     cd "$stage"
@@ -222,9 +295,14 @@ hand_over() { # to systemd, which keeps it running, over a restart of the machin
     id "$user" > /dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin "$user"
     chown "$user" "$(< "$root/stage-folder")"
     [[ $0 -ef $root/startup.sh ]] || install -m 755 "$0" "$root/startup.sh"
+    # DBR_NOTIFY may be a secret, and a proxy's address may hold one: nobody reads them but root and the service.
+    rm -f "$root/settings.new"
+    (umask 077 && : > "$root/settings.new")
     for name in ${!DBR_@} AWS_DEFAULT_REGION AWS_REGION "${!AWS_ENDPOINT_URL@}" AWS_CA_BUNDLE "${!PIP_@}" HTTPS_PROXY NO_PROXY; do
         [[ -z ${!name:-} ]] || printf '[[ -v %s ]] || export %s=%q\n' "$name" "$name" "${!name}"
     done > "$root/settings.new"
+    chgrp "$(id -gn "$user")" "$root/settings.new"
+    chmod 640 "$root/settings.new"
     mv "$root/settings.new" "$root/settings"
     "$venv/bin/python" -c 'import sys; from importlib.resources import files
 sys.stdout.write((files("dreambooth_resume.infra") / "dbr.service").read_text())' \
@@ -232,7 +310,7 @@ sys.stdout.write((files("dreambooth_resume.infra") / "dbr.service").read_text())
     systemctl daemon-reload
     systemctl enable dbr.service
     systemctl start --no-block dbr.service
-    say "Training as the service dbr. Its output: journalctl -u dbr -f"
+    say "Training as the service dbr. Its output: tail -f $root/output.log"
 }
 
 is_for_systemd() {

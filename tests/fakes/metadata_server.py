@@ -31,6 +31,8 @@ class FakeMetadata:
     rebalance: str | None = None
     lifecycle: str | None = "InService"
     instance_id: str = "i-0123456789abcdef0"
+    role_keys: dict[str, str] | None = None
+    """Of the role `dbr`, as AWS names them: AccessKeyId, SecretAccessKey, Token."""
     preempted: bool = False
     maintenance: str = "NONE"
     azure_name: str = "trainer-1"
@@ -120,6 +122,8 @@ def _aws(fake: FakeMetadata, method: str, path: str, headers: dict[str, str]) ->
         "events/recommendations/rebalance": fake.rebalance,
         "autoscaling/target-lifecycle-state": fake.lifecycle,
         "instance-id": fake.instance_id,
+        "iam/security-credentials/": None if fake.role_keys is None else "dbr",
+        "iam/security-credentials/dbr": None if fake.role_keys is None else json.dumps(fake.role_keys, indent=2),
     }.get(path.removeprefix("/latest/meta-data/"))
     return _NOT_FOUND if said is None else (200, said, {})
 

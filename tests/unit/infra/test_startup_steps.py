@@ -5,8 +5,10 @@ from __future__ import annotations
 import configparser
 import hashlib
 import os
+import stat
 import subprocess
 import sys
+import urllib.parse
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,10 +23,14 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
+from tests.fakes.metadata_server import running_metadata
 from tests.fakes.s3_server import ENVIRONMENT, S3Server, shared_server
+from tests.fakes.signed_service import KEYS, running_signed_service
 
 ROOT = Path(__file__).parents[3]
 CANARY = "hf_canary-that-nobody-may-see"
+NOTIFY_CANARY = "https://hooks.example/canary-of-a-hook"
+PROXY_CANARY = "http://user:canary-of-a-proxy@127.0.0.1:9"
 
 
 @dataclass(slots=True)
@@ -50,8 +56,8 @@ class Sandbox:
         body = f'case "$1 $2" in "-m pip") {pip};; "-m dreambooth_resume") exec env;; esac\nexec {sys.executable} "$@"'
         self.program("python", body, where=self.root / "venv" / "bin")
 
-    def run(self, *words: str, **told: str) -> subprocess.CompletedProcess[str]:
-        environment = {
+    def environment(self, **told: str) -> dict[str, str]:
+        return {
             **{name: value for name, value in os.environ.items() if not name.startswith(("DBR_", "HF_TOKEN"))},
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -62,6 +68,9 @@ class Sandbox:
             "DBR_SERVICE": "foreground",
             **told,
         }
+
+    def run(self, *words: str, **told: str) -> subprocess.CompletedProcess[str]:
+        environment = self.environment(**told)
         script = ["bash", str(ROOT / "infra" / "startup.sh"), *words]
         return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
@@ -181,6 +190,59 @@ def test_a_package_that_was_swapped_is_not_installed_and_the_group_goes_to_0(
     assert told.endswith("This machine can't be prepared.\n")
 
 
+def test_a_machine_on_which_no_python_can_be_made_gives_itself_back_by_curl(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path)
+    sandbox.program("no-python", "exit 1")
+    sandbox.program("aws", "exit 1")
+    with (
+        running_metadata(clouds=frozenset({"aws"}), role_keys=KEYS) as metadata,
+        running_signed_service() as service,
+    ):
+        done = sandbox.run(
+            DBR_PYTHON=str(tmp_path / "bin" / "no-python"),
+            DBR_GROUP="dbr-dog-1f",
+            AWS_DEFAULT_REGION="eu-central-1",
+            AWS_ENDPOINT_URL=service.url,
+            AWS_EC2_METADATA_SERVICE_ENDPOINT=metadata.url,
+            NO_PROXY="127.0.0.1",
+        )
+    assert done.returncode == ComeBack.exit_code
+    assert service.refused == [], done.stderr
+    [(told, where, output), (asked, _, body)] = service.asked
+    assert (told, asked) == ("s3", "autoscaling")
+    assert where.startswith(f"PUT /bucket/dog/{OUTPUT_PREFIX}")
+    assert output.decode().endswith("This machine can't be prepared.\n")
+    assert dict(urllib.parse.parse_qsl(body.decode())) == {
+        "Action": "UpdateAutoScalingGroup", "Version": "2011-01-01", "AutoScalingGroupName": "dbr-dog-1f",
+        "MinSize": "0", "MaxSize": "0", "DesiredCapacity": "0",
+    }  # fmt: skip
+
+
+def test_without_python_the_program_aws_is_asked_first(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path)
+    sandbox.program("no-python", "exit 1")
+    sandbox.program("aws")
+    told = {"DBR_PYTHON": str(tmp_path / "bin" / "no-python"), "DBR_GROUP": "dbr-dog-1f"}
+    assert sandbox.run(**told).returncode == ComeBack.exit_code
+    [copied, zeroed] = sandbox.calls("aws")
+    assert copied.startswith("aws s3 cp --quiet ")
+    assert f" s3://bucket/dog/{OUTPUT_PREFIX}" in copied
+    assert zeroed == (
+        "aws autoscaling update-auto-scaling-group --auto-scaling-group-name dbr-dog-1f "
+        "--min-size 0 --max-size 0 --desired-capacity 0"
+    )
+
+
+def test_a_machine_that_nobody_lets_give_itself_back_says_what_remains(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path)
+    for name in ("no-python", "aws", "curl"):
+        sandbox.program(name, "exit 1")
+    done = sandbox.run(DBR_PYTHON=str(tmp_path / "bin" / "no-python"), DBR_GROUP="dbr-dog-1f", DBR_WAITS="0 0")
+    assert done.returncode == ComeBack.exit_code
+    assert done.stderr.count("Setting the group dbr-dog-1f to 0 failed. Trying again in 0 s.") == 2
+    assert done.stderr.endswith("It is paid for until you type: dbr stop s3://bucket/dog\n")
+
+
 @pytest.mark.parametrize(("status", "sizes"), [("77", (0, 0)), ("75", (1, 1)), ("TERM", (1, 1))])
 def test_after_an_end_that_nobody_restarts_the_machine_is_given_back(
     sandbox: Sandbox, group: Group, status: str, sizes: tuple[int, int]
@@ -195,6 +257,32 @@ def test_a_machine_that_is_to_be_kept_is_kept(sandbox: Sandbox, group: Group) ->
     group.scaling.suspend_processes(AutoScalingGroupName=group.name, ScalingProcesses=["Launch"])
     assert sandbox.run("ended", DBR_GROUP=group.name, EXIT_CODE="exited", EXIT_STATUS="78").returncode == 0
     assert group.sizes() == (1, 1)
+
+
+def test_starts_that_always_end_alike_are_made_no_more(sandbox: Sandbox, server: S3Server, group: Group) -> None:
+    storage = S3Storage(server.new_home(), S3Settings())
+    told = {"DBR_HOME": storage.describe(), "DBR_GROUP": group.name, "DBR_FAILED_STARTS": "3"}
+
+    def ends(how: str, status: str) -> int:
+        sandbox.run("ended", **told, EXIT_CODE=how, EXIT_STATUS=status)
+        return group.sizes()[0]
+
+    assert sandbox.run("prepare", **told).returncode == 0
+    assert [ends("exited", "1"), ends("exited", "70")] == [1, 1]
+    # Coming back is no failure, and neither is a start that had half an hour: they begin the row anew.
+    assert [ends("exited", "75"), ends("exited", "70"), ends("killed", "SEGV")] == [1, 1, 1]
+    (sandbox.root / "stage" / "started").write_text("-3600")
+    assert [ends("exited", "70"), ends("exited", "70")] == [1, 1]
+    assert ends("exited", "1") == 0
+    [output] = storage.list(OUTPUT_PREFIX)
+    assert b"3 starts in a row ended like this one (exited 1): no more are made." in storage.read(output.key)
+
+
+def test_where_a_failed_start_cannot_be_counted_it_was_the_last(sandbox: Sandbox, group: Group) -> None:
+    assert sandbox.run("prepare").returncode == 0
+    (sandbox.root / "stage" / "failed-starts").mkdir()
+    sandbox.run("ended", DBR_GROUP=group.name, EXIT_CODE="exited", EXIT_STATUS="70")
+    assert group.sizes() == (0, 0)
 
 
 def test_a_token_that_cannot_be_read_ends_the_machine(sandbox: Sandbox, server: S3Server, group: Group) -> None:
@@ -241,9 +329,9 @@ def test_the_token_comes_from_the_parameter_store_and_stays_in_memory(sandbox: S
 
 
 def test_systemd_is_handed_the_unit_and_settings_without_a_secret(sandbox: Sandbox) -> None:
-    for name in ("systemctl", "useradd", "chown"):
+    for name in ("systemctl", "useradd", "chown", "chgrp"):
         sandbox.program(name)
-    sandbox.program("id", "exit 1")
+    sandbox.program("id", '[ "$1" = -gn ] && echo service')
     words = "supervise 's3://bucket/dog'\\''s }' --launch 1f"
     told = {
         "DBR_SERVICE": "systemd",
@@ -251,7 +339,12 @@ def test_systemd_is_handed_the_unit_and_settings_without_a_secret(sandbox: Sandb
         "DBR_WORDS": words,
         "AWS_DEFAULT_REGION": "eu-central-1",
         "AWS_SECRET_ACCESS_KEY": CANARY,
+        "DBR_NOTIFY": NOTIFY_CANARY,
+        "HTTPS_PROXY": PROXY_CANARY,
     }
+    # As a run of the script that was killed may have left it.
+    sandbox.root.mkdir(exist_ok=True)
+    (sandbox.root / "settings.new").touch(mode=0o644)
     for _ in range(2):
         done = sandbox.run(**told)
         assert done.returncode == 0, done.stderr
@@ -262,6 +355,11 @@ def test_systemd_is_handed_the_unit_and_settings_without_a_secret(sandbox: Sandb
     assert unit["Service"]["ExecStart"] == f"{sandbox.root}/startup.sh train"
     assert os.access(sandbox.root / "startup.sh", os.X_OK)
     assert CANARY not in (sandbox.root / "settings").read_text()
+    # What is secret in there reaches the service, and nobody else on the machine.
+    assert sandbox.calls("chgrp") == [f"chgrp service {sandbox.root}/settings.new"] * 2
+    for path in (path for path in sandbox.folder.rglob("*") if path.is_file()):
+        if any(canary in path.read_text() for canary in (NOTIFY_CANARY, PROXY_CANARY)):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o640, path
     # The service knows nothing but what lies there.
     script = f'. "{sandbox.root}/settings"; printf %s "$DBR_WORDS $AWS_DEFAULT_REGION"'
     read = subprocess.run(["bash", "-c", script], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
@@ -275,6 +373,23 @@ def test_by_hand_without_a_package_it_says_what_to_install(sandbox: Sandbox) -> 
     done = sandbox.run()
     assert done.returncode == 2
     assert "dbr is not installed: name its wheel in the home (DBR_WHEEL), or " in done.stderr
+
+
+def test_the_services_output_is_a_file_from_which_the_supervisor_copies(sandbox: Sandbox) -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.read(ROOT / "infra" / "dbr.service")
+    how, _, file = unit["Service"]["StandardOutput"].partition(":")
+    assert (how, unit["Service"]["StandardError"]) == ("append", "inherit")
+    assert sandbox.run("prepare").returncode == 0
+    output = sandbox.root / Path(file).name
+    look = "from dreambooth_resume.cli.supervise import _output_file as found; print(found())"
+    sandbox.program("python", f"exec {sys.executable} -c '{look}'", where=sandbox.root / "venv" / "bin")
+    with output.open("a") as opened:
+        subprocess.run(
+            ["bash", str(ROOT / "infra" / "startup.sh"), "train"],
+            env=sandbox.environment(), stdout=opened, stderr=subprocess.STDOUT, timeout=60, check=True,
+        )  # fmt: skip
+    assert output.read_text() == f"{output}\n"
 
 
 def test_words_reach_the_program_as_they_were_quoted(sandbox: Sandbox) -> None:
