@@ -16,7 +16,7 @@ class BudgetOptions(BaseModel):
 
     max_hours: Annotated[float | None, FINITE, Field(gt=0), free()] = None
     """Hours of machines, over all attempts and loading included, after which the run saves and stops (exit code 76).
-    Raise it, or say none, to go on."""
+    Starts that ended before they had taken the run over are not counted. Raise it, or say none, to go on."""
 
     max_cost: Annotated[float | None, FINITE, Field(gt=0), free()] = None
     """US dollars, over all attempts, after which the run saves and stops (exit code 76). It needs the machine's price:

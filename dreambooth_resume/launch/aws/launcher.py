@@ -13,10 +13,10 @@ from typing import Any
 
 from dreambooth_resume.errors import AccessDenied, BadInput, ComeBack
 from dreambooth_resume.launch.aws.asking import Aws, Refused
-from dreambooth_resume.launch.aws.ending import end_machine, remove_group, remove_template
+from dreambooth_resume.launch.aws.ending import end_machine, remove_group, remove_machines, remove_template
 from dreambooth_resume.launch.aws.leftovers import find_leftovers
-from dreambooth_resume.launch.aws.lookup import find_all
-from dreambooth_resume.launch.aws.rehearsal import rehearse_on
+from dreambooth_resume.launch.aws.lookup import find_all, find_subnets
+from dreambooth_resume.launch.aws.rehearsal import machine_of, rehearse_on
 from dreambooth_resume.launch.aws.sent import (
     LAUNCH_TAG,
     Found,
@@ -52,15 +52,18 @@ class AwsLauncher:
     def plan(self, request: LaunchRequest) -> str:
         return plan_text(request, self.settings, self._find(request))
 
-    def price(self, request: LaunchRequest) -> Price | None:  # noqa: ARG002  it depends on the types alone
-        """The dearest of the types, each in its cheapest zone now; None on demand, whose price EC2 doesn't tell."""
+    def price(self, request: LaunchRequest) -> Price | None:  # noqa: ARG002  it depends on types and zones alone
+        """The dearest of the types in the dearest zone that the group may take; None on demand, which EC2 doesn't tell.
+
+        A budget that errs is to err upwards: the run then stops too soon, and never costs more than was said.
+        """
         if self.settings.on_demand:
             return None
         try:
-            cheapest = self._spot_prices()
+            prices = self._spot_prices()
         except AccessDenied:
             return None
-        return Price(per_hour=max(cheapest.values())) if cheapest else None
+        return Price(per_hour=max(prices)) if prices else None
 
     def start(self, request: LaunchRequest) -> Job:
         found = self._find(request)
@@ -112,7 +115,7 @@ class AwsLauncher:
         """No: a machine that is taken away means "come back", so the training is asked through the home."""
         return self.look(job).state == "ended"
 
-    def rehearse(self, job: Job, how: Rehearsal, *, holder: Process) -> str:  # noqa: ARG002  the group knows it
+    def rehearse(self, job: Job, how: Rehearsal, *, holder: Process) -> str:
         """`notice`: an interruption by the Fault Injection Service, two minutes ahead. `kill`: terminated at once."""
         aws, name = self._of(job), job.values.get("group", "")
         groups = aws.ask("autoscaling", "describe_auto_scaling_groups", {"AutoScalingGroupNames": [name]})
@@ -120,12 +123,14 @@ class AwsLauncher:
         ready = [str(one["InstanceId"]) for one in machines if one["LifecycleState"] == "InService"]
         if not ready:
             raise BadInput("has no machine now", where=job.name, fix="dbr status HOME")
-        return rehearse_on(aws, ready[0], how)
+        return rehearse_on(aws, machine_of(aws, holder, ready), how)
 
     def release(self, job: Job) -> None:
         if name := job.values.get("group"):
             remove_group(self._of(job), name)
             remove_template(self._of(job), name)
+        if launch_id := job.values.get("launch"):
+            remove_machines(self._of(job), launch_id)
 
     def logs(self, job: Job, *, follow: bool) -> Iterator[str] | None:  # noqa: ARG002  the copy in the home is better
         return None
@@ -193,23 +198,23 @@ class AwsLauncher:
                 return str(activity.get("StatusMessage") or activity.get("Description") or "a machine is on its way")
         return "no machine yet"
 
-    def _spot_prices(self) -> dict[str, float]:
-        """What each type costs an hour now, where it is cheapest."""
+    def _spot_prices(self) -> list[float]:
+        """What an hour costs now, for each of the types in each zone where the group may have it."""
+        types = listed(self.settings.instance_types)
+        zones = sorted(set(find_subnets(self.aws, self.settings, types).values()))
         asked = {
-            "InstanceTypes": list(listed(self.settings.instance_types)),
+            "InstanceTypes": list(types),
             "ProductDescriptions": [_PRODUCT],
+            "Filters": [{"Name": "availability-zone", "Values": zones}],
             # From now on: then it tells the prices of now alone.
             "StartTime": datetime.now(UTC),
         }
         newest: dict[tuple[str, str], dict[str, Any]] = {}
-        for one in self.aws.ask("ec2", "describe_spot_price_history", asked)["SpotPriceHistory"]:
+        for one in self.aws.pages("ec2", "describe_spot_price_history", asked, "SpotPriceHistory"):
             place = (one["InstanceType"], one["AvailabilityZone"])
             if place not in newest or one["Timestamp"] > newest[place]["Timestamp"]:
                 newest[place] = one
-        cheapest: dict[str, float] = {}
-        for (name, _), one in newest.items():
-            cheapest[name] = min(float(one["SpotPrice"]), cheapest.get(name, float("inf")))
-        return cheapest
+        return [float(one["SpotPrice"]) for one in newest.values()]
 
     def _of(self, job: Job) -> Aws:
         """A job's own region: the settings of today may name another."""

@@ -25,7 +25,7 @@ def find_all(aws: Aws, settings: AwsSettings) -> Found:
         image=image["ImageId"],
         root_device=image["RootDeviceName"],
         types=names,
-        subnets=find_subnets(aws, settings, names),
+        subnets=tuple(find_subnets(aws, settings, names)),
         gpus=tuple(sorted(gpus)),
     )
 
@@ -98,8 +98,11 @@ def _profile(aws: Aws, name: str) -> None:
         )  # fmt: skip
 
 
-def find_subnets(aws: Aws, settings: AwsSettings, types: tuple[str, ...]) -> tuple[str, ...]:
-    """Those given, else one in each zone of the default VPC; none in a zone that offers none of the types."""
+def find_subnets(aws: Aws, settings: AwsSettings, types: tuple[str, ...]) -> dict[str, str]:
+    """Those given, else one in each zone of the default VPC, with their zones; none where none of the types is offered.
+
+    Sorted by the subnet's name. Raises as `find_all` does.
+    """
     if settings.subnets is not None:
         asked: dict[str, Any] = {"SubnetIds": list(listed(settings.subnets))}
     else:
@@ -121,7 +124,8 @@ def find_subnets(aws: Aws, settings: AwsSettings, types: tuple[str, ...]) -> tup
             "InstanceTypeOfferings",
         )
     }
-    found = tuple(sorted(one["SubnetId"] for one in subnets if one["AvailabilityZone"] in offered))
+    zone_of = {str(one["SubnetId"]): str(one["AvailabilityZone"]) for one in subnets}
+    found = {name: zone for name, zone in sorted(zone_of.items()) if zone in offered}
     if not found:
         zones = ", ".join(sorted({one["AvailabilityZone"] for one in subnets}))
         raise BadInput(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from dreambooth_resume.errors import BadInput, DbrError
 from dreambooth_resume.launch.aws.asking import Aws, Refused
 from dreambooth_resume.launch.base import Rehearsal
+from dreambooth_resume.runs.entries import Process
 
 ROLE = "dbr-fis"
 """The role that the service takes on for the experiment, made once by the user (docs/proof.md)."""
@@ -39,6 +41,27 @@ def rehearse_on(aws: Aws, instance: str, how: Rehearsal) -> str:
         with contextlib.suppress(DbrError):
             aws.ask("fis", "delete_experiment_template", {"id": template})
     return f"experiment {experiment}: {instance} is told that it goes in two minutes"
+
+
+def machine_of(aws: Aws, holder: Process, ready: Sequence[str]) -> str:
+    """The machine of these where the holder trains: while one that may go is replaced, the group has a second.
+
+    Told by the host's name, which EC2 makes of its private address (ip-10-0-1-23) or of its number. Raises BadInput
+    where that names none of several.
+    """
+    if len(ready) == 1:
+        return ready[0]
+    host = holder.host.partition(".")[0]
+    for reservation in aws.ask("ec2", "describe_instances", {"InstanceIds": list(ready)})["Reservations"]:
+        for one in reservation["Instances"]:
+            address = "ip-" + str(one.get("PrivateIpAddress", "")).replace(".", "-")
+            if host in (one["InstanceId"], address, str(one.get("PrivateDnsName", "")).partition(".")[0]):
+                return str(one["InstanceId"])
+    raise BadInput(
+        f"the group has {len(ready)} machines ({', '.join(ready)}), and none is called {host}, where the run trains",
+        where="the group",
+        fix="the same again in some minutes: AWS replaces one of them by the other",
+    )
 
 
 def _template(role: str, prefix: str, instance: str) -> dict[str, Any]:

@@ -152,6 +152,22 @@ def test_a_machine_that_is_to_be_kept_has_no_successor(aws: Account, request_to_
     one.release(job)
 
 
+def test_a_machine_that_left_its_group_and_was_not_stopped_is_ended_by_a_release(
+    aws: Account, request_to_dog: LaunchRequest
+) -> None:
+    one = launcher(aws, on_demand=True)
+    job = one.start(request_to_dog)
+    tag = [{"Name": "tag:dbr:launch", "Values": [request_to_dog.launch_id]}]
+    [machine] = aws.instances(tag)
+    aws.client("autoscaling").detach_instances(
+        AutoScalingGroupName=job.values["group"],
+        InstanceIds=[machine["InstanceId"]],
+        ShouldDecrementDesiredCapacity=True,
+    )
+    one.release(job)
+    assert aws.instances(tag) == []
+
+
 def test_a_machine_on_demand_can_be_stopped(
     aws: Account, request_to_dog: LaunchRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +261,9 @@ def test_the_policies_allow_what_is_asked_and_little_more() -> None:
     allowed = _allowed("aws-launcher-policy.json", "aws-machine-policy.json")
     assert asked <= allowed
     # What AWS asks for on top of the calls themselves.
-    assert allowed - asked == {"autoscaling:CreateOrUpdateTags", "ec2:CreateTags", "iam:PassRole"}
+    on_top = {"autoscaling:CreateOrUpdateTags", "ec2:CreateTags", "fis:TagResource", "iam:PassRole"}
+    # An account's first group, and its first experiment, make the role of their service.
+    assert allowed - asked == {*on_top, "iam:CreateServiceLinkedRole"}
 
 
 def _words(folder: Path, uri: str) -> list[str]:

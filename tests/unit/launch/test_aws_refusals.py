@@ -13,12 +13,14 @@ from botocore.stub import ANY, Stubber
 
 from dreambooth_resume.errors import AccessDenied, BadInput, ComeBack
 from dreambooth_resume.launch.aws.asking import Aws
+from dreambooth_resume.launch.aws.ending import end_machine
 from dreambooth_resume.launch.aws.launcher import AwsLauncher
 from dreambooth_resume.launch.aws.lookup import find_subnets
 from dreambooth_resume.launch.aws.settings import DEFAULT_AMI_PARAMETER, AwsSettings
 from dreambooth_resume.launch.base import Job
 from dreambooth_resume.runs.entries import Price
 from tests.contracts.launcher_cases import request_for
+from tests.fakes.metadata_server import running_metadata
 from tests.fakes.s3_server import ENVIRONMENT
 from tests.unit.launch.test_aws import PACKAGE
 
@@ -90,6 +92,10 @@ class Stubbed:
         profile = {"InstanceProfileName": "dbr", "InstanceProfileId": "AIPA1234567890123456", "Roles": [role], **dates}
         profile["Arn"] = "arn:aws:iam::123456789012:instance-profile/dbr"
         self.answer("iam", "get_instance_profile", {"InstanceProfile": profile})
+        self.the_subnets_are_found()
+
+    def the_subnets_are_found(self) -> None:
+        """In three zones, of which two offer the types."""
         subnets = [{"SubnetId": f"subnet-{zone}", "AvailabilityZone": f"{REGION}{zone}"} for zone in "abc"]
         self.answer("ec2", "describe_subnets", {"Subnets": subnets})
         offered = [{"InstanceType": "g6.xlarge", "Location": f"{REGION}{zone}"} for zone in "ac"]
@@ -195,7 +201,7 @@ def test_no_capacity_is_waited_for_and_said(stubbed: Stubbed) -> None:
     assert "InsufficientInstanceCapacity" in status.because
 
 
-def test_the_price_is_that_of_the_dearest_type_in_its_cheapest_zone() -> None:
+def test_the_price_is_that_of_the_dearest_type_in_the_dearest_zone_that_the_group_may_take() -> None:
     def at(hour: int, name: str, zone: str, price: str) -> dict[str, Any]:
         when = datetime(2026, 1, 1, hour, tzinfo=UTC)
         return {"InstanceType": name, "AvailabilityZone": zone, "SpotPrice": price, "Timestamp": when}
@@ -203,18 +209,21 @@ def test_the_price_is_that_of_the_dearest_type_in_its_cheapest_zone() -> None:
     with _stubbed(instance_types="g6.xlarge, g6.2xlarge") as stubbed:
         history = [
             at(9, "g6.xlarge", "a", "0.30"),
-            at(8, "g6.xlarge", "a", "0.05"),
-            at(9, "g6.xlarge", "b", "0.25"),
+            at(8, "g6.xlarge", "a", "0.95"),
+            at(9, "g6.xlarge", "c", "0.25"),
             at(9, "g6.2xlarge", "a", "0.40"),
-            at(9, "g6.2xlarge", "b", "0.55"),
+            at(9, "g6.2xlarge", "c", "0.55"),
         ]
+        stubbed.the_subnets_are_found()
         expected = {
             "InstanceTypes": ["g6.xlarge", "g6.2xlarge"],
             "ProductDescriptions": ["Linux/UNIX"],
+            # A subnet stands in b too, which offers none of the types.
+            "Filters": [{"Name": "availability-zone", "Values": [f"{REGION}a", f"{REGION}c"]}],
             "StartTime": ANY,
         }
         stubbed.answer("ec2", "describe_spot_price_history", {"SpotPriceHistory": history}, expected)
-        assert stubbed.launcher.price(REQUEST) == Price(per_hour=0.40)
+        assert stubbed.launcher.price(REQUEST) == Price(per_hour=0.55)
         stubbed.is_done()
     with _stubbed(on_demand=True) as stubbed:
         assert stubbed.launcher.price(REQUEST) is None
@@ -243,6 +252,57 @@ def test_a_job_is_found_in_its_own_region_without_one_in_the_settings(monkeypatc
     launcher = AwsLauncher(AwsSettings())
     with pytest.raises(ComeBack, match="autoscaling:DescribeAutoScalingGroups"):
         launcher.look(Job(name="", values={"group": "dbr-dog", "region": REGION}))
+
+
+def _ends_by_a_stop(stubbed: Stubbed, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    with running_metadata(clouds=frozenset({"aws"})) as metadata:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
+        end_machine(stubbed.launcher.aws, REQUEST.launch_id, "stop", is_spot=False, sleep=waits.append)
+
+
+def test_a_machine_that_has_left_its_group_before_is_stopped(stubbed: Stubbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that died between the requests, and the next one."""
+    gone = f"The instance i-0123456789abcdef0 is not part of Auto Scaling group {REQUEST.name}."
+    stubbed.answer("autoscaling", "describe_auto_scaling_groups", {"AutoScalingGroups": [EMPTY_GROUP]})
+    stubbed.refuse("autoscaling", "detach_instances", "ValidationError", gone, 400)
+    stubbed.answer("autoscaling", "update_auto_scaling_group", {})
+    stubbed.answer("ec2", "stop_instances", {}, {"InstanceIds": ["i-0123456789abcdef0"]})
+    _ends_by_a_stop(stubbed, monkeypatch, [])
+
+
+def test_a_machine_is_stopped_whatever_becomes_of_its_group(stubbed: Stubbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubbed.answer("autoscaling", "describe_auto_scaling_groups", {"AutoScalingGroups": [EMPTY_GROUP]})
+    stubbed.answer("autoscaling", "detach_instances", {"Activities": []})
+    stubbed.refuse("autoscaling", "update_auto_scaling_group", "AccessDenied")
+    for _ in range(2):
+        stubbed.refuse("ec2", "stop_instances", "InternalError", status=500)
+    stubbed.answer("ec2", "stop_instances", {})
+    waits: list[float] = []
+    _ends_by_a_stop(stubbed, monkeypatch, waits)
+    assert waits == [2.0, 5.0]
+
+
+def test_a_machine_whose_group_is_gone_is_stopped(stubbed: Stubbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubbed.answer("autoscaling", "describe_auto_scaling_groups", {"AutoScalingGroups": []})
+    stubbed.answer("ec2", "stop_instances", {})
+    _ends_by_a_stop(stubbed, monkeypatch, [])
+
+
+def test_a_group_is_set_to_0_by_a_later_try_and_without_end_by_none(stubbed: Stubbed) -> None:
+    waits: list[float] = []
+
+    def ends() -> None:
+        end_machine(stubbed.launcher.aws, REQUEST.launch_id, "terminate", is_spot=True, sleep=waits.append)
+
+    stubbed.refuse("autoscaling", "describe_auto_scaling_groups", "Throttling", status=400)
+    stubbed.answer("autoscaling", "describe_auto_scaling_groups", {"AutoScalingGroups": [EMPTY_GROUP]})
+    stubbed.answer("autoscaling", "update_auto_scaling_group", {})
+    ends()
+    assert waits == [2.0]
+    for _ in range(6):
+        stubbed.refuse("autoscaling", "describe_auto_scaling_groups", "Throttling", status=400)
+    with pytest.raises(ComeBack):
+        ends()
 
 
 def test_no_default_vpc_is_said(stubbed: Stubbed) -> None:

@@ -20,6 +20,7 @@ from tests.fakes.s3_server import ENVIRONMENT
 pytestmark = pytest.mark.quick
 
 REGION, INSTANCE = "eu-central-1", "i-0123456789abcdef0"
+OTHER = "i-0fedcba9876543210"
 JOB = Job(name="group dbr-dog", values={"group": "dbr-dog", "region": REGION})
 ROLE = "arn:aws:iam::123456789012:role/dbr-fis"
 
@@ -33,7 +34,9 @@ class Cloud:
             service: stack.enter_context(Stubber(self.launcher.aws.client(service)))
             for service in ("ec2", "autoscaling", "iam", "fis")
         }
-        self.answer("autoscaling", "describe_auto_scaling_groups", {"AutoScalingGroups": [group()]})
+
+    def has_machines(self, *instances: str) -> None:
+        self.answer("autoscaling", "describe_auto_scaling_groups", {"AutoScalingGroups": [group(*instances)]})
 
     def answer(self, service: str, operation: str, answer: dict[str, Any], expected: Any = None) -> None:
         self.stubs[service].add_response(operation, answer, expected)
@@ -45,23 +48,24 @@ class Cloud:
         facts = {"Path": "/", "RoleName": "dbr-fis", "RoleId": "AROA1234567890123456", "Arn": ROLE}
         self.answer("iam", "get_role", {"Role": {**facts, "CreateDate": datetime(2026, 1, 1, tzinfo=UTC)}})
 
-    def rehearse(self, how: Rehearsal) -> str:
-        return self.launcher.rehearse(JOB, how, holder=this_process())
+    def rehearse(self, how: Rehearsal, host: str = "ip-10-0-1-23") -> str:
+        holder = this_process().model_copy(update={"host": host})
+        return self.launcher.rehearse(JOB, how, holder=holder)
 
     def nothing_is_left_over(self) -> None:
         for stub in self.stubs.values():
             stub.assert_no_pending_responses()
 
 
-def group() -> dict[str, Any]:
+def group(*instances: str) -> dict[str, Any]:
     machine = {
-        "InstanceId": INSTANCE, "AvailabilityZone": f"{REGION}a", "LifecycleState": "InService",
-        "HealthStatus": "Healthy", "ProtectedFromScaleIn": False,
+        "AvailabilityZone": f"{REGION}a", "LifecycleState": "InService", "HealthStatus": "Healthy",
+        "ProtectedFromScaleIn": False,
     }  # fmt: skip
     return {
         "AutoScalingGroupName": "dbr-dog", "MinSize": 0, "MaxSize": 1, "DesiredCapacity": 1, "DefaultCooldown": 1,
         "AvailabilityZones": [f"{REGION}a"], "HealthCheckType": "EC2", "CreatedTime": datetime(2026, 1, 1, tzinfo=UTC),
-        "Instances": [machine],
+        "Instances": [{"InstanceId": one, **machine} for one in instances],
     }  # fmt: skip
 
 
@@ -74,6 +78,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
 
 
 def test_a_notice_is_an_experiment_on_this_machine_alone_and_its_template_is_deleted(cloud: Cloud) -> None:
+    cloud.has_machines(INSTANCE)
     cloud.is_spot({"InstanceLifecycle": "spot"})
     cloud.has_role()
     target = {
@@ -99,6 +104,7 @@ def test_a_notice_is_an_experiment_on_this_machine_alone_and_its_template_is_del
 
 
 def test_an_experiment_that_is_refused_leaves_no_template(cloud: Cloud) -> None:
+    cloud.has_machines(INSTANCE)
     cloud.is_spot({"InstanceLifecycle": "spot"})
     cloud.has_role()
     cloud.answer("fis", "create_experiment_template", {"experimentTemplate": {"id": "EXT1"}})
@@ -110,6 +116,7 @@ def test_an_experiment_that_is_refused_leaves_no_template(cloud: Cloud) -> None:
 
 
 def test_without_the_services_role_it_says_how_to_make_one(cloud: Cloud) -> None:
+    cloud.has_machines(INSTANCE)
     cloud.is_spot({"InstanceLifecycle": "spot"})
     cloud.stubs["iam"].add_client_error("get_role", "NoSuchEntity", "no", http_status_code=404)
     with pytest.raises(BadInput, match="no role dbr-fis") as raised:
@@ -118,12 +125,45 @@ def test_without_the_services_role_it_says_how_to_make_one(cloud: Cloud) -> None
 
 
 def test_a_machine_on_demand_gets_no_notice(cloud: Cloud) -> None:
+    cloud.has_machines(INSTANCE)
     cloud.is_spot({})
     with pytest.raises(BadInput, match="no spot machine"):
         cloud.rehearse("notice")
 
 
 def test_a_kill_terminates_the_groups_machine(cloud: Cloud) -> None:
+    cloud.has_machines(INSTANCE)
     cloud.answer("ec2", "terminate_instances", {}, {"InstanceIds": [INSTANCE]})
     assert cloud.rehearse("kill") == f"{INSTANCE} terminated"
+    cloud.nothing_is_left_over()
+
+
+@pytest.mark.parametrize(
+    ("host", "addresses", "found"),
+    [
+        ("ip-10-0-1-23.eu-central-1.compute.internal", ("10.0.1.24", "10.0.1.23"), OTHER),
+        ("ip-10-0-1-23", ("10.0.1.23", "10.0.1.24"), INSTANCE),
+        (OTHER, ("10.0.1.23", "10.0.1.24"), OTHER),
+    ],
+)
+def test_of_two_machines_the_one_that_trains_is_taken(
+    cloud: Cloud, host: str, addresses: tuple[str, str], found: str
+) -> None:
+    """While AWS replaces a machine that may go, the next one waits beside it."""
+    machines = [
+        {"InstanceId": name, "PrivateIpAddress": address, "PrivateDnsName": ""}
+        for name, address in zip((INSTANCE, OTHER), addresses, strict=True)
+    ]
+    cloud.has_machines(INSTANCE, OTHER)
+    cloud.answer("ec2", "describe_instances", {"Reservations": [{"Instances": machines}]})
+    cloud.answer("ec2", "terminate_instances", {}, {"InstanceIds": [found]})
+    assert cloud.rehearse("kill", host) == f"{found} terminated"
+    cloud.nothing_is_left_over()
+
+
+def test_of_two_machines_none_is_taken_where_it_is_not_known_which_trains(cloud: Cloud) -> None:
+    cloud.has_machines(INSTANCE, OTHER)
+    cloud.answer("ec2", "describe_instances", {"Reservations": [{"Instances": [{"InstanceId": INSTANCE}]}]})
+    with pytest.raises(BadInput, match="the group has 2 machines"):
+        cloud.rehearse("kill", "trainer")
     cloud.nothing_is_left_over()
