@@ -1,4 +1,4 @@
-"""`dbr eval HOME`: how well each checkpoint hits the subject and the prompt."""
+"""`dbr eval HOME`: how well each checkpoint hits the subject and the prompt; here, or as a job of a launcher."""
 
 from __future__ import annotations
 
@@ -20,22 +20,35 @@ from dreambooth_resume.insight.evaluation import (
     read_evaluations,
     rows_of,
 )
+from dreambooth_resume.launch.launchers import split_words
 from dreambooth_resume.runs.adoption import ref_of
 from dreambooth_resume.runs.checkpoints import find_checkpoint, list_checkpoints
 from dreambooth_resume.runs.curves import read_curve
 from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.log import Log, read_log
-from dreambooth_resume.runs.record import read_record
+from dreambooth_resume.runs.record import RunRecord, read_record
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.workflows.home import S3_OPTIONS
 
+COMPUTING = (
+    "steps", "metrics", "prompts", "subject", "class_words", "num_images", "seed", "inference_steps", "guidance_scale",
+    "dino_model", "clip_model", "instance_data_dir", "pretrained_model_name_or_path",
+)  # fmt: skip
+"""The options that a job takes along: all but those that say where the home is, and what is shown."""
 _MOST_PROMPTS = 200
 _DINO, _CLIP = "facebook/dino-vits16", "openai/clip-vit-base-patch32"
 
 
 def run(words: list[str]) -> int:
     """Exit code 0. Raises BadInput, CheckpointDamaged, Interrupted (75) after a signal: the same command goes on."""
-    arguments = _parser().parse_words(words)
+    where, own, rest = _launchers_own(words)
+    parser = _parser()
+    arguments = parser.parse_words(rest)
     metrics = _metrics(arguments.metrics)
+    if where is not None:
+        return _launch(where, own, arguments, parser)
+    if arguments.dry_run:
+        raise BadInput("shows what a launcher would be sent", where="--dry-run", fix="--on local --dry-run")
     storage, _ = open_run(arguments)
     log = read_log(storage)
     key: str | None = None
@@ -61,15 +74,13 @@ def _evaluate(storage: Storage, log: Log, metrics: tuple[Metric, ...], arguments
     """Score what has no score yet; the evaluation's key."""
     from dreambooth_resume.preemption.signals import SignalSource
     from dreambooth_resume.preemption.watcher import Watcher
-    from dreambooth_resume.workflows.evaluate import Asked, class_words_of, evaluate, subject_of
+    from dreambooth_resume.workflows.evaluate import Asked, class_words_of, evaluate
     from dreambooth_resume.workflows.generate import BaseAt
 
     refs = _checkpoints(log, arguments.steps)
     record = read_record(storage)
     assert record is not None, "a run with a log has a record"
-    subject = arguments.subject or subject_of(str(record.options.get("instance_prompt") or ""))
-    if not subject.strip():
-        raise BadInput("it isn't known what the subject is called", where="--subject", fix='--subject "sks dog"')
+    subject = _subject(record, arguments)
     signals = SignalSource()
     signals.install()
     asked = Asked(
@@ -88,6 +99,78 @@ def _evaluate(storage: Storage, log: Log, metrics: tuple[Metric, ...], arguments
     )
     stop = Watcher([signals]).should_stop
     return evaluate(storage, log, record, refs, asked, should_stop=stop, tell=tell_at_once).key
+
+
+def _subject(record: RunRecord, arguments: argparse.Namespace) -> str:
+    from dreambooth_resume.workflows.evaluate import subject_of
+
+    subject = str(arguments.subject or subject_of(str(record.options.get("instance_prompt") or "")))
+    if not subject.strip():
+        raise BadInput("it isn't known what the subject is called", where="--subject", fix='--subject "sks dog"')
+    return subject
+
+
+def _launchers_own(words: list[str]) -> tuple[str | None, dict[str, object], list[str]]:
+    """The launcher of `--on`, its own options among the words, and the words that are left."""
+    rest = list(words)
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag != "--on":
+            continue
+        if not equals and place + 1 == len(words):
+            raise BadInput("needs a value", where="--on", fix="--on local, or another launcher: dbr launch --help")
+        where = value if equals else words[place + 1]
+        del rest[place : place + (1 if equals else 2)]
+        own, rest = split_words(where, rest)
+        return where, own, rest
+    return None, {}, rest
+
+
+def _launch(where: str, own: dict[str, object], arguments: argparse.Namespace, parser: CommandParser) -> int:
+    """Start it as a job of its own; what it would refuse there is refused here, where its user still looks."""
+    from dreambooth_resume.cli.launch import launch
+    from dreambooth_resume.workflows.launch import plan
+    from dreambooth_resume.workflows.launch_evaluation import prepare_evaluation
+    from dreambooth_resume.workflows.typed import home_words
+
+    if (shown := next((name for name in ("show", "html", "json") if getattr(arguments, name)), None)) is not None:
+        raise BadInput(
+            "shows what is in the home, and a job has nobody to show it to",
+            where=f"--{shown}",
+            fix="leave it out; later, without --on: dbr eval HOME --show",
+        )
+    if _metrics(arguments.metrics) == ("loss",):
+        raise BadInput("is computed by the training alone", where="--metrics loss", fix="dbr eval HOME --show")
+    storage, _ = open_run(arguments)
+    record = read_record(storage)
+    assert record is not None, "a run with a log has a record"
+    _checkpoints(read_log(storage), arguments.steps)
+    _templates(arguments.prompts)
+    _subject(record, arguments)
+    prepared = prepare_evaluation(
+        where,
+        {name: str(value) for name, value in _given(arguments, parser).items()},
+        (*home_words(arguments.home), *_s3_words(arguments)),
+        settings=own,
+        tell=tell_at_once,
+    )
+    if arguments.dry_run:
+        print(plan(prepared))
+    else:
+        launch(prepared)
+    return 0
+
+
+def _given(arguments: argparse.Namespace, parser: CommandParser) -> dict[str, object]:
+    """What was typed of the options that decide what is computed."""
+    found = {name: getattr(arguments, name) for name in COMPUTING}
+    return {name: value for name, value in found.items() if value != parser.get_default(name)}
+
+
+def _s3_words(arguments: argparse.Namespace) -> list[str]:
+    """As `dbr train` takes them."""
+    typed = {name: getattr(arguments, name) for name in S3_OPTIONS}
+    return [f"--{name}={str(value).lower() if value is True else value}" for name, value in typed.items() if value]
 
 
 def _parser() -> CommandParser:
@@ -117,6 +200,10 @@ def _parser() -> CommandParser:
     parser.add_argument("--clip-model", metavar="MODEL", default=_CLIP, help=f"a folder or Hub id; {_CLIP}")
     parser.add_argument("--instance-data-dir", metavar="DIR", help="real pictures; left out: the home's copies")
     parser.add_argument("--pretrained-model-name-or-path", metavar="MODEL", help="the base model, if it lies elsewhere")
+    parser.add_argument(
+        "--on", metavar="WHERE", help="as a job of a launcher, with its options: local, slurm, skypilot"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with --on: print what would be sent, and make nothing")
     parser.add_argument("--show", action="store_true", help="compute nothing: what is in the home already")
     parser.add_argument("--html", metavar="FILE", help="write a page with the scores over steps as a chart")
     parser.add_argument("--json", action="store_true", help="for programs")

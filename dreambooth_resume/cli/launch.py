@@ -16,7 +16,7 @@ from dreambooth_resume.workflows.launched import clean_up, list_launches
 
 _LIST, _YES = "list", "--yes"
 _CLEAN_UP = ("--clean-up", "--clean_up")
-_HEAD = ("home", "where", "job", "state", "run", "launched (UTC)", "")
+_HEAD = ("home", "what", "where", "job", "state", "run", "launched (UTC)", "")
 
 
 def run(words: list[str]) -> int:
@@ -48,8 +48,14 @@ def launch(prepared: Prepared) -> None:
             tell_at_once(f"warning: {warning}")
     job = start(prepared, tell_at_once)
     home = shlex.quote(prepared.request.home)
+    print(f"Launched on {prepared.where}: {job.name}")
+    if prepared.request.purpose == "eval":
+        print(
+            f"Watch it: dbr logs {home} --eval -f   its scores so far: dbr eval {home} --show\n"
+            f"End it: dbr stop {home} --eval   go on later: the same command"
+        )
+        return
     print(
-        f"Launched on {prepared.where}: {job.name}\n"
         f"Watch it: dbr status {home}   its output: dbr logs {home} -f\n"
         f"Save and stop: dbr stop {home}   go on later: dbr resume {home}"
     )
@@ -63,7 +69,11 @@ def _list(words: Sequence[str]) -> int:
         print_json(found)
     elif found:
         rows = [
-            (one.home, one.launcher, one.job, one.state, one.run, one.launched_at.replace("T", " ")[:19], one.because)
+            (
+                *(one.home, one.purpose, one.launcher, one.job, one.state, one.run),
+                one.launched_at.replace("T", " ")[:19],
+                one.because,
+            )
             for one in found
         ]
         print_columns(rows, head=_HEAD)

@@ -1,9 +1,10 @@
-"""`dbr logs HOME [-f]`: what a launched run printed."""
+"""`dbr logs HOME [-f]`: what a launched run printed, or a launched evaluation of it."""
 
 from __future__ import annotations
 
 from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import add_home, open_home
+from dreambooth_resume.launch.base import Purpose
 from dreambooth_resume.workflows.launched import output_of
 
 
@@ -16,7 +17,11 @@ def run(words: list[str]) -> int:
     )
     add_home(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="wait for more, until the job has ended")
+    parser.add_argument(
+        "--eval", action="store_true", help="of the newest evaluation that was launched (dbr eval --on)"
+    )
     arguments = parser.parse_words(words)
-    for line in output_of(open_home(arguments), follow=arguments.follow):
+    purpose: Purpose = "eval" if arguments.eval else "train"
+    for line in output_of(open_home(arguments), follow=arguments.follow, purpose=purpose):
         print(line, flush=arguments.follow)
     return 0

@@ -33,21 +33,27 @@ def run(words: list[str]) -> int:
     arguments = parser.parse_words(words)
     storage = open_home(arguments)
     summary, launched = summarise(storage), newest_job(storage)
+    evaluation = newest_job(storage, "eval")
     if summary is None and launched is None:
         raise no_run(arguments.home)
     record, log = (read_record(storage), read_log(storage)) if summary else (None, Log())
     attempts = read_history(storage, log=log)
     remarks = look_at(storage, record, log) if record else ()
     if arguments.json:
-        facts = {"summary": summary, "attempts": attempts, "launched": _job_facts(launched), "remarks": remarks}
-        print_json(facts)
+        print_json(
+            {
+                "summary": summary, "attempts": attempts, "launched": _job_facts(launched),
+                "evaluation": _job_facts(evaluation), "remarks": remarks,
+            }
+        )  # fmt: skip
         return 0
     if summary is None:
         print_columns([("run", storage.describe()), ("state", "not begun"), *_job_rows(storage.describe(), launched)])
         print(f"\nnext: dbr logs {shlex.quote(storage.describe())} -f shows what it is doing")
         return 0
     rows = _facts(summary, effective_batch=record.effective_batch if record else None)
-    print_columns([*rows, *_job_rows(summary.home, launched), *_remark_rows(summary.home, remarks)])
+    jobs = [*_job_rows(summary.home, launched), *_evaluation_rows(evaluation)]
+    print_columns([*rows, *jobs, *_remark_rows(summary.home, remarks)])
     if attempts:
         print()
         print_columns([_attempt_row(attempt) for attempt in attempts[-_ATTEMPTS_SHOWN:]], head=_ATTEMPT_HEAD)
@@ -75,6 +81,16 @@ def _job_rows(home: str, launched: LaunchedJob | None) -> list[Sequence[str]]:
         ("launched", f"{launched.launch.launcher}: {launched.launch.job.name}"),
         ("", f"{launched.status.state}: {launched.status.because}"),
         *([("", f"{launched.last_exit} (its output: dbr logs {shlex.quote(home)})")] if launched.last_exit else []),
+    ]
+
+
+def _evaluation_rows(evaluation: LaunchedJob | None) -> list[Sequence[str]]:
+    """The newest one that was launched, as long as it isn't over."""
+    if evaluation is None or evaluation.launch.job is None or evaluation.status.state == "ended":
+        return []
+    return [
+        ("evaluated", f"{evaluation.launch.launcher}: {evaluation.launch.job.name}"),
+        ("", f"{evaluation.status.state}: {evaluation.status.because}"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import add_home, no_run, open_home, resume_command
@@ -11,8 +12,10 @@ from dreambooth_resume.errors import ComeBack, StoppedOnPurpose
 from dreambooth_resume.launch.record import read_launches
 from dreambooth_resume.runs.control import POLL_SECONDS
 from dreambooth_resume.runs.summary import RunSummary, summarise
+from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.workflows.holders import Waiting
-from dreambooth_resume.workflows.stopping import Stop, stop_run
+from dreambooth_resume.workflows.launched import live_jobs
+from dreambooth_resume.workflows.stopping import Stop, stop_evaluations, stop_run
 
 
 def run(words: list[str]) -> int:
@@ -26,9 +29,14 @@ def run(words: list[str]) -> int:
         fix="dbr stop HOME, with the --output_dir of a run",
     )
     add_home(parser)
+    parser.add_argument(
+        "--eval", action="store_true", help="end what was launched to evaluate it (dbr eval --on), not the training"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_words(words)
     storage = open_home(arguments)
+    if arguments.eval:
+        return _stop_evaluations(storage, as_json=arguments.json)
     summary = summarise(storage)
     if summary is None and not read_launches(storage):
         raise no_run(arguments.home)
@@ -41,11 +49,33 @@ def run(words: list[str]) -> int:
         })  # fmt: skip
     else:
         print(_what_happens(storage.describe(), summary, done))
-    if not done.not_given_back:
+        for one in live_jobs(storage, "eval"):
+            assert one.launch.job is not None
+            print(f"An evaluation goes on ({one.launch.job.name}): dbr stop {shlex.quote(storage.describe())} --eval")
+    return _given_back(done.not_given_back, again=f"dbr stop {shlex.quote(storage.describe())}")
+
+
+def _stop_evaluations(storage: Storage, *, as_json: bool) -> int:
+    done, home = stop_evaluations(storage), storage.describe()
+    if as_json:
+        print_json({"jobs": done.told, "not_given_back": done.not_given_back})
+    elif done.told:
+        print(
+            f"Told {', '.join(done.told)} to end; every score so far is in the home.\n"
+            f"Look at them: dbr eval {shlex.quote(home)} --show"
+        )
+    elif not done.not_given_back:
+        print(f"No evaluation that was launched for {home} runs.")
+    return _given_back(done.not_given_back, again=f"dbr stop {shlex.quote(home)} --eval")
+
+
+def _given_back(not_given_back: Sequence[str], *, again: str) -> int:
+    """The exit code, and what may cost money on."""
+    if not not_given_back:
         return 0
-    for one in done.not_given_back:
+    for one in not_given_back:
         tell_at_once(f"Not given back, and it may cost money: {one}")
-    tell_at_once(f"Once that is mended, type the same again: dbr stop {shlex.quote(storage.describe())}")
+    tell_at_once(f"Once that is mended, type the same again: {again}")
     return ComeBack.exit_code
 
 

@@ -25,6 +25,9 @@ be told from here, such as for the job of another machine's user."""
 MachineEnd = Literal["stop", "terminate", "keep"]
 """What becomes of a machine that a launcher made, once nothing is to run on it any more."""
 
+Purpose = Literal["train", "eval"]
+"""What a launch is for: the run itself, or an evaluation of its checkpoints, which is a job of its own beside it."""
+
 SETTINGS_CONFIG = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 """Of a launcher's own options: a frozen model of flat fields, declared with `free()`, with their help as docstrings.
 A field may not be called like an option of `dbr train`."""
@@ -57,19 +60,21 @@ class LaunchRequest:
     command: tuple[str, ...]
     """What the machine runs, as the words behind the program's name: `supervise s3://bucket/dog --launch ID …`. It
     ends with the exit code that the restart rule left; nobody has to start it again but for a lost machine."""
+    purpose: Purpose = "train"
     package: Package | None = None
     """In the home before `start` is called; for `plan`, as it would be. None in `check`, and where none is needed."""
 
     @property
     def name(self) -> str:
-        return launch_name(self.home, self.launch_id)
+        return launch_name(self.home, self.launch_id, purpose=self.purpose)
 
 
-def launch_name(home: str, launch_id: str) -> str:
+def launch_name(home: str, launch_id: str, *, purpose: Purpose = "train") -> str:
     """Short, for people and for names that a platform wants: letters, digits and dashes, `dbr-dog-1f3a5c7e`."""
     last = home.rstrip("/").rpartition("/")[2].lower()
     plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in last).strip("-")
-    return f"dbr-{plain[:40].strip('-') or 'run'}-{launch_id[:8]}"
+    kind = "dbr-eval" if purpose == "eval" else "dbr"
+    return f"{kind}-{plain[:40].strip('-') or 'run'}-{launch_id[:8]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +163,11 @@ class Launcher(Protocol):
     @property
     def owns_machine(self) -> bool:
         """Does it make machines that cost money until they are given back? Then on_finish and on_failure count."""
+        ...
+
+    @property
+    def evaluates(self) -> bool:
+        """May an evaluation be launched on it, too? It is ended by `interrupt`, else by `release`: nobody asks it."""
         ...
 
     def check(self, request: LaunchRequest) -> None:

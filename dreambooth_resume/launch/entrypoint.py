@@ -1,4 +1,4 @@
-"""What every launched machine runs: `dbr train … --resume latest` again and again, by the one restart rule.
+"""What every launched machine runs: a training, or an evaluation, again and again by the one restart rule.
 
 The supervisor writes nothing but notes and a copy of the output. Killed, it leaves the training alone, which goes on to
 its end; the next supervisor of the home waits for that like any second start.
@@ -18,8 +18,6 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from dreambooth_resume.config.load import GivenOptions, parse_train
-from dreambooth_resume.config.options.preemption import duration_seconds
 from dreambooth_resume.errors import (
     AccessDenied,
     ComeBack,
@@ -29,11 +27,12 @@ from dreambooth_resume.errors import (
     StorageUnavailable,
 )
 from dreambooth_resume.launch.restart_rule import Ending, Verdict, decide, how_it_ended
+from dreambooth_resume.launch.work import Work
 from dreambooth_resume.preemption.deadline import lead_of
 from dreambooth_resume.preemption.metadata import MetadataTrouble
 from dreambooth_resume.preemption.poller import PolledSource
 from dreambooth_resume.preemption.signals import EXIT_CODES
-from dreambooth_resume.runs.log import Log, read_log
+from dreambooth_resume.runs.log import Log
 from dreambooth_resume.runs.notes import post_note, read_notes
 from dreambooth_resume.runs.notice import Notice
 from dreambooth_resume.storage.base import Storage
@@ -48,12 +47,11 @@ _ENDING_TAIL_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supervised:
-    """One run under supervision."""
+    """One home's work under supervision."""
 
     home: str
     storage: Storage
-    words: tuple[str, ...]
-    """The options of `dbr train`, as typed; the home is among them."""
+    work: Work
     launch_id: str
     """Crashes are counted over all supervisors of one launch on one boot of a machine."""
     boot_id: str
@@ -103,7 +101,7 @@ class Signals:
 
 @dataclass(kw_only=True)
 class Supervisor:
-    """Runs one home's training until the rule says that nobody starts it again."""
+    """Runs it until the rule says that nobody starts it again."""
 
     run: Supervised
     signals: Signals = field(default_factory=Signals)
@@ -112,21 +110,21 @@ class Supervisor:
 
     def supervise(self) -> int:
         """The exit code to end with."""
-        given, started = parse_train(self.run.words), self.run.monotonic()
+        started, work = self.run.monotonic(), self.run.work
         self._endings = self._seen_before()
         going_back: tuple[str, ...] = ()
         while True:
-            if (code := self._wait_while_held(given, started)) is not None:
+            if (code := self._wait_while_held(started)) is not None:
                 return code
-            code = self._train((*self.run.words, *self._added(given, started), *going_back))
-            log = self._read_log()
+            code = self._start(work.command(left_seconds=self._deadline_left(started), back=going_back))
+            log = self._look()
             ending = Ending(code=code, durable_step=self._durable_step)
             self._endings.append(ending)
             self._note(ending)
             # Told by a signal, the machine is to be free: whatever the training ended with, nothing is started again.
             if (told := self.signals.exit_code) is not None and (ending.is_crash or code == ComeBack.exit_code):
                 return told
-            verdict = decide(self._endings, log)
+            verdict = decide(self._endings, log, what=work.what, unit=work.unit)
             going_back = _kept(going_back, log)
             if verdict.action == "go back":
                 going_back = ("--resume", str(verdict.step), "--resume_request_id", verdict.request_id)
@@ -137,9 +135,7 @@ class Supervisor:
         """Say what happens next; the exit code if nothing does. Waits before another start."""
         if verdict.action == "end":
             if verdict.exit_code != code:
-                self.run.tell(
-                    f"Not started again: {verdict.because}. Go on by hand from an earlier step, or report it."
-                )
+                self.run.tell(f"Not started again: {verdict.because}. {self.run.work.by_hand}")
                 self._post(f"not started again: {verdict.because}", exit_code=verdict.exit_code)
                 self.run.announce("failed", f"Not started again: {verdict.because}.", verdict.exit_code)
             elif code not in (0, StoppedOnPurpose.exit_code):
@@ -155,12 +151,12 @@ class Supervisor:
         self._sleep(verdict.wait_seconds)
         return None
 
-    def _train(self, words: Sequence[str]) -> int:
-        """One process of `dbr train`, to its end; its exit code, minus the signal's number if one ended it."""
+    def _start(self, words: Sequence[str]) -> int:
+        """One process, to its end; its exit code, minus the signal's number if one ended it."""
         if (told := self.signals.exit_code) is not None:
             return told
         child = subprocess.Popen(
-            [*self.run.program, "train", *words],
+            [*self.run.program, *words],
             stdin=subprocess.DEVNULL,
             env=self.run.environment,
             pass_fds=self.run.pass_descriptors,
@@ -179,29 +175,23 @@ class Supervisor:
             self.signals.child = None
         return code
 
-    def _added(self, given: GivenOptions, started: float) -> list[str]:
-        """What this start is told on top: to go on, and what is left of the deadline."""
-        words = [] if "resume_from_checkpoint" in given.values else ["--resume", "latest"]
-        left_seconds = self._deadline_left(given, started)
-        return words if left_seconds is None else [*words, "--deadline", f"{left_seconds:.0f}s"]
-
-    def _deadline_left(self, given: GivenOptions, started: float) -> float | None:
-        deadline = _deadline_seconds(given)
+    def _deadline_left(self, started: float) -> float | None:
+        deadline = self.run.work.deadline_seconds
         return None if deadline is None else deadline - (self.run.monotonic() - started)
 
-    def _time_left(self, given: GivenOptions, started: float) -> float | None:
+    def _time_left(self, started: float) -> float | None:
         """Until a training would be told to leave by the deadline or the platform's limit, whichever is nearer."""
-        limits = [limit for limit in (_deadline_seconds(given), self.run.limit_seconds) if limit is not None]
+        limits = [limit for limit in (self.run.work.deadline_seconds, self.run.limit_seconds) if limit is not None]
         passed = self.run.monotonic() - started
         return min((limit - lead_of(limit) - passed for limit in limits), default=None)
 
-    def _wait_while_held(self, given: GivenOptions, started: float) -> int | None:
+    def _wait_while_held(self, started: float) -> int | None:
         """Wait while the machine is about to go; the exit code if nothing is to be started any more."""
         told: str | None = None
         while True:
             if (code := self.signals.exit_code) is not None:
                 return code
-            left_seconds = self._time_left(given, started)
+            left_seconds = self._time_left(started)
             # A start that has no time to load what it trains would only cost another reading of the checkpoint.
             if left_seconds is not None and left_seconds < 1.0:
                 self.run.tell("The deadline is over: nothing is started any more on this machine.")
@@ -235,14 +225,14 @@ class Supervisor:
         while self.signals.first is None and (left := until - self.run.monotonic()) > 0:
             self.run.sleep(min(left, 0.5))
 
-    def _read_log(self) -> Log:
-        """The run's log, and how far it is; an empty one, and as far as before, if it can't be read."""
+    def _look(self) -> Log:
+        """How far it is, and the log; an empty one, and as far as before, if it can't be read."""
         try:
-            log = read_log(self.run.storage)
+            progress = self.run.work.look(self.run.storage)
         except (StorageUnavailable, AccessDenied, RefusedToGoOn):
             return Log()
-        self._durable_step = log.last.state.step if log.last else 0
-        return log
+        self._durable_step = progress.units
+        return progress.log
 
     def _seen_before(self) -> list[Ending]:
         """What an earlier supervisor of this launch saw on this boot of the machine."""
@@ -262,7 +252,7 @@ class Supervisor:
         """A crash, for the history and for whoever supervises next."""
         if ending.is_crash:
             last = self.run.last_output()[:_ENDING_TAIL_CHARACTERS]
-            told = f"{how_it_ended(ending.code)} after step {ending.durable_step} was saved"
+            told = f"{how_it_ended(ending.code)} after {self.run.work.unit} {ending.durable_step} was saved"
             self._post(f"{told}: {last}" if last else told, code=ending.code, durable_step=ending.durable_step)
 
     def _post(self, text: str, **values: int) -> None:
@@ -270,11 +260,6 @@ class Supervisor:
         with contextlib.suppress(DbrError):
             facts: dict[str, JsonValue] = {"launch": self.run.launch_id, "boot_id": self.run.boot_id, **values}
             post_note(self.run.storage, "exit", text, values=facts)
-
-
-def _deadline_seconds(given: GivenOptions) -> float | None:
-    deadline = given.value("deadline")
-    return None if deadline is None else duration_seconds(str(deadline))
 
 
 def _kept(going_back: tuple[str, ...], log: Log) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from dreambooth_resume.launch.base import Job
+from dreambooth_resume.launch.base import Job, Purpose
 from dreambooth_resume.launch.state_folder import launch_folder, state_folder, write_whole
 from dreambooth_resume.storage.s3_address import S3Settings
 
@@ -24,13 +24,15 @@ class LedgerEntry:
     launched_at: str
     """ISO 8601, UTC."""
     s3: S3Settings
+    purpose: Purpose
 
 
-def remember(launch_id: str, *, home: str, launcher: str, job: Job, s3: S3Settings) -> None:
+def remember(launch_id: str, *, home: str, launcher: str, job: Job, s3: S3Settings, purpose: Purpose = "train") -> None:
     """Note a launch. Raises OSError where nothing can be written."""
     facts = {
         "home": home,
         "launcher": launcher,
+        "purpose": purpose,
         "job": job.name,
         "job_values": dict(job.values),
         "launched_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -53,6 +55,8 @@ def read_ledger() -> tuple[LedgerEntry, ...]:
                     job=Job(name=facts["job"], values=facts["job_values"]),
                     launched_at=facts["launched_at"],
                     s3=S3Settings(**facts["s3"]),
+                    # Earlier releases launched trainings alone, and did not say so.
+                    purpose=facts.get("purpose", "train"),
                 )
             )
         except (OSError, ValueError, KeyError, TypeError):

@@ -50,6 +50,7 @@ class LocalLauncher:
     shares_folders = True
     needs_package = False
     owns_machine = False
+    evaluates = True
 
     def __init__(self, settings: LocalSettings) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""What a supervised training prints, copied to a home that isn't on this machine: `dbr logs` works wherever it ran.
+"""What is printed under supervision, copied to a home that isn't on this machine: `dbr logs` works wherever it ran.
 
 Killed in between, the last seconds of output are missing. Only the last piece is ever rewritten.
 """
@@ -32,12 +32,13 @@ class OutputCopy:
         storage: Storage,
         file: Path,
         *,
+        prefix: str = OUTPUT_PREFIX,
         interval_seconds: float | None = None,
         piece_bytes: int = PIECE_BYTES,
         pieces_at_most: int = PIECES_AT_MOST,
     ) -> None:
         self._storage = storage
-        self._file = file
+        self._file, self._prefix = file, prefix
         self._interval_seconds = storage.hint_interval_seconds if interval_seconds is None else interval_seconds
         self._piece_bytes, self._pieces_at_most = piece_bytes, pieces_at_most
         # The time sorts supervisors for who reads; nothing is decided by it.
@@ -62,7 +63,8 @@ class OutputCopy:
                 file.seek(self._begins_at)
                 piece = file.read(self._piece_bytes)
                 if len(piece) > self._copied:
-                    self._storage.write(output_key(self._supervisor, self._number), [piece], durable=False)
+                    key = output_key(self._supervisor, self._number, prefix=self._prefix)
+                    self._storage.write(key, [piece], durable=False)
                     self._copied = len(piece)
                 if len(piece) < self._piece_bytes:
                     return
@@ -83,13 +85,13 @@ class OutputCopy:
 
 
 def copied_lines(
-    storage: Storage, *, is_over: Callable[[], bool], piece_bytes: int = PIECE_BYTES
+    storage: Storage, *, is_over: Callable[[], bool], prefix: str = OUTPUT_PREFIX, piece_bytes: int = PIECE_BYTES
 ) -> Iterator[str] | None:
     """The lines that the newest supervisor printed, as far as they are copied; None where nothing is.
 
     After the last line, more is waited for until `is_over`.
     """
-    supervisors = storage.folders(OUTPUT_PREFIX)
+    supervisors = storage.folders(prefix)
     return _lines(storage, supervisors[-1], is_over, piece_bytes) if supervisors else None
 
 

@@ -24,11 +24,11 @@ _POISONED = "poisoned-step-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How one process of `dbr train` ended: with which code (minus the signal's number), and where the run is then."""
+    """How one process ended: with which code (minus the signal's number), and how far it is then."""
 
     code: int
     durable_step: int
-    """The newest committed step of the run afterwards; 0: none."""
+    """The newest committed step of the run afterwards; 0: none. Of an evaluation, how many pictures are scored."""
 
     @property
     def is_crash(self) -> bool:
@@ -49,18 +49,21 @@ class Verdict:
     request_id: str = ""
 
 
-def decide(endings: Sequence[Ending], log: Log) -> Verdict:
-    """What to do after the last of `endings`, the ends that this machine saw, oldest first; `log` is the run's now."""
+def decide(endings: Sequence[Ending], log: Log, *, what: str = "run", unit: str = "step") -> Verdict:
+    """What to do after the last of `endings`, the ends that this machine saw, oldest first; `log` is the run's now.
+
+    `what` is called so for people, and counted in `unit`. With an empty log there is nothing to go back to.
+    """
     last = endings[-1]
     if not last.is_crash and last.code != ComeBack.exit_code:
         return Verdict(action="end", because=f"exit code {last.code}", exit_code=last.code)
     stuck = _without_progress(endings)
     if len(stuck) >= RESTARTS_WITHOUT_PROGRESS:
-        because = f"{len(stuck)} starts in a row got the run no further than step {last.durable_step}"
+        because = f"{len(stuck)} starts in a row got the {what} no further than {unit} {last.durable_step}"
         return Verdict(action="end", because=because, exit_code=ComeBack.exit_code)
     crashes = sum(ending.is_crash for ending in stuck)
     if last.is_crash and crashes >= CRASHES_AT_MOST:
-        return _after_poison(last, log)
+        return _after_poison(last, log, at=f"the {what} at {unit} {last.durable_step}")
     wait_seconds = min(FIRST_WAIT_SECONDS * 2.0 ** min(len(stuck) - 1, 20), LONGEST_WAIT_SECONDS)
     return Verdict(action="restart", because=how_it_ended(last.code), wait_seconds=wait_seconds)
 
@@ -80,10 +83,10 @@ def _without_progress(endings: Sequence[Ending]) -> list[Ending]:
     return found
 
 
-def _after_poison(last: Ending, log: Log) -> Verdict:
+def _after_poison(last: Ending, log: Log, *, at: str) -> Verdict:
     """One commit back, unless that was done already for this step or a later one, or there is none before."""
     step = last.durable_step
-    told = f"{CRASHES_AT_MOST} crashes on this machine with the run at step {step} ({how_it_ended(last.code)} at last)"
+    told = f"{CRASHES_AT_MOST} crashes on this machine with {at} ({how_it_ended(last.code)} at last)"
     usable = sorted({log.commit(number).step for number in log.usable_line()})
     before = [one for one in usable if one < step]
     gone_back_from = [

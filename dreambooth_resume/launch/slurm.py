@@ -42,6 +42,7 @@ class SlurmLauncher:
     shares_folders = True
     needs_package = False
     owns_machine = False
+    evaluates = True
 
     def __init__(self, settings: SlurmSettings) -> None:
         self.settings = settings

@@ -12,6 +12,7 @@ JOBS_PREFIX = "jobs/"
 METRICS_PREFIX = "metrics/"
 NOTES_PREFIX = "notes/"
 OUTPUT_PREFIX = "output/"
+EVALUATION_OUTPUT_PREFIX = "eval/output/"
 PACKAGES_PREFIX = "packages/"
 SAMPLES_PREFIX = "samples/"
 DELETING_PREFIX = "notes/deleting-"
@@ -42,7 +43,7 @@ _NOTE = re.compile(r"notes/([a-z]+)-[0-9a-f]{32}\.json")
 _HINT = re.compile(
     r"status/\d{4,}\.json|metrics/\d{4,}-\d{5,}\.jsonl"
     r"|trackers/\d{4,}\.json|logs/[^/]+/events\.out\.tfevents\.[^/]+"
-    r"|output/[0-9a-f]{32}/\d{5,}\.txt"
+    r"|(?:eval/)?output/[0-9a-f]{32}/\d{5,}\.txt"
     r"|control/\d{13,}-[0-9a-f]{32}\.json|control/probe-[0-9a-f]{32}\.json"
 )
 
@@ -140,9 +141,12 @@ def evaluation_parts(key: str) -> tuple[str, str, str] | None:
     return (match[1], match[2] or "", match[3]) if match else None
 
 
-def output_key(supervisor: str, number: int) -> str:
-    """A piece of what a supervised training printed; `supervisor` is the supervisor's own nonce."""
-    return f"{OUTPUT_PREFIX}{supervisor}/{number:05d}.txt"
+def output_key(supervisor: str, number: int, *, prefix: str = OUTPUT_PREFIX) -> str:
+    """A piece of what was printed under supervision; `supervisor` is the supervisor's own nonce.
+
+    What an evaluation prints has a prefix of its own: the newest output below the other one is the training's.
+    """
+    return f"{prefix}{supervisor}/{number:05d}.txt"
 
 
 def is_package(key: str) -> bool:

@@ -17,9 +17,10 @@ from dreambooth_resume.runs.entries import Record
 from dreambooth_resume.runs.home import NOTES_PREFIX, note_key, note_kind
 from dreambooth_resume.storage.base import Storage
 
-NoteKind = Literal["exit", "damage", "score", "deleting", "pushed", "launch", "launched"]
+NoteKind = Literal["exit", "damage", "score", "deleting", "pushed", "launch", "launched", "evaluation"]
 """`exit`: how a process ended, seen by what had started it. `launch`: what is about to be started, and where;
-`launched`: how to find it (launch/record.py). `damage`: a checkpoint isn't what was committed. `score`:
+`evaluation`: the same of an evaluation, under a name of its own so that nobody who looks for the training finds it;
+`launched`: how to find either (launch/record.py). `damage`: a checkpoint isn't what was committed. `score`:
 how good a checkpoint is, in `values`. `deleting`: `dbr delete` has begun, and is to be typed again if this is read. `pushed`: the result
 was uploaded to the Hub; `values` say where to, and which."""
 

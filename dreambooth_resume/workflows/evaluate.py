@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
 from dreambooth_resume.checkpoint.best import FIDELITY
 from dreambooth_resume.data.inputs import input_key
-from dreambooth_resume.errors import BadInput, Interrupted, KeyNotFound
+from dreambooth_resume.errors import BadInput, CheckpointDamaged, Interrupted, KeyNotFound
 from dreambooth_resume.insight.evaluation import (
     Metric,
     PictureScore,
@@ -31,7 +31,7 @@ from dreambooth_resume.insight.evaluation import (
 )
 from dreambooth_resume.runs.entries import CheckpointRef
 from dreambooth_resume.runs.home import WEIGHTS_NAME
-from dreambooth_resume.runs.log import Log
+from dreambooth_resume.runs.log import Log, read_log
 from dreambooth_resume.runs.notes import post_note
 from dreambooth_resume.runs.record import RunRecord
 from dreambooth_resume.storage.base import Storage
@@ -40,6 +40,8 @@ from dreambooth_resume.workflows.inventory import read_inputs
 
 if TYPE_CHECKING:
     from dreambooth_resume.models.fidelity import Clip, Dino
+
+Begun = TypeVar("Begun")
 
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 _BEGINNINGS = ("a photo of ", "photo of ", "a picture of ", "an image of ")
@@ -123,22 +125,61 @@ def evaluate(
             _note_score(storage, recipe, ref)
     if not to_do:
         return recipe
-    wanted = Wanted(
-        prompts=recipe.prompts,
-        num_images=recipe.num_images,
-        seed=recipe.seed,
-        num_inference_steps=recipe.num_inference_steps,
-        guidance_scale=recipe.guidance_scale,
-        height=side,
-        width=side,
-    )
-    studio, _, trained = open_studio(storage, log, [ref for ref, _ in to_do], wanted, base=asked.base, tell=tell)
-    for (ref, places), what in zip(to_do, trained, strict=True):
+
+    def begin(log: Log, refs: Sequence[CheckpointRef]) -> tuple[Studio, list[tuple[CheckpointRef, Trained]]]:
+        studio, _, trained = open_studio(storage, log, refs, _wanted(recipe), base=asked.base, tell=tell)
+        return studio, list(zip(refs, trained, strict=True))
+
+    places_of = dict(to_do)
+    begun = while_it_trains(storage, log, list(places_of), begin, tell=tell)
+    if begun is None:
+        return recipe
+    studio, opened = begun
+    for ref, what in opened:
+        places = places_of[ref]
         _score_checkpoint(
             storage, recipe, studio, scorers, _Job(ref=ref, places=places, trained=what), should_stop, tell
         )
         _note_score(storage, recipe, ref)
     return recipe
+
+
+def _wanted(recipe: Recipe) -> Wanted:
+    return Wanted(
+        prompts=recipe.prompts,
+        num_images=recipe.num_images,
+        seed=recipe.seed,
+        num_inference_steps=recipe.num_inference_steps,
+        guidance_scale=recipe.guidance_scale,
+        height=recipe.height,
+        width=recipe.width,
+    )
+
+
+def while_it_trains(
+    storage: Storage,
+    log: Log,
+    refs: Sequence[CheckpointRef],
+    begin: Callable[[Log, Sequence[CheckpointRef]], Begun],
+    *,
+    tell: Callable[[str], None],
+) -> Begun | None:
+    """What `begin` makes of these checkpoints, but for those that the run retires meanwhile; None where none is left.
+
+    Raises as `begin` does, CheckpointDamaged for one that is there to stay.
+    """
+    left = list(refs)
+    while left:
+        try:
+            return begin(log, left)
+        except CheckpointDamaged:
+            log = read_log(storage, log)
+            gone = [ref for ref in left if ref.number in log.retired]
+            if not gone:
+                raise
+            tell(f"{', '.join(ref.folder for ref in gone)}: left out, because the run has retired it meanwhile.")
+            left = [ref for ref in left if ref not in gone]
+    return None
 
 
 def _note_score(storage: Storage, recipe: Recipe, ref: CheckpointRef) -> None:

@@ -26,7 +26,7 @@ from dreambooth_resume.config.schema import flatten
 from dreambooth_resume.data.dataset import PictureSet
 from dreambooth_resume.data.inputs import CLASS_INPUTS_LIST, store_inputs
 from dreambooth_resume.errors import BadInput
-from dreambooth_resume.launch.base import Job, Launcher, LaunchRequest
+from dreambooth_resume.launch.base import Job, Launcher, LaunchRequest, Purpose
 from dreambooth_resume.launch.launchers import launcher_named, split_words
 from dreambooth_resume.launch.ledger import remember
 from dreambooth_resume.launch.package import describe_package, installed_version, store_package
@@ -48,7 +48,7 @@ from dreambooth_resume.workflows.one_launch import forget_old_stops, refuse_a_se
 from dreambooth_resume.workflows.packages import extras_for
 from dreambooth_resume.workflows.pictures import find_datasets
 from dreambooth_resume.workflows.preflight import choose_options
-from dreambooth_resume.workflows.supervise import home_words
+from dreambooth_resume.workflows.typed import home_words, typed
 from dreambooth_resume.workflows.validation_pictures import find_validation_pictures
 
 COPIED = ("instance_data_dir", "class_data_dir", "validation_data_dir", "dataset_name")
@@ -81,8 +81,8 @@ class Prepared:
     request: LaunchRequest
     home: Home
     words: tuple[str, ...]
-    """Of `dbr train`, for the note: neither the home nor a secret is among them."""
-    to_store: tuple[tuple[str, PictureSet], ...]
+    """Of `dbr train` or `dbr eval`, for the note: neither the home nor a secret is among them."""
+    to_store: tuple[tuple[str, PictureSet], ...] = ()
 
     @property
     def settings(self) -> dict[str, JsonValue]:
@@ -105,29 +105,19 @@ def prepare(
     launcher = launcher_named(where, {**(settings or {}), **own})
     given = _absolute(parse_train(rest))
     _refuse_secrets(given)
-    place = find_place(given)
-    if place.is_remote and not launcher.shares_folders:
-        given = _with_the_service_of_here(given)
-    if not place.is_remote and not launcher.shares_folders:
-        raise BadInput(
-            f"is a folder of this machine, which a machine of {where} can't see",
-            where=place.flag,
-            fix="--storage_uri s3://BUCKET/NAME, or dbr launch local",
-        )
-    if not launcher.shares_folders and (warning := _own_endpoint(s3_settings(given.value), where)):
-        tell(f"warning: {warning}")
-    home = patiently(lambda: open_home(place), tell=tell)
-    refuse_half_a_fork(home)
+    if find_place(given).is_remote and not launcher.shares_folders:
+        given = with_the_service_of_here(given)
+    home = reachable_home(where, launcher, given, tell)
     if home.log.finished is not None and "max_train_steps" not in given.values:
         raise BadInput(
-            "the run is finished, and nothing is left to train", where=place.flag,
-            fix="--max_train_steps MORE, or look at it: dbr status " + shlex.quote(place.storage.describe()),
+            "the run is finished, and nothing is left to train", where=home.place.flag,
+            fix="--max_train_steps MORE, or look at it: dbr status " + shlex.quote(home.storage.describe()),
         )  # fmt: skip
     options = choose_options(home, _to_resume(given))
     refuse_if_refused(options.changes)
     if not launcher.shares_folders:
         _refuse_folders(home, options.train, given, where)
-    request = _request(home, given, options.train)
+    request = request_for(home, given, options.train)
     refuse_a_second(home.storage)
     to_store = _to_store(home, options.train)
     launcher.check(request)
@@ -140,6 +130,22 @@ def prepare(
         words=_words_to_keep(given, home, launcher),
         to_store=to_store,
     )
+
+
+def reachable_home(where: str, launcher: Launcher, given: GivenOptions, tell: Callable[[str], None]) -> Home:
+    """The home of these options. Raises BadInput for a folder, where the machines of `where` don't see it."""
+    place = find_place(given)
+    if not place.is_remote and not launcher.shares_folders:
+        raise BadInput(
+            f"is a folder of this machine, which a machine of {where} can't see",
+            where=place.flag,
+            fix="--storage_uri s3://BUCKET/NAME, or dbr launch local",
+        )
+    if not launcher.shares_folders and (warning := _own_endpoint(s3_settings(given.value), where)):
+        tell(f"warning: {warning}")
+    home = patiently(lambda: open_home(place), tell=tell)
+    refuse_half_a_fork(home)
+    return home
 
 
 def prepare_again(
@@ -190,20 +196,25 @@ def start(prepared: Prepared, tell: Callable[[str], None]) -> Job:
         settings=prepared.settings,
         words=prepared.words,
         version=installed_version(),
+        purpose=request.purpose,
     )
     job: Job | None = None
     try:
         # Each writes its note before it looks for others': of two at once, at least one sees the other.
-        refuse_a_second(storage, besides=request.launch_id)
-        forget_old_stops(storage)
+        refuse_a_second(storage, besides=request.launch_id, purpose=request.purpose)
+        if request.purpose == "train":
+            forget_old_stops(storage)
         started = job = launcher.start(request)
         patiently(lambda: write_started(storage, request.launch_id, launcher=prepared.where, job=started), tell=tell)
-        patiently(lambda: refuse_if_stopped(storage, request.launch_id), tell=tell)
+        patiently(lambda: refuse_if_stopped(storage, request.launch_id, purpose=request.purpose), tell=tell)
     except BaseException:
         take_back(storage, request, launcher, job, tell)
         raise
     try:
-        remember(request.launch_id, home=request.home, launcher=prepared.where, job=job, s3=request.s3)
+        remember(
+            request.launch_id, home=request.home, launcher=prepared.where, job=job, s3=request.s3,
+            purpose=request.purpose,
+        )  # fmt: skip
     except OSError as error:
         tell(f"warning: dbr launch list on this machine won't show it, because of {error}. The home knows it all.")
     return job
@@ -220,7 +231,8 @@ def _s3_words(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _request(home: Home, given: GivenOptions, options: TrainOptions) -> LaunchRequest:
+def request_for(home: Home, given: GivenOptions, options: TrainOptions, *, purpose: Purpose = "train") -> LaunchRequest:
+    """What a launcher is given for a job on this home, with a number of its own."""
     place, launch_id = home.place, uuid.uuid4().hex
     address = place.storage.describe() if place.is_remote else os.path.abspath(place.storage.describe())  # noqa: PTH100
     s3_words = [word for name in S3_OPTIONS if name in given.values for word in typed(name, given.values[name])]
@@ -230,6 +242,7 @@ def _request(home: Home, given: GivenOptions, options: TrainOptions) -> LaunchRe
         s3=s3_settings(given.value),
         options=options,
         command=("supervise", address, "--launch", launch_id, *s3_words),
+        purpose=purpose,
     )
 
 
@@ -282,7 +295,7 @@ def _refuse_secrets(given: GivenOptions) -> None:
         )
 
 
-def _with_the_service_of_here(given: GivenOptions) -> GivenOptions:
+def with_the_service_of_here(given: GivenOptions) -> GivenOptions:
     """The S3 service that this machine's environment names, which no other machine has."""
     name = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
     if name is None or given.value("s3_endpoint_url") is not None:
@@ -352,10 +365,3 @@ def _to_store(home: Home, options: TrainOptions) -> tuple[tuple[str, PictureSet]
         found.append((CLASS_INPUTS_LIST, PictureSet(pictures=class_pictures.found)))
     held_out = find_validation_pictures(home, options)
     return (*found, *(held_out.to_store if held_out else ()))
-
-
-def typed(name: str, value: object) -> tuple[str, str]:
-    """An option as it is typed."""
-    if value is None:
-        return (f"--{name}", "none")
-    return (f"--{name}", str(value).lower() if isinstance(value, bool) else str(value))

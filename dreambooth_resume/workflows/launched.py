@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dreambooth_resume.errors import BadInput, DbrError
-from dreambooth_resume.launch.base import JobStatus, Launcher, LeavesThings, Leftover
+from dreambooth_resume.launch.base import JobStatus, Launcher, LeavesThings, Leftover, Purpose
 from dreambooth_resume.launch.launchers import launcher_named, split_words
 from dreambooth_resume.launch.ledger import LedgerEntry, read_ledger
 from dreambooth_resume.launch.output import copied_lines
 from dreambooth_resume.launch.record import Launch, read_launches
+from dreambooth_resume.runs.home import EVALUATION_OUTPUT_PREFIX, OUTPUT_PREFIX
 from dreambooth_resume.runs.notes import read_notes
 from dreambooth_resume.runs.summary import summarise
 from dreambooth_resume.storage.base import Storage
@@ -44,6 +45,7 @@ class LaunchRow:
 
     launch_id: str
     home: str
+    purpose: Purpose
     launcher: str
     job: str
     state: str
@@ -54,9 +56,9 @@ class LaunchRow:
     launched_at: str
 
 
-def newest_job(storage: Storage) -> LaunchedJob | None:
-    """The last launch that was started, as its platform has it; None if there is none."""
-    for launch in reversed(read_launches(storage)):
+def newest_job(storage: Storage, purpose: Purpose = "train") -> LaunchedJob | None:
+    """The last launch that was started for that, as its platform has it; None if there is none."""
+    for launch in reversed(read_launches(storage, purpose)):
         if launch.job is not None:
             exits = [note for note in read_notes(storage, "exit") if note.values.get("launch") == launch.id]
             found = looked_at(launch)
@@ -70,14 +72,14 @@ def newest_job(storage: Storage) -> LaunchedJob | None:
     return None
 
 
-def live_jobs(storage: Storage) -> list[LaunchedJob]:
+def live_jobs(storage: Storage, purpose: Purpose = "train") -> list[LaunchedJob]:
     """Those that may still run something, the newest first."""
-    return [one for one in started_jobs(storage) if one.status.state != "ended"]
+    return [one for one in started_jobs(storage, purpose) if one.status.state != "ended"]
 
 
-def started_jobs(storage: Storage) -> list[LaunchedJob]:
-    """Every launch that was started, the newest first."""
-    return [looked_at(launch) for launch in reversed(read_launches(storage)) if launch.job is not None]
+def started_jobs(storage: Storage, purpose: Purpose = "train") -> list[LaunchedJob]:
+    """Every launch that was started for that, the newest first."""
+    return [looked_at(launch) for launch in reversed(read_launches(storage, purpose)) if launch.job is not None]
 
 
 def looked_at(launch: Launch) -> LaunchedJob:
@@ -151,20 +153,26 @@ def clean_up(where: str, words: Sequence[str], *, remove: bool) -> CleanUp:
     return CleanUp(found=found, removed=removed)
 
 
-def output_of(storage: Storage, *, follow: bool) -> Iterator[str]:
-    """The newest launch's output, line by line. Raises BadInput where there is none."""
-    found = newest_job(storage)
+def output_of(storage: Storage, *, follow: bool, purpose: Purpose = "train") -> Iterator[str]:
+    """The output of the newest launch for that, line by line. Raises BadInput where there is none."""
+    found = newest_job(storage, purpose)
     home = shlex.quote(storage.describe())
     if found is None or found.launch.job is None:
+        other: Purpose = "train" if purpose == "eval" else "eval"
+        also = f"; what was launched to {other}: dbr logs {home}{' --eval' if other == 'eval' else ''}"
         raise BadInput(
-            "was not launched, so nobody kept its output",
+            "no evaluation of it was launched" if purpose == "eval" else "was not launched, so nobody kept its output",
             where=storage.describe(),
-            fix=f"look where you started it; how the run stands: dbr status {home}",
+            fix=f"look where you started it; how the run stands: dbr status {home}"
+            f"{also if read_launches(storage, other) else ''}",
         )
     job, launcher = found.launch.job, found.launcher
     lines = launcher.logs(job, follow=follow)
     if lines is None:
-        lines = copied_lines(storage, is_over=lambda: not follow or launcher.look(job).state in ("ended", "unknown"))
+        prefix = EVALUATION_OUTPUT_PREFIX if purpose == "eval" else OUTPUT_PREFIX
+        lines = copied_lines(
+            storage, is_over=lambda: not follow or launcher.look(job).state in ("ended", "unknown"), prefix=prefix
+        )
     if lines is None:
         raise BadInput(
             f"the output of {found.launch.job.name} is not kept here",
@@ -176,8 +184,8 @@ def output_of(storage: Storage, *, follow: bool) -> Iterator[str]:
 
 def _unknown(entry: LedgerEntry, because: str) -> LaunchRow:
     return LaunchRow(
-        launch_id=entry.launch_id, home=entry.home, launcher=entry.launcher, job=entry.job.name, state="unknown",
-        run="unknown", because=because, launched_at=entry.launched_at,
+        launch_id=entry.launch_id, home=entry.home, purpose=entry.purpose, launcher=entry.launcher,
+        job=entry.job.name, state="unknown", run="unknown", because=because, launched_at=entry.launched_at,
     )  # fmt: skip
 
 
@@ -190,8 +198,9 @@ def _row(entry: LedgerEntry) -> LaunchRow:
         )
         summary = summarise(storage)
         run = summary.state if summary else "not begun"
-        because = summary.because if summary else ""
-        found = next((one for one in read_launches(storage) if one.id == entry.launch_id and one.job), None)
+        because = summary.because if summary and entry.purpose == "train" else ""
+        launches = read_launches(storage, entry.purpose)
+        found = next((one for one in launches if one.id == entry.launch_id and one.job), None)
         if found is not None and found.job is not None:
             looked = looked_at(found)
             job, state = found.job.name, looked.status.state

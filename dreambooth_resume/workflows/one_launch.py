@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from dreambooth_resume.errors import DbrError, HolderAlive, StoppedOnPurpose
-from dreambooth_resume.launch.base import Job, Launcher, LaunchRequest
+from dreambooth_resume.launch.base import Job, Launcher, LaunchRequest, Purpose
 from dreambooth_resume.launch.record import Launch, forget_launch, is_remembered, read_launches
 from dreambooth_resume.runs.control import open_requests
 from dreambooth_resume.runs.liveness import age_seconds
@@ -20,38 +20,40 @@ STARTING_SECONDS = 45 * 60.0
 it. An older note without a job is that of somebody who died, and whose job nobody has seen to train since."""
 
 
-def refuse_a_second(storage: Storage, *, besides: str | None = None) -> None:
+def refuse_a_second(storage: Storage, *, besides: str | None = None, purpose: Purpose = "train") -> None:
     """Raises HolderAlive if the run is trained now, or a launch of it is made, waits or runs, as far as that is seen.
 
-    The launch of the number `besides` is our own.
+    The launch of the number `besides` is our own. Of evaluations, too, there is one at a time: two would make the same
+    pictures. The training doesn't count then.
     """
     address = storage.describe()
     home = shlex.quote(address)
-    summary = summarise(storage)
+    watch, end, what = f"dbr status {home}", f"dbr stop {home}", address
+    if purpose == "eval":
+        watch, end, what = f"dbr logs {home} --eval -f", f"dbr stop {home} --eval", f"An evaluation of {address}"
+    summary = summarise(storage) if purpose == "train" else None
     if summary is not None and summary.is_live:
         at = f"attempt {summary.attempt}" if summary.attempt else "a first start"
-        raise HolderAlive(
-            f"{at} trains the run in {address} already. Watch it: dbr status {home}; end it: dbr stop {home}"
-        )
+        raise HolderAlive(f"{at} trains the run in {address} already. Watch it: {watch}; end it: {end}")
     now = datetime.now(UTC)
-    for launch in read_launches(storage):
+    for launch in read_launches(storage, purpose):
         if launch.job is None and launch.id != besides and _is_young(launch, now=now):
             raise HolderAlive(
-                f"{address} is being launched already ({launch.launcher}, by {launch.written_by} at "
-                f"{launch.written_at}), or who launched it died on it. Wait for it: dbr status {home}; end it and "
-                f"give back what was made for it: dbr stop {home}"
+                f"{what} is being launched already ({launch.launcher}, by {launch.written_by} at "
+                f"{launch.written_at}), or who launched it died on it. Wait for it: {watch}; end it and "
+                f"give back what was made for it: {end}"
             )
-    for one in live_jobs(storage):
+    for one in live_jobs(storage, purpose):
         if one.launch.job is not None and one.status.state in ("waiting", "running"):
             raise HolderAlive(
-                f"{address} was launched already ({one.launch.launcher}, {one.launch.job.name}): "
-                f"{one.status.because}. Watch it: dbr status {home}; end it: dbr stop {home}"
+                f"{what} was launched already ({one.launch.launcher}, {one.launch.job.name}): "
+                f"{one.status.because}. Watch it: {watch}; end it: {end}"
             )
 
 
-def refuse_if_stopped(storage: Storage, launch_id: str) -> None:
+def refuse_if_stopped(storage: Storage, launch_id: str, *, purpose: Purpose = "train") -> None:
     """Raises StoppedOnPurpose if `dbr stop` took the note of our launch away while its job was started."""
-    if not is_remembered(storage, launch_id):
+    if not is_remembered(storage, launch_id, purpose=purpose):
         raise StoppedOnPurpose("dbr stop ended this launch while it was made. Begin anew: the same command.")
 
 
@@ -72,7 +74,8 @@ def take_back(
 
     The note stays where the job could not be given back: `dbr stop` finds it by the launch's number.
     """
-    again = f"Once that is mended: dbr stop {shlex.quote(request.home)}"
+    flag = " --eval" if request.purpose == "eval" else ""
+    again = f"Once that is mended: dbr stop {shlex.quote(request.home)}{flag}"
     if job is not None:
         tell(f"{job.name} was started, and is given back, because the launch could not be finished.")
         try:
@@ -83,7 +86,7 @@ def take_back(
             return
     try:
         # A note of what was never started would be looked for by every later command.
-        forget_launch(storage, request.launch_id)
+        forget_launch(storage, request.launch_id, purpose=request.purpose)
     except DbrError as error:
         tell(f"The note of this launch stays in the home, though nothing runs: {error} {again}")
 

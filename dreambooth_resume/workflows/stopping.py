@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dreambooth_resume.errors import DbrError
-from dreambooth_resume.launch.base import launch_name
+from dreambooth_resume.launch.base import Purpose, launch_name
 from dreambooth_resume.launch.launchers import launcher_named
 from dreambooth_resume.launch.record import Launch, forget_launch, read_launches, write_started
 from dreambooth_resume.runs.control import Request, post_request, withdraw_request
 from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.workflows.holders import ANSWER_SECONDS, Waiting, holder_of
-from dreambooth_resume.workflows.launched import LaunchedJob, looked_at, started_jobs
+from dreambooth_resume.workflows.launched import LaunchedJob, live_jobs, looked_at, started_jobs
 
 _LOOK_SECONDS = 0.5
 
@@ -65,10 +65,37 @@ def stop_run(storage: Storage, summary: RunSummary | None, waiting: Waiting) -> 
     return Stop(interrupted=names, request=request, not_given_back=tuple(trouble.values()))
 
 
-def _jobs_without_a_note(storage: Storage, trouble: dict[str, str]) -> list[LaunchedJob]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationStop:
+    """Names of the jobs that were told to end; and of those that could not be told from here, each with why."""
+
+    told: tuple[str, ...]
+    not_given_back: tuple[str, ...]
+
+
+def stop_evaluations(storage: Storage) -> EvaluationStop:
+    """End what was launched to evaluate the run, and may still do so. The training is left alone.
+
+    There is nothing to wait for: every score is in the home, and the picture at hand is made again by the next.
+    """
+    trouble: dict[str, str] = {}
+    told: list[str] = []
+    for one in [*live_jobs(storage, "eval"), *_jobs_without_a_note(storage, trouble, "eval")]:
+        assert one.launch.job is not None
+        if not _interrupted(one, trouble):
+            # The platform has no word for it, and nobody there looks for one in the home.
+            _release(one, trouble)
+            if one.status.state == "unknown" and one.launch.id not in trouble:
+                trouble[one.launch.id] = one.status.because
+        if one.launch.id not in trouble:
+            told.append(one.launch.job.name)
+    return EvaluationStop(told=tuple(told), not_given_back=tuple(trouble.values()))
+
+
+def _jobs_without_a_note(storage: Storage, trouble: dict[str, str], purpose: Purpose = "train") -> list[LaunchedJob]:
     """What runs of launches whose start nobody saw the end of. Those of which nothing is there are forgotten."""
     found: list[LaunchedJob] = []
-    for launch in read_launches(storage):
+    for launch in read_launches(storage, purpose):
         if launch.job is not None:
             continue
         try:
@@ -79,11 +106,11 @@ def _jobs_without_a_note(storage: Storage, trouble: dict[str, str]) -> list[Laun
 
 
 def _job_of(storage: Storage, launch: Launch) -> list[LaunchedJob]:
-    name = launch_name(storage.describe(), launch.id)
+    name = launch_name(storage.describe(), launch.id, purpose=launch.purpose)
     job = launcher_named(launch.launcher, launch.settings).find(launch.id, name)
     if job is None:
         # Whoever is starting it just now finds its note gone, and takes it back.
-        forget_launch(storage, launch.id)
+        forget_launch(storage, launch.id, purpose=launch.purpose)
         return []
     write_started(storage, launch.id, launcher=launch.launcher, job=job)
     return [looked_at(replace(launch, job=job))]

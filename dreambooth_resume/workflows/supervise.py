@@ -20,18 +20,23 @@ from dreambooth_resume.launch.output import OutputCopy
 from dreambooth_resume.launch.queue import gpus_here, only_one, waiting_turn
 from dreambooth_resume.launch.record import Launch, read_launch
 from dreambooth_resume.launch.state_folder import state_folder
+from dreambooth_resume.launch.work import Evaluation, Training, Work
 from dreambooth_resume.preemption.slurm import seconds_to_the_limit
 from dreambooth_resume.preemption.sources import polled_sources
 from dreambooth_resume.runs.holder import this_process
+from dreambooth_resume.runs.home import EVALUATION_OUTPUT_PREFIX, OUTPUT_PREFIX
 from dreambooth_resume.runs.notes import post_note
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.workflows.home import find_place, open_home
 from dreambooth_resume.workflows.notify import announcing
+from dreambooth_resume.workflows.typed import home_words, s3_words
 
 BY_HAND = "by hand"
 """In place of a launch's number where nobody launched it."""
+_OF_AN_EVALUATION = ("--notify", "none", "--num_processes", "1")
+"""Who waits for the training hears nothing of it, and it computes on one GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,7 @@ class Order:
 
 
 def supervise(order: Order) -> int:
-    """Train until the restart rule says that nobody starts it again; the exit code to end with."""
+    """Train, or evaluate, until the restart rule says that nobody starts it again; the exit code to end with."""
     signals = Signals()
     signals.install()
     own_words = (*order.words, *home_words(order.home)) if order.home else order.words
@@ -60,15 +65,15 @@ def supervise(order: Order) -> int:
     code = ComeBack.exit_code
     try:
         launch = _launch(order, storage, signals)
-        words = (*launch.words, *own_words) if launch else own_words
-        with only_one(state_folder() / "homes" / f"{_digest(storage)}.lock") as is_only:
+        job = _job(launch, storage, own_words)
+        with only_one(state_folder() / "homes" / f"{_digest(storage)}{job.lock_suffix}.lock") as is_only:
             if not is_only:
                 order.tell(f"Another dbr supervise on this machine looks after {storage.describe()} already.")
                 return code
-            with _copied_output(order, storage), announcing(parse_train(words), order.tell) as announce:
-                code = _in_turn(order, replace(_supervised(order, storage, words), announce=announce), signals)
+            with _copied_output(order, storage, job.output_prefix), announcing(job.given, order.tell) as announce:
+                code = _in_turn(order, replace(_supervised(order, storage, job), announce=announce), job.given, signals)
         if launch is not None:
-            _end_machine(order, storage, launch, parse_train(words), code)
+            _end_machine(order, storage, launch, job.given, code)
         return code
     except DbrError as error:
         code = error.exit_code
@@ -79,18 +84,37 @@ def supervise(order: Order) -> int:
             say_state(order.launch_id, JobStatus(state="ended", because=because, exit_code=code))
 
 
-def home_words(home: str) -> tuple[str, ...]:
-    """The option of `dbr train` that names this home."""
-    return ("--storage_uri" if "://" in home else "--output_dir", home)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What is done, and the options of `dbr train` that say of it where, for whom and how long."""
+
+    work: Work
+    given: GivenOptions
+    output_prefix: str = OUTPUT_PREFIX
+    lock_suffix: str = ""
+    """A training and an evaluation of the same home may be supervised at once."""
+
+
+def _job(launch: Launch | None, storage: Storage, own_words: tuple[str, ...]) -> _Job:
+    if launch is None or launch.purpose == "train":
+        words = (*launch.words, *own_words) if launch else own_words
+        return _Job(work=Training(words=words), given=parse_train(words))
+    given = parse_train((*own_words, *_OF_AN_EVALUATION))
+    return _Job(
+        work=Evaluation(words=(storage.describe(), *launch.words, *s3_words(given))),
+        given=given,
+        output_prefix=EVALUATION_OUTPUT_PREFIX,
+        lock_suffix="-eval",
+    )
 
 
 @contextlib.contextmanager
-def _copied_output(order: Order, storage: Storage) -> Iterator[None]:
+def _copied_output(order: Order, storage: Storage, prefix: str) -> Iterator[None]:
     """A copy of the output in the home, where that isn't on this machine: its disk may go with it."""
     if order.output is None or isinstance(storage, LocalStorage):
         yield
         return
-    copy = OutputCopy(storage, order.output)
+    copy = OutputCopy(storage, order.output, prefix=prefix)
     copy.start()
     try:
         yield
@@ -107,15 +131,14 @@ def _launch(order: Order, storage: Storage, signals: Signals) -> Launch | None:
     )
 
 
-def _supervised(order: Order, storage: Storage, words: tuple[str, ...]) -> Supervised:
-    given = parse_train(words)
-    notice_file = cast("str | None", given.value("notice_file"))
+def _supervised(order: Order, storage: Storage, job: _Job) -> Supervised:
+    notice_file = cast("str | None", job.given.value("notice_file"))
     # Quietly: each training says itself whose notices it reads.
-    sources = polled_sources(spot=str(given.value("spot")), notice_file=notice_file, tell=lambda _text: None)
+    sources = polled_sources(spot=str(job.given.value("spot")), notice_file=notice_file, tell=lambda _text: None)
     return Supervised(
         home=storage.describe(),
         storage=storage,
-        words=words,
+        work=job.work,
         launch_id=order.launch_id or BY_HAND,
         boot_id=this_process().boot_id,
         sources=sources,
@@ -126,7 +149,7 @@ def _supervised(order: Order, storage: Storage, words: tuple[str, ...]) -> Super
     )
 
 
-def _in_turn(order: Order, run: Supervised, signals: Signals) -> int:
+def _in_turn(order: Order, run: Supervised, given: GivenOptions, signals: Signals) -> int:
     """Supervise, in its turn if it is to queue."""
 
     def say(state: JobStatus) -> None:
@@ -141,7 +164,7 @@ def _in_turn(order: Order, run: Supervised, signals: Signals) -> int:
     with waiting_turn(
         state_folder(),
         gpus_here(),
-        wanted=_processes_wanted(run, signals),
+        wanted=_processes_wanted(given, order.tell, signals),
         told_to_leave=lambda: signals.first is not None,
         tell=order.tell,
     ) as turn:
@@ -153,13 +176,10 @@ def _in_turn(order: Order, run: Supervised, signals: Signals) -> int:
         return Supervisor(run=run, signals=signals).supervise()
 
 
-def _processes_wanted(run: Supervised, signals: Signals) -> int:
+def _processes_wanted(given: GivenOptions, tell: Callable[[str], None], signals: Signals) -> int:
     """As many as the training will want: by its words, or by what the run was begun with or has had since."""
-    given = parse_train(run.words)
     if "num_processes" not in given.values:
-        home = patiently(
-            lambda: open_home(find_place(given)), tell=run.tell, should_stop=lambda: signals.first is not None
-        )
+        home = patiently(lambda: open_home(find_place(given)), tell=tell, should_stop=lambda: signals.first is not None)
         if home.recorded is not None and "num_processes" in home.recorded:
             return cast(int, home.recorded["num_processes"])
     return cast(int, given.value("num_processes"))

@@ -16,8 +16,8 @@ from dreambooth_resume.training.progress import Reporter
 from dreambooth_resume.workflows.fork import fork_run
 from dreambooth_resume.workflows.holders import Waiting
 from dreambooth_resume.workflows.home import Home, find_place
-from dreambooth_resume.workflows.launch import typed
 from dreambooth_resume.workflows.preflight import with_absolute_folders
+from dreambooth_resume.workflows.typed import typed
 
 _OF_THE_HOME = ("output_dir", "storage_uri", "stage_dir", "logging_dir", "unfenced")
 _OF_THE_MOMENT = (

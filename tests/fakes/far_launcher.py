@@ -53,6 +53,9 @@ class FarLauncher(LocalLauncher):
         cls.state, cls.fails, cls.silent, cls.lost = "ended", False, False, None
         cls.while_starting = staticmethod(lambda _request: None)
 
+    def plan(self, request: LaunchRequest) -> str:
+        return " ".join(request.command)
+
     def price(self, request: LaunchRequest) -> Price | None:
         return Price(per_hour=0.42, on_demand_per_hour=1.2)
 

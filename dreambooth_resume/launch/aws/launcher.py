@@ -38,6 +38,7 @@ class AwsLauncher:
     shares_folders = False
     needs_package = True
     owns_machine = True
+    evaluates = False
 
     def __init__(self, settings: AwsSettings) -> None:
         self.settings = settings

@@ -39,6 +39,7 @@ class HfJobsLauncher:
     needs_package = True
     # A job's machine goes with the job.
     owns_machine = False
+    evaluates = False
 
     def __init__(self, settings: HfJobsSettings) -> None:
         self.settings = settings

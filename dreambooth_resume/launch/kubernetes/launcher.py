@@ -37,6 +37,7 @@ class KubernetesLauncher:
     needs_package = False
     # A pod goes when it ends; the node is the cluster's.
     owns_machine = False
+    evaluates = True
 
     def __init__(self, settings: KubernetesSettings) -> None:
         self.settings = settings

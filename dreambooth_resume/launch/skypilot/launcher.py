@@ -49,6 +49,7 @@ class SkyPilotLauncher:
     needs_package = True
     # SkyPilot gives a machine back by itself whenever its job is over.
     owns_machine = False
+    evaluates = True
 
     def __init__(self, settings: SkyPilotSettings) -> None:
         self.settings = settings

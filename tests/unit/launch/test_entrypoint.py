@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth_resume.launch.entrypoint import Supervised, Supervisor
+from dreambooth_resume.launch.work import Evaluation, Training, Work
 from dreambooth_resume.preemption.metadata import MetadataTrouble
 from dreambooth_resume.runs.notes import read_notes
 from dreambooth_resume.runs.notice import Notice
@@ -69,6 +70,7 @@ class Bench:
         codes: Sequence[int],
         *,
         words: tuple[str, ...] = (),
+        work: Work | None = None,
         sources: Sequence[Said] = (),
         boot: str = "boot",
         limit_seconds: float | None = None,
@@ -78,7 +80,7 @@ class Bench:
         run = Supervised(
             home="home",
             storage=self.storage,
-            words=words,
+            work=work or Training(words=words),
             launch_id="launch",
             boot_id=boot,
             sources=sources,
@@ -194,14 +196,38 @@ def test_before_the_platforms_limit_nothing_is_started_that_has_no_time(bench: B
     assert "--deadline" not in bench.starts[0], "the training knows that limit by itself"
 
 
+def scored(bench: Bench, pictures: int) -> None:
+    for place in range(pictures):
+        bench.storage.write(f"eval/{'0' * 16}/checkpoint-2/{place:04d}.json", [b"{}"])
+
+
+def test_an_evaluation_is_started_again_with_its_own_words_by_the_same_rule(bench: Bench) -> None:
+    attempt = begin(bench.storage)
+    attempt.commit(1)
+    attempt.commit(2)
+    scored(bench, 5)
+    work = Evaluation(words=("home", "--steps=all"))
+    assert bench.supervise([75, -9, -9, -9, 0], work=work) == 78
+    assert bench.starts == [["eval", "home", "--steps=all"]] * 4, "nor does it go back in the run"
+    assert bench.told[-1].startswith("Not started again: 3 crashes on this machine with the evaluation at picture 5")
+    assert read_notes(bench.storage, "exit")[0].text.startswith("killed by signal 9 after picture 5 was saved")
+
+
+def test_an_evaluation_that_gets_further_between_its_crashes_is_not_poisoned(bench: Bench) -> None:
+    bench.supervise([70, 70, 76], work=Evaluation(words=("home",)))
+    scored(bench, 1)
+    assert bench.supervise([70, 70, 0], work=Evaluation(words=("home",))) == 0
+
+
 SUPERVISED = """
 import sys
 from dreambooth_resume.launch.entrypoint import Signals, Supervised, Supervisor
+from dreambooth_resume.launch.work import Training
 from tests.fakes.memory_storage import MemoryStorage
 signals = Signals()
 signals.install()
-run = Supervised(home="home", storage=MemoryStorage(), words=(), launch_id="x", boot_id="b", sources=(), tell=print,
-                 program=(sys.executable, sys.argv[1]))
+run = Supervised(home="home", storage=MemoryStorage(), work=Training(words=()), launch_id="x", boot_id="b",
+                 sources=(), tell=print, program=(sys.executable, sys.argv[1]))
 sys.exit(Supervisor(run=run, signals=signals).supervise())
 """
 TRAINER = """

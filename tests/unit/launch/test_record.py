@@ -7,7 +7,7 @@ import pytest
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.launch.base import Job
 from dreambooth_resume.launch.record import forget_launch, read_launch, read_launches, write_launch, write_started
-from dreambooth_resume.runs.notes import post_note
+from dreambooth_resume.runs.notes import post_note, read_notes
 from tests.fakes.memory_storage import MemoryStorage
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -39,6 +39,22 @@ def test_a_launch_that_was_taken_back_is_gone() -> None:
     assert read_launches(storage) == ()
     with pytest.raises(BadInput, match="no such launch"):
         read_launch(storage, ID)
+
+
+def test_an_evaluation_is_no_launch_of_the_training() -> None:
+    storage, other = MemoryStorage(), "f" * 32
+    written(storage)
+    write_launch(storage, other, launcher="slurm", settings={}, words=("--steps=all",), version="1", purpose="eval")
+    write_started(storage, other, launcher="slurm", job=Job(name="Slurm job 7"))
+    assert [launch.id for launch in read_launches(storage)] == [ID]
+    (evaluation,) = read_launches(storage, "eval")
+    assert (evaluation.id, evaluation.purpose, evaluation.words) == (other, "eval", ("--steps=all",))
+    assert evaluation.job == Job(name="Slurm job 7")
+    assert [read_launch(storage, one).purpose for one in (ID, other)] == ["train", "eval"]
+    # An earlier release looks for notes of this kind, and must not take the evaluation for the training either.
+    assert [note.nonce for note in read_notes(storage, "launch")] == [ID]
+    forget_launch(storage, other, purpose="eval")
+    assert read_launches(storage, "eval") == ()
 
 
 def test_what_other_programs_left_among_the_notes_is_passed_over() -> None:
