@@ -7,11 +7,13 @@ its end; the next supervisor of the home waits for that like any second start.
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Literal
@@ -39,8 +41,13 @@ from dreambooth_resume.storage.base import Storage
 
 DBR = (sys.executable, "-m", "dreambooth_resume")
 """This very program, by the Python that runs it."""
+BY_HAND = "by hand"
+"""In place of a launch's number where nobody launched it."""
+_LAUNCH_VARIABLE = "DBR_LAUNCH"
+"""By which what is started here knows whose it is."""
 _LOOK_SECONDS = 0.5
 _HOLD_LOOK_SECONDS = 5.0
+_LAUNCH_ID = re.compile(r"[0-9a-f]{32}")
 _LOOKS_AT_A_SOURCE = 3
 _ENDING_TAIL_CHARACTERS = 300
 
@@ -158,7 +165,7 @@ class Supervisor:
         child = subprocess.Popen(
             [*self.run.program, *words],
             stdin=subprocess.DEVNULL,
-            env=self.run.environment,
+            env=_with_launch(self.run.environment or os.environ, self.run.launch_id),
             pass_fds=self.run.pass_descriptors,
             # A terminal's Ctrl-C reaches a whole group: the training is to hear of it once, from us.
             process_group=0,
@@ -260,6 +267,17 @@ class Supervisor:
         with contextlib.suppress(DbrError):
             facts: dict[str, JsonValue] = {"launch": self.run.launch_id, "boot_id": self.run.boot_id, **values}
             post_note(self.run.storage, "exit", text, values=facts)
+
+
+def launch_here(environment: Mapping[str, str]) -> str | None:
+    """The number of the launch whose supervisor started this process; None where no launch has."""
+    launch_id = environment.get(_LAUNCH_VARIABLE, "")
+    return launch_id if _LAUNCH_ID.fullmatch(launch_id) else None
+
+
+def _with_launch(environment: Mapping[str, str], launch_id: str) -> dict[str, str]:
+    # Of a supervisor that was started by hand, be it within a launched job, too: the last one counts.
+    return {**environment, _LAUNCH_VARIABLE: launch_id}
 
 
 def _kept(going_back: tuple[str, ...], log: Log) -> tuple[str, ...]:

@@ -76,6 +76,7 @@ class Wish:
     not_exact_because: tuple[str, ...] = ()
     price: Price | None = None
     job: PlatformJob | None = None
+    launch: str | None = None
 
     @property
     def going_back(self) -> str | None:
@@ -286,6 +287,7 @@ def _adopt_entry(log: Log, target: CheckpointRef | None, going_back: str | None,
         not_exact_because=wish.not_exact_because,
         price=wish.price,
         job=wish.job,
+        launch=wish.launch,
         changes=wish.changes,
     )
     before = log.last.state if log.last else RunState(step=0, max_train_steps=0, live=(), lineage=(), totals=Totals())

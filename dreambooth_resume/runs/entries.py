@@ -191,6 +191,8 @@ class Adopt(Record):
     """Of this attempt's machine; None: not known."""
     job: PlatformJob | None = None
     """What the attempt's process ran in; None where no platform says so."""
+    launch: str | None = None
+    """The number of the launch whose supervisor started it; None: started by hand, or by an earlier release."""
     changes: tuple[ChangedOption, ...] = ()
     """Options that hold otherwise from here on; `state.changed_options` repeats the values for later entries."""
 

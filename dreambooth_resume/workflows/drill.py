@@ -88,6 +88,13 @@ def find_target(storage: Storage) -> Target:
             f"dbr has no rehearsal on {found.launch.launcher}", where=found.launch.job.name,
             fix="interrupt it by the platform's own means, and look at it with: dbr history " + home,
         )  # fmt: skip
+    if _launch_of(storage, summary.attempt) != found.launch.id:
+        # Interrupted, a training that was started by hand beside an old launch would be gone for good.
+        raise BadInput(
+            f"attempt {summary.attempt} was not started by the newest launch, so nobody may start it again",
+            where=found.launch.job.name,
+            fix=f"dbr stop {home}, then dbr resume {home}: what it launches can be rehearsed with",
+        )
     return Target(
         launcher=found.launch.launcher,
         job=found.launch.job,
@@ -96,6 +103,12 @@ def find_target(storage: Storage) -> Target:
         process=summary.process,
         step=summary.step,
     )
+
+
+def _launch_of(storage: Storage, attempt: int) -> str | None:
+    """The number of the launch that started this attempt, as its adopt says."""
+    adopts = [entry.body for entry in read_log(storage).entries if entry.attempt == attempt]
+    return next((one.launch for one in adopts if isinstance(one, Adopt)), None)
 
 
 @dataclass(kw_only=True)

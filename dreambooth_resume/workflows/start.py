@@ -19,6 +19,7 @@ from dreambooth_resume.data.fingerprint import dataset_fingerprint
 from dreambooth_resume.data.inputs import store_inputs
 from dreambooth_resume.data.plan import skipping
 from dreambooth_resume.errors import BadInput, ComeBack, NonFinite
+from dreambooth_resume.launch.entrypoint import launch_here
 from dreambooth_resume.preemption.slurm import job_here
 from dreambooth_resume.preemption.watcher import Watcher
 from dreambooth_resume.runs.adoption import LATEST, Adoption, Wish, take_over
@@ -285,6 +286,7 @@ def _wish(checked: Checked, assignment: Assignment, *, not_exact_because: tuple[
         not_exact_because=not_exact_because,
         price=price,
         job=job_here(os.environ),
+        launch=launch_here(os.environ),
     )
 
 

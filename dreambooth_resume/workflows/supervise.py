@@ -13,7 +13,7 @@ from typing import cast
 from dreambooth_resume.config.load import GivenOptions, parse_train
 from dreambooth_resume.errors import ComeBack, DbrError, StoppedOnPurpose
 from dreambooth_resume.launch.base import JobStatus, MachineEnd
-from dreambooth_resume.launch.entrypoint import DBR, Signals, Supervised, Supervisor
+from dreambooth_resume.launch.entrypoint import BY_HAND, DBR, Signals, Supervised, Supervisor
 from dreambooth_resume.launch.launchers import launcher_named
 from dreambooth_resume.launch.local import say_state
 from dreambooth_resume.launch.output import OutputCopy
@@ -33,8 +33,6 @@ from dreambooth_resume.workflows.home import find_place, open_home
 from dreambooth_resume.workflows.notify import announcing
 from dreambooth_resume.workflows.typed import home_words, s3_words
 
-BY_HAND = "by hand"
-"""In place of a launch's number where nobody launched it."""
 _OF_AN_EVALUATION = ("--notify", "none", "--num_processes", "1")
 """Who waits for the training hears nothing of it, and it computes on one GPU."""
 

@@ -75,9 +75,10 @@ def record_run(storage: Storage) -> None:
     )
 
 
-def hold(storage: Storage, process: Process) -> LogWriter:
+def hold(storage: Storage, process: Process, *, launch: str | None = None) -> LogWriter:
     """Let `process` take the run over, from its newest checkpoint."""
-    adopted = take_over(storage, Wish(max_train_steps=10), load=lambda _ref: None, process=process, patience=TAKE_OVER)
+    wish = Wish(max_train_steps=10, launch=launch)
+    adopted = take_over(storage, wish, load=lambda _ref: None, process=process, patience=TAKE_OVER)
     assert isinstance(adopted, Adoption)
     return adopted.writer
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_resume.launch.entrypoint import Supervised, Supervisor
+from dreambooth_resume.launch.entrypoint import BY_HAND, Supervised, Supervisor, launch_here
 from dreambooth_resume.launch.work import Evaluation, Training, Work
 from dreambooth_resume.preemption.metadata import MetadataTrouble
 from dreambooth_resume.runs.notes import read_notes
@@ -194,6 +194,24 @@ def test_before_the_platforms_limit_nothing_is_started_that_has_no_time(bench: B
     assert bench.supervise([75] * 20, limit_seconds=30.0) == 75
     assert len(bench.left) > 10
     assert "--deadline" not in bench.starts[0], "the training knows that limit by itself"
+
+
+def test_what_is_started_knows_its_launch_and_no_other_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBR_LAUNCH", "a" * 32)
+    seen = tmp_path / "seen"
+    (tmp_path / "program.py").write_text(f"import os; open({str(seen)!r}, 'a').write(os.environ['DBR_LAUNCH'] + ' ')")
+    for launch_id in ("b" * 32, BY_HAND):
+        run = Supervised(
+            home="home", storage=MemoryStorage(), work=Training(words=()), launch_id=launch_id, boot_id="boot",
+            sources=(), tell=print, program=(sys.executable, str(tmp_path / "program.py")),
+        )  # fmt: skip
+        assert Supervisor(run=run).supervise() == 0
+    launched, by_hand = seen.read_text().split(" ", 1)
+    assert launch_here({"DBR_LAUNCH": launched}) == "b" * 32
+    assert launch_here({"DBR_LAUNCH": by_hand.strip()}) is None, "also within a launched job"
+    assert launch_here({}) is None
 
 
 def scored(bench: Bench, pictures: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from dreambooth_resume.cli import drill as command
 from dreambooth_resume.cli.main import main
@@ -24,6 +25,8 @@ from tests.fakes.toy_run import Attempt, begin, machine, state_of
 from tests.fakes.watched_run import beat, dead_process, hold, record_run
 
 pytestmark = pytest.mark.quick
+
+LAUNCH = "a" * 32
 
 
 class Script:
@@ -123,14 +126,16 @@ def held(home: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A run that this process trains."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     record_run(home)
-    writer = hold(home, this_process())
+    writer = hold(home, this_process(), launch=LAUNCH)
     beat(home, 1, step=3, process=this_process())
     return writer
 
 
-def launched(home: LocalStorage, launcher: str, settings: dict[str, object] | None = None) -> None:
-    write_launch(home, "a" * 32, launcher=launcher, settings=settings or {}, words=(), version="1")  # type: ignore[arg-type]
-    write_started(home, "a" * 32, launcher=launcher, job=Job(name="the job"))
+def launched(
+    home: LocalStorage, launcher: str, settings: dict[str, JsonValue] | None = None, *, launch_id: str = LAUNCH
+) -> None:
+    write_launch(home, launch_id, launcher=launcher, settings=settings or {}, words=(), version="1")
+    write_started(home, launch_id, launcher=launcher, job=Job(name="the job"))
 
 
 def test_where_nothing_trains_it_is_refused(home: LocalStorage, first: Attempt) -> None:
@@ -142,6 +147,20 @@ def test_where_nothing_trains_it_is_refused(home: LocalStorage, first: Attempt) 
 def test_what_was_not_launched_is_refused(home: LocalStorage, held: LogWriter) -> None:
     with pytest.raises(BadInput, match="was not launched, so nobody would start it again"):
         find_target(home)
+
+
+@pytest.mark.parametrize("launcher", ["local", "slurm"])
+@pytest.mark.parametrize("launch", [None, "b" * 32], ids=["by hand", "by an older launch"])
+def test_a_training_that_the_newest_launch_did_not_start_is_left_alone(
+    launch: str | None, launcher: str, home: LocalStorage, first: Attempt
+) -> None:
+    process = this_process()
+    writer = hold(home, process, launch=launch)
+    beat(home, writer.attempt, step=3, process=process)
+    launched(home, launcher)
+    with pytest.raises(BadInput, match="attempt 2 was not started by the newest launch") as refused:
+        find_target(home)
+    assert "dbr stop" in (refused.value.fix or "")
 
 
 def test_a_launcher_without_a_rehearsal_is_refused(home: LocalStorage, held: LogWriter) -> None:
@@ -167,9 +186,9 @@ def test_it_asks_first_and_does_nothing_unasked(
 def test_the_local_launcher_interrupts_nothing_that_nobody_would_start_again(
     home: LocalStorage, held: LogWriter, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_launch(home, "a" * 32, launcher="local", settings={}, words=(), version="1")
-    gone = Job(name="pid 1", values={"launch": "a" * 32, "process": dead_process().model_dump_json()})
-    write_started(home, "a" * 32, launcher="local", job=gone)
+    write_launch(home, LAUNCH, launcher="local", settings={}, words=(), version="1")
+    gone = Job(name="pid 1", values={"launch": LAUNCH, "process": dead_process().model_dump_json()})
+    write_started(home, LAUNCH, launcher="local", job=gone)
     assert main(["drill", str(home.root), "--yes", "--json"]) == 2
     assert "its supervisor is gone, so nobody would start it again" in capsys.readouterr().err
     assert json.loads((home.root / "status" / "0001.json").read_text())["phase"] == "training"
