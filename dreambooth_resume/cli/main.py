@@ -65,7 +65,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("dreambooth_resume.cli.demo:run", "train a tiny model, kill it three times, compare the bytes"),
 }
 
-_THREADS_LEFT_BEHIND = ("dbr-tracker", "dbr-mirror")
+_THREADS_LEFT_BEHIND = ("dbr-tracker", "dbr-mirror", "dbr-doctor")
 _EXIT_CODES = """\
 exit codes
   0 finished               75 come back: the same command goes on     78 refused to go on: damaged
@@ -95,7 +95,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _leave(code: int) -> int:
-    """`code`, or the end at once if a tracker, the Hub or a process that was killed hangs: it would be waited for."""
+    """`code`, or the end at once if a tracker, the Hub, a store or a process that was killed hangs.
+
+    It would be waited for.
+    """
     if _has_left_something_behind():
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()

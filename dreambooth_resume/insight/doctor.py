@@ -38,19 +38,24 @@ LATER = Finding(
 """Where there is no base model on this machine yet."""
 
 
-def judge_clock(ahead_seconds: float | None) -> list[Finding]:
-    """This machine's clock against the storage's."""
+def judge_clock(ahead_seconds: float | None, *, is_signed_with: bool) -> list[Finding]:
+    """This machine's clock against the storage's. `is_signed_with`: the storage refuses who is too far off.
+
+    In a folder nothing is decided by it, but other machines judge by the age of a heartbeat whether a run lives.
+    """
     if ahead_seconds is None:
         return []
     off, side = abs(ahead_seconds), "ahead" if ahead_seconds > 0 else "behind"
     fix = "sudo timedatectl set-ntp true"
-    if off >= _CLOCK_FATAL_SECONDS:
+    if off >= _CLOCK_FATAL_SECONDS and is_signed_with:
         what = (
             f"this machine's clock is {off:,.0f} s {side} of the storage's, which soon refuses what is signed with it"
         )
         return [Finding(severity="fatal", about="clock", what=what, fix=fix)]
     if off >= _CLOCK_WARNING_SECONDS:
-        what = f"this machine's clock is {off:.0f} s {side} of the storage's"
+        what = f"this machine's clock is {off:,.0f} s {side} of the storage's"
+        if not is_signed_with:
+            what += ": on other machines dbr status may be wrong about whether the run lives"
         return [Finding(severity="warning", about="clock", what=what, fix=fix)]
     return [Finding(severity="fine", about="clock", what=f"within {max(1.0, off):.0f} s of the storage's")]
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 from dreambooth_resume.errors import AccessDenied, BadInput, KeyNotFound, OutcomeUnknown, StorageUnavailable
 from dreambooth_resume.storage.base import Body, SinkKind, StoredDigest, StoredObject
 from dreambooth_resume.storage.compare import Compared
+from dreambooth_resume.storage.probe import PROBE_PREFIX
 from dreambooth_resume.storage.same_folder import SameFolder
 
 TEMPORARY = ".tmp"
@@ -223,6 +224,18 @@ class LocalStorage:
                 is_ours = owner >= self._owner if owner != "x" else not _is_forgotten(left)
                 if not is_ours:
                     _remove(Path(left.path))
+
+    def clock_ahead_seconds(self) -> float:
+        """By how much this machine's clock is ahead of the file server's; of a disk in this machine, by nothing."""
+        key = f"{PROBE_PREFIX}{uuid.uuid4().hex}.json"
+        try:
+            before = time.time()
+            self.write(key, [b"{}"])
+            between = (before + time.time()) / 2
+            with self._reading(f"look at {self.root / key}"):
+                return between - _body(self._path(key)).stat().st_mtime
+        finally:
+            self.delete(key)
 
     def free_bytes(self) -> int | None:
         with _translated(f"look at {self.root}"):

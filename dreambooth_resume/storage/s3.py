@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from dreambooth_resume.errors import AccessDenied, BadInput, KeyNotFound, OutcomeUnknown, StorageUnavailable
+from dreambooth_resume.storage.access import PermissionMissing
 from dreambooth_resume.storage.base import Body, SinkKind, StoredDigest, StoredObject
 from dreambooth_resume.storage.compare import Compared
 from dreambooth_resume.storage.probe import PROBE_PREFIX
@@ -182,6 +183,23 @@ class S3Storage:
             return time.time() - parsedate_to_datetime(date).timestamp() - 0.5
         except (TypeError, ValueError):
             return None
+
+    def missing_to_tidy(self) -> tuple[PermissionMissing, ...]:
+        """The permissions that `claim` would miss. Nothing is made for it: an upload is ended that never was."""
+        key = f"{PROBE_PREFIX}{uuid.uuid4().hex}.json"
+        never_was = {**self._requests.name(key), "UploadId": uuid.uuid4().hex}
+        missing: list[PermissionMissing] = []
+        for ask in (
+            lambda: list(self._unfinished()),
+            lambda: self._requests.ask("abort_multipart_upload", key, never_was, repeat=False),
+        ):
+            try:
+                ask()
+            except PermissionMissing as error:
+                missing.append(error)
+            except (StorageUnavailable, KeyNotFound):
+                continue  # there is no such upload: we may end one
+        return tuple(missing)
 
     def free_bytes(self) -> int | None:
         return None

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreambooth_resume.config.change_policy import refuse_if_refused
@@ -24,12 +22,7 @@ from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.config.values import checked
 from dreambooth_resume.data.inputs import INPUTS_LIST
 from dreambooth_resume.errors import BadInput, DbrError
-from dreambooth_resume.insight.doctor import (
-    LATER,
-    judge_clock,
-    judge_notices,
-    judge_room,
-)
+from dreambooth_resume.insight.doctor import LATER, judge_notices, judge_room
 from dreambooth_resume.insight.findings import Diagnosis, Finding, of_error, sorted_findings
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HubUnreachable
@@ -37,12 +30,20 @@ from dreambooth_resume.models.hub_look import LookingHub
 from dreambooth_resume.models.hub_upload import HubUpload, check_repository_name, repository_name
 from dreambooth_resume.models.source import resolve_source
 from dreambooth_resume.preemption.sources import AUTO, NONE, AutoSource, cloud_source
-from dreambooth_resume.storage.access import PermissionsMissing, check_access
-from dreambooth_resume.storage.probe import probe
-from dreambooth_resume.storage.s3 import S3Storage
+from dreambooth_resume.workflows.checks import (
+    Answer,
+    Check,
+    Limit,
+    NoAnswer,
+    Running,
+    findings_of,
+    no_answer,
+    side_by_side,
+)
 from dreambooth_resume.workflows.data_check import check_data
 from dreambooth_resume.workflows.estimate import find_model, workload_of
 from dreambooth_resume.workflows.home import Home, Place, find_place, open_home, refuse_half_a_fork
+from dreambooth_resume.workflows.look_at_home import as_it_was, look_at_home
 from dreambooth_resume.workflows.machine import judge_here
 from dreambooth_resume.workflows.packages import refuse_missing_packages
 from dreambooth_resume.workflows.preflight import Options, check_start, choose_options
@@ -52,10 +53,8 @@ from dreambooth_resume.workflows.sources import is_at_hand, source_name
 from dreambooth_resume.workflows.trackers import check_trackers
 from dreambooth_resume.workflows.trial import try_out, write_and_read_back
 
-PATIENCE_SECONDS = 17.0
-"""For all checks together, which run side by side; what has not answered by then is a finding itself."""
-
-Check = Callable[[], list[Finding]]
+PATIENCE_SECONDS = 16.0
+"""For all checks together; with the start of the program and what is said at the end they take less than 20."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +71,6 @@ class _Asked:
         return self.options.train
 
 
-@dataclass(slots=True)
-class _Running:
-    """A check on a thread of its own, which does not keep the process from ending."""
-
-    about: str
-    thread: threading.Thread
-    findings: list[Finding] = field(default_factory=list)
-    bug: Exception | None = None
-
-
 def examine(
     given: GivenOptions,
     problems: tuple[BadInput, ...] = (),
@@ -94,60 +83,78 @@ def examine(
     `deep`: if nothing is fatal, real steps and a checkpoint there and back, for as long as that takes. Raises nothing
     that a run would: that is a finding. Nothing is left behind.
     """
-    started = time.monotonic()
+    limit = Limit(seconds=patience_seconds, began_monotonic_s=time.monotonic())
     found = [of_error("options", problem) for problem in problems]
     with scratch_folder() as scratch:
-        place, first = _place(given)
-        found += first
-        asked = _asked(given, place, scratch, found) if place is not None else None
-        if place is not None:
-            until = started + patience_seconds
-            probed = place if place.is_remote else find_place(given)
-            home: dict[str, Check] = {"home": lambda: _home(probed, unfenced=bool(given.value("unfenced")))}
-            others = _checks(asked) if asked is not None else {}
-            # A folder is probed first, by a storage of its own: made and removed, it would have vanished to others.
-            for checks in [home | others] if place.is_remote else [home, others]:
-                found += _side_by_side(checks, until=until)
+        asked = _look(given, scratch, limit, found)
         if deep and asked is not None and not any(finding.severity == "fatal" for finding in found):
             found += _deep(asked)
     if not problems and asked is not None and not any(finding.about == "options" for finding in found):
         found.append(Finding(severity="fine", about="options", what="known, and none contradicts another"))
-    return Diagnosis(findings=sorted_findings(found), seconds=round(time.monotonic() - started, 2))
+    return Diagnosis(findings=sorted_findings(found), seconds=round(time.monotonic() - limit.began_monotonic_s, 2))
 
 
-def _place(given: GivenOptions) -> tuple[Place | None, list[Finding]]:
+def _look(given: GivenOptions, scratch: Path, limit: Limit, found: list[Finding]) -> _Asked | None:
+    """Run all checks, and add what they find; None where there are no options that a start could have.
+
+    Nothing is asked on this thread, not even where a folder lies: a server that has gone holds up whoever looks.
+    """
+    places = _in_time(Running("home", lambda: _places(given)), limit, found)
+    if places is None:
+        return None
+    place, probed = places
+    home: dict[str, Check] = {"home": lambda: look_at_home(probed, unfenced=bool(given.value("unfenced")))}
+    # A bucket is probed while the home in it is read: it may answer to the one and not to the other.
+    probing = [Running(about, check) for about, check in home.items()] if place.is_remote else []
+    opened = _in_time(Running("home", lambda: _asked(given, place, scratch)), limit, found)
+    asked = None
+    if opened is not None:
+        asked, told = opened
+        found += told
+    if not place.is_remote:
+        # A folder is probed first, by a storage of its own: made and removed, it would have vanished to others.
+        found += side_by_side(home, limit)
+    if asked is not None:
+        found += side_by_side(_checks(asked), limit)
+    for one in probing:
+        found += findings_of(one, limit)
+    return asked
+
+
+def _in_time(running: Running[Answer], limit: Limit, found: list[Finding]) -> Answer | None:
+    """The answer; None, and a finding, where it is a refusal or does not come in time."""
     try:
-        is_one_too_many(os.environ)  # raises for processes on several machines
-        return find_place(given), []
+        return running.answer(limit)
     except DbrError as error:
-        return None, [of_error("home", error)]
+        found.append(of_error(running.about, error))
+    except NoAnswer:
+        found.append(no_answer(running.about, limit))
+    return None
 
 
-def _asked(given: GivenOptions, place: Place, scratch: Path, found: list[Finding]) -> _Asked | None:
-    """The options as this start would have them; None, and a finding, if there can be none."""
-    try:
-        # What is fetched of a home in a bucket, only to be looked at, goes to the scratch folder.
-        home = open_home(replace(place, stage=scratch) if place.is_remote else place)
-        refuse_half_a_fork(home)
-    except DbrError as error:
-        found.append(of_error("home", error))
-        home = None
-    if home is not None and home.record is not None and given.value("resume_from_checkpoint") is None:
+def _places(given: GivenOptions) -> tuple[Place, Place]:
+    """Where the run lives, and the same for the probe. Raises as a start does."""
+    is_one_too_many(os.environ)  # raises for processes on several machines
+    place = find_place(given)
+    return place, place if place.is_remote else find_place(given)
+
+
+def _asked(given: GivenOptions, place: Place, scratch: Path) -> tuple[_Asked | None, list[Finding]]:
+    """The options as this start would have them; None if there can be none, and what was found on the way."""
+    # What is fetched of a home in a bucket, only to be looked at, goes to the scratch folder.
+    home = open_home(replace(place, stage=scratch) if place.is_remote else place)
+    refuse_half_a_fork(home)
+    if home.record is not None and given.value("resume_from_checkpoint") is None:
         latest = checked(OPTIONS["resume_from_checkpoint"], "latest", where="--resume")
         given = replace(given, values={**given.values, "resume_from_checkpoint": latest})
     try:
-        if home is None:
-            return None
         options = choose_options(home, given)
         refuse_if_refused(options.changes)
         processes_for(home, options.train.machine.num_processes, options.sources, tell=lambda _text: None)
     except DbrError as error:
-        found.append(of_error("options", error))
-        return None
-    found += [
-        Finding(severity="warning", about="options", what=told) for told in remarks(options.train, options.sources)
-    ]
-    return _Asked(given=given, home=home, options=options, scratch=scratch)
+        return None, [of_error("options", error)]
+    told = [Finding(severity="warning", about="options", what=one) for one in remarks(options.train, options.sources)]
+    return _Asked(given=given, home=home, options=options, scratch=scratch), told
 
 
 def _checks(asked: _Asked) -> dict[str, Check]:
@@ -160,35 +167,6 @@ def _checks(asked: _Asked) -> dict[str, Check]:
     }
 
 
-def _side_by_side(checks: dict[str, Check], *, until: float) -> list[Finding]:
-    running = [_start(about, check) for about, check in checks.items()]
-    found: list[Finding] = []
-    for one in running:
-        one.thread.join(max(0.0, until - time.monotonic()))
-        if one.bug is not None:
-            raise one.bug
-        if one.thread.is_alive():
-            what = f"no answer within {PATIENCE_SECONDS:.0f} s"
-            found.append(Finding(severity="warning", about=one.about, what=what, fix="look at the network, then again"))
-        else:
-            found += one.findings
-    return found
-
-
-def _start(about: str, check: Check) -> _Running:
-    def work() -> None:
-        try:
-            running.findings = check()
-        except DbrError as error:
-            running.findings = [of_error(about, error)]
-        except Exception as error:  # noqa: BLE001  the root of a thread: raised again on the caller's
-            running.bug = error
-
-    running = _Running(about, threading.Thread(target=work, name=f"dbr-doctor-{about}", daemon=True))
-    running.thread.start()
-    return running
-
-
 def _deep(asked: _Asked) -> list[Finding]:
     """Real steps, and a checkpoint's bytes in the home itself."""
     try:
@@ -196,7 +174,7 @@ def _deep(asked: _Asked) -> list[Finding]:
         size_bytes = int(workload_of(asked.train, steps=1).state_bytes)
         # Opened anew: of a run that has not begun, the folder that the probe made is gone again.
         place = find_place(asked.given)
-        with _as_it_was(place):
+        with as_it_was(place):
             there_and_back = write_and_read_back(place.storage, size_bytes)
     except DbrError as error:
         return [of_error("real steps", error)]
@@ -208,58 +186,6 @@ def _deep(asked: _Asked) -> list[Finding]:
         Finding(severity="fine", about="real steps", what=what),
         Finding(severity="fine", about="home", what=back, where=where),
     ]
-
-
-def _home(place: Place, *, unfenced: bool) -> list[Finding]:
-    """Put, conditional put, read, list and delete, in the place itself."""
-    storage, where = place.storage, place.storage.describe()
-    began = time.monotonic()
-    try:
-        with _as_it_was(place):
-            if place.is_remote:
-                check_access(storage)
-            fencing = probe(storage, allow_unfenced=unfenced)
-    except PermissionsMissing as error:
-        return [
-            Finding(
-                severity="fatal",
-                about="home",
-                what=f"{one.permission} is missing",
-                where=where,
-                fix=f"a policy statement that grants it: {one.grant}",
-            )
-            for one in error.missing
-        ]
-    took = time.monotonic() - began
-    what = f"put, read, list and delete work, in {took:.1f} s; {fencing}"
-    found = [Finding(severity="fine", about="home", what=what, where=where)]
-    if isinstance(storage, S3Storage):
-        found += judge_clock(storage.clock_ahead_seconds())
-    return found
-
-
-@contextmanager
-def _as_it_was(place: Place) -> Iterator[None]:
-    """The folders that a run which has not begun has no need of are gone again at the end."""
-    home = Path(place.storage.describe())
-    missing = [] if place.is_remote else [folder for folder in [home, *home.parents] if not folder.exists()]
-    try:
-        yield
-    finally:
-        if missing:
-            _remove_empty(home)
-        for above in missing[1:]:
-            if above.is_dir() and not any(above.iterdir()):
-                above.rmdir()
-
-
-def _remove_empty(folder: Path) -> None:
-    """What is empty in a folder, and the folder itself."""
-    for inner in sorted(folder.rglob("*"), reverse=True):
-        if inner.is_dir() and not any(inner.iterdir()):
-            inner.rmdir()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def _packages(asked: _Asked) -> list[Finding]:

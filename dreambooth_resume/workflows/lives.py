@@ -14,6 +14,7 @@ from typing import Protocol
 
 from dreambooth_resume.errors import ComeBack, DbrError
 from dreambooth_resume.training.progress import Reporter
+from dreambooth_resume.workflows.held_signals import signals_held_back
 from dreambooth_resume.workflows.stretch import Cut, Stretch
 
 _PROGRAM = (sys.executable, "-m", "dreambooth_resume.cli.stretch")
@@ -78,11 +79,14 @@ def live(spawn: Spawn, stretch: Stretch, *, name: str, output: Path, base_step: 
     file.write_text(stretch.model_dump_json())
     output.touch()
     reporter.phase(f"{name}: starting", 0, 1)
-    child = spawn([str(file)], output)
+    child: Child | None = None
     try:
+        with signals_held_back():
+            child = spawn([str(file)], output)
         code = _watch(child, output, name, stretch.until_step, reporter)
     finally:
-        child.kill()
+        if child is not None:
+            child.kill()
     steps = _steps(output)
     life = Life(
         began_step=steps[0] - 1 if steps else base_step,

@@ -25,6 +25,7 @@ from dreambooth_resume.insight.happened import what_happened
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.probe import PROBE_PREFIX
+from dreambooth_resume.workflows.held_signals import signals_held_back
 
 STEPS = 4
 _PATIENCE_SECONDS = 1800.0
@@ -115,22 +116,24 @@ def _values(options: TrainOptions, home: Path) -> Mapping[str, object]:
 def _train(config: Path, steps: int) -> None:
     """One attempt, in a session of its own, which ends with this one however that ends."""
     words = ["train", "--config", str(config), "--resume", "latest", "--max_train_steps", str(steps)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dreambooth_resume", *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process: subprocess.Popen[str] | None = None
     try:
+        with signals_held_back():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dreambooth_resume", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         output, _ = process.communicate(timeout=_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         raise RefusedToGoOn(
             f"Five steps took more than {_PATIENCE_SECONDS / 60:.0f} min. On a machine with a GPU they take seconds."
         ) from None
     finally:
-        if process.poll() is None:
+        if process is not None and process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

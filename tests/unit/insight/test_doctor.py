@@ -52,14 +52,14 @@ SMALL = ("--mixed_precision", "bf16", "--gradient_checkpointing", "--train_batch
     ],
 )
 def test_a_wrong_clock_is_named_with_its_side(ahead: float, severity: str, told: str) -> None:
-    (found,) = judge_clock(ahead)
+    (found,) = judge_clock(ahead, is_signed_with=True)
     assert found.severity == severity
     assert told in found.what
     assert (found.fix != "") == (severity != "fine")
 
 
 def test_a_storage_that_tells_no_time_says_nothing() -> None:
-    assert judge_clock(None) == []
+    assert judge_clock(None, is_signed_with=True) == []
 
 
 @pytest.mark.parametrize(

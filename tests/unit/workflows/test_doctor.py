@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +17,17 @@ import huggingface_hub.constants
 import pytest
 from PIL import Image
 
-from dreambooth_resume.cli.main import main
+from dreambooth_resume.cli.main import _THREADS_LEFT_BEHIND, main
 from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.insight.findings import Diagnosis
 from dreambooth_resume.models.hub_upload import TOKENS_PAGE
 from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.storage.s3 import S3Storage
+from dreambooth_resume.storage.s3_address import S3Settings
+from dreambooth_resume.workflows.checks import THREAD_PREFIX
 from dreambooth_resume.workflows.doctor import examine
+from dreambooth_resume.workflows.home import find_place
+from dreambooth_resume.workflows.look_at_home import look_at_home
 from dreambooth_resume.workflows.scratch import SCRATCH_PREFIX, scratch_folder
 from tests.fakes.fault_proxy import FaultProxy, What, shared_proxy
 from tests.fakes.hub_server import FakeHub, running_hub
@@ -157,14 +164,65 @@ def test_each_missing_permission_is_named(
         assert f'"Action": "{permission}"' in missing
 
 
-def test_no_answer_is_a_finding_and_not_a_wait(words: list[str], proxy: FaultProxy) -> None:
-    gate_seconds = 30.0
-    proxy.add(What.DELAY, "PUT", seconds=gate_seconds, times=None)
+@pytest.fixture
+def gate(proxy: FaultProxy) -> Iterator[threading.Event]:
+    """Set at the end, when whoever still waits for an answer is waited for: none may outlive the test."""
+    gate = threading.Event()
+    yield gate
+    gate.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith(THREAD_PREFIX):
+            thread.join(100.0)
+            assert not thread.is_alive(), thread
+
+
+@pytest.mark.parametrize("verb", ["PUT", "*"], ids=["of writes", "of anything"])
+def test_no_answer_is_a_finding_and_not_a_wait(
+    verb: str, words: list[str], proxy: FaultProxy, gate: threading.Event
+) -> None:
+    proxy.add(What.DELAY, verb, gate=gate, times=None)
     home = shared_server().new_home()
     began = time.monotonic()
-    found = examine(parse_train([*words, "--storage_uri", home, "--s3_endpoint_url", proxy.url]), patience_seconds=3.0)
-    assert "no answer within" in told(found, "warning", "home")
-    assert time.monotonic() - began < gate_seconds
+    found = examine(parse_train([*words, "--storage_uri", home, "--s3_endpoint_url", proxy.url]), patience_seconds=2.0)
+    # The store's own patience is half a minute, and the gate opens behind us.
+    assert found.seconds < 15.0
+    assert time.monotonic() - began < 20.0
+    assert "no answer within 2 s" in told(found, "warning", "home")
+    assert not gate.is_set()
+
+
+def test_what_still_waits_for_an_answer_does_not_keep_the_program_from_ending() -> None:
+    assert THREAD_PREFIX.startswith(_THREADS_LEFT_BEHIND)
+
+
+def test_rights_that_only_tidying_needs_are_worth_a_look_and_asked_for_without_a_trace(
+    words: list[str], proxy: FaultProxy
+) -> None:
+    home = shared_server().new_home()
+    storage = S3Storage(home, S3Settings(endpoint_url=proxy.url))
+    assert storage.missing_to_tidy() == ()
+    proxy.add(What.ANSWER, "LIST", "*checkpoint-", status=403, code="AccessDenied", times=None)
+    # Of the home alone: a start lists checkpoints below the same prefix.
+    place = find_place(parse_train([*words, "--storage_uri", home, "--s3_endpoint_url", proxy.url]))
+    found = Diagnosis(findings=tuple(look_at_home(place, unfenced=False)), seconds=0.0)
+    assert not found.is_fatal
+    assert "s3:ListBucketMultipartUploads is missing" in told(found, "warning", "home")
+    proxy.add(What.ANSWER, "DELETE", status=403, code="AccessDenied", times=None)
+    missing = storage.missing_to_tidy()
+    assert [one.permission for one in missing] == ["s3:ListBucketMultipartUploads", "s3:AbortMultipartUpload"]
+    assert not proxy.requests("POST"), "no upload was begun"
+
+
+def test_the_clock_of_a_file_server_is_compared(
+    words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, before = time.time, everything(folder)
+    assert "within" in told(examine(parse_train(words)), "fine", "clock")
+    monkeypatch.setattr(time, "time", lambda: now() + 4000)
+    found = examine(parse_train(words))
+    assert not found.is_fatal
+    assert re.search(r"this machine's clock is [34],\d{3} s ahead of the storage's", told(found, "warning", "clock"))
+    assert everything(folder) == before
 
 
 @pytest.fixture
