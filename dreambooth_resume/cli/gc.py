@@ -20,8 +20,9 @@ def run(words: list[str]) -> int:
     parser = CommandParser(
         "dbr gc",
         description="Show what lies in a home and is named by nothing: files of checkpoints that were never committed "
-        "or are retired, pictures and cached latents that the run doesn't use. With --yes, delete it, and unfinished "
-        "uploads too. Every start of the run clears checkpoint files by itself.",
+        "or are retired, pictures and cached latents that the run doesn't use, what starts have left that were killed "
+        "days ago. With --yes, delete it, and unfinished uploads too. Every start of the run clears checkpoint "
+        "files by itself.",
         fix="dbr gc HOME to look, dbr gc HOME --yes to delete",
     )
     add_home(parser)

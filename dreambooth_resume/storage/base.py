@@ -20,6 +20,8 @@ class StoredObject:
     size_bytes: int
     version: str = field(default="", compare=False)
     """Another one for every other body, where the store has such: S3's entity tag. Empty: it tells nothing."""
+    modified_at: float | None = field(default=None, compare=False)
+    """When it was written, in seconds since 1970 by the store's own clock. None: it tells nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

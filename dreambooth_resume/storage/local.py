@@ -186,7 +186,8 @@ class LocalStorage:
                 if keys[name].startswith(prefix):
                     # A file may go while we look: it is then simply not there.
                     with contextlib.suppress(FileNotFoundError):
-                        yield StoredObject(key=keys[name], size_bytes=_body(here / name).stat().st_size)
+                        found = _body(here / name).stat()
+                        yield StoredObject(key=keys[name], size_bytes=found.st_size, modified_at=found.st_mtime)
 
     def _holds_keys(self, folder: str) -> bool:
         if (self.root / folder / BODY_IN_FOLDER).is_file():

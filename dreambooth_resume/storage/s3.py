@@ -138,6 +138,7 @@ class S3Storage:
                 key=stored["Key"].removeprefix(home),
                 size_bytes=int(stored["Size"]),
                 version=str(stored.get("ETag", "")).strip('"'),
+                modified_at=stored["LastModified"].timestamp() if "LastModified" in stored else None,
             )
             for page in pages
             for stored in page.get("Contents", [])

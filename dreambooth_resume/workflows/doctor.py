@@ -1,8 +1,8 @@
 """`dbr doctor`: asks for everything that could stop a run later, side by side and with an end; judged in `insight`.
 
 What it leaves if it is killed: at most a key of some bytes below `control/probe-` in the home, as a killed start does,
-which nobody reads and `dbr delete` removes; and a folder `dbr-doctor-PID` among this machine's temporary files, which
-the next `dbr doctor` removes.
+which nobody reads and `dbr gc` removes a day later; and a folder `dbr-doctor-PID` among this machine's temporary files,
+which the next `dbr doctor` removes.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import struct
+import time
+import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +19,12 @@ from dreambooth_resume.runs.entries import Commit
 from dreambooth_resume.runs.home import CHECKPOINT_FILES, checkpoint_folder, checkpoint_name
 from dreambooth_resume.runs.log import Log
 from dreambooth_resume.storage.base import Storage, StoredObject
+from dreambooth_resume.storage.probe import PROBE_PREFIX
 from dreambooth_resume.workflows.holders import Waiting, signs_of_life, take_run, write_command_entry
 from dreambooth_resume.workflows.inventory import PICTURE_LISTS, Inventory, named_pictures, sort_keys
+
+_PROBE_IS_LEFT_SECONDS = 24 * 3600.0
+"""A start needs its probe for seconds, and gives up on a storage after ten minutes."""
 
 OnFile = Callable[[int, int], None]
 """Told how many files are done, of how many."""
@@ -40,15 +46,18 @@ def find_unnamed(
     log: Log,
     *,
     among: Collection[str] | None = None,
+    now_seconds: float | None = None,
     on_file: OnFile = lambda _done, _total: None,
 ) -> list[Unnamed]:
     """What may go, as far as `log` says; `among` these keys, if given.
 
-    Reads each cache entry to see what it was made from.
+    Reads each cache entry to see what it was made from. `now_seconds` is the time by the store's own clock, if known,
+    else this machine's is taken for it.
     """
     inventory = sort_keys(found for found in storage.list() if among is None or found.key in among)
     named = named_pictures(storage)
     found = _checkpoint_files(log, inventory)
+    found += _probes(inventory, now_seconds=time.time() if now_seconds is None else now_seconds)
     if named is not None:
         found += _pictures(named, inventory) + _cached(storage, named, inventory, on_file)
     return found
@@ -73,11 +82,37 @@ def collect_unnamed(
 
 def _delete(storage: Storage, log: Log, agreed: Sequence[Unnamed], on_file: OnFile) -> list[Unnamed]:
     storage.claim(log.highest_attempt + (1 if log.finished is not None else 0))
-    doomed = find_unnamed(storage, log, among={one.key for one in agreed})
+    agreed_keys = {one.key for one in agreed}
+    # Only then is the store's clock asked: another machine's must not make a probe look old that a start uses now.
+    has_probes = any(key.startswith(PROBE_PREFIX) for key in agreed_keys)
+    now_seconds = _now_at(storage) if has_probes else None
+    doomed = find_unnamed(storage, log, among=agreed_keys, now_seconds=now_seconds)
     for done, one in enumerate(doomed, start=1):
         storage.delete(one.key)
         on_file(done, len(doomed))
     return doomed
+
+
+def _now_at(storage: Storage) -> float:
+    """The time by the store's own clock; the beginning of time where it doesn't tell, so that nothing is old."""
+    key = f"{PROBE_PREFIX}{uuid.uuid4().hex}.json"
+    try:
+        storage.write(key, [b"{}"])
+        times = [one.modified_at for one in storage.list(key) if one.key == key]
+    finally:
+        storage.delete(key)
+    return next((one for one in times if one is not None), 0.0)
+
+
+def _probes(inventory: Inventory, *, now_seconds: float) -> list[Unnamed]:
+    """What starts have left that were killed while they looked at the storage. A start that lives needs its own."""
+    return [
+        Unnamed(key=one.key, size_bytes=one.size_bytes, why="of a start that was killed while it tried the storage")
+        for one in inventory.ours["status and curves"]
+        if one.key.startswith(PROBE_PREFIX)
+        and one.modified_at is not None
+        and now_seconds - one.modified_at > _PROBE_IS_LEFT_SECONDS
+    ]
 
 
 def _checkpoint_files(log: Log, inventory: Inventory) -> list[Unnamed]:

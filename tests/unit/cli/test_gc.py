@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,14 @@ from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.summary import summarise
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.storage.s3 import S3Storage
+from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.workflows.gc import Unnamed, collect_unnamed, find_unnamed
 from dreambooth_resume.workflows.holders import Waiting
 from dreambooth_resume.workflows.inventory import take_inventory
 from tests.fakes.faulty_storage import Died, Fault, FaultyStorage
 from tests.fakes.memory_storage import MemoryStorage
+from tests.fakes.s3_server import ENVIRONMENT, shared_server
 from tests.fakes.toy_run import begin, check_finished, check_home, export, run_to_the_end, state_of
 from tests.fakes.watched_run import beat, hold, record_run
 
@@ -90,6 +95,43 @@ def test_exactly_what_nothing_names_goes(finish: bool) -> None:
     if not finish:
         run_to_the_end(storage, limit=2)
     check_finished(storage)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    if request.param == "folder":
+        return LocalStorage(tmp_path / "dog")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return S3Storage(shared_server().new_home(), S3Settings(endpoint_url=shared_server().url))
+
+
+PROBE = f"control/probe-{'5' * 32}.json"
+
+
+def test_a_probe_that_a_start_uses_now_stays_whatever_this_machines_clock_says(
+    home: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_to_the_end(home)
+    home.write(PROBE, [b"{}"])
+    assert find_unnamed(home, read_log(home)) == []
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 2 * 24 * 3600.0)
+    assert [one.key for one in find_unnamed(home, read_log(home))] == [PROBE]
+    assert collect(home) == []
+    assert [one.key for one in home.list("control/")] == [PROBE]
+
+
+def test_a_probe_of_a_start_that_was_killed_days_ago_goes(tmp_path: Path) -> None:
+    home = LocalStorage(tmp_path / "dog")
+    run_to_the_end(home)
+    foreign = "control/probe-mine.json"
+    for key in (PROBE, foreign, PROBE.replace("5", "6")):
+        home.write(key, [b"{}"])
+    for key in (PROBE, foreign):
+        os.utime(home.root / key, (time.time() - 90_000.0,) * 2)
+    assert [one.key for one in collect(home)] == [PROBE]
+    assert [one.key for one in home.list("control/")] == [PROBE.replace("5", "6"), foreign]
 
 
 def test_held_out_pictures_and_their_encodings_stay() -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from dreambooth_resume.cli.main import _THREADS_LEFT_BEHIND, main
 from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.insight.findings import Diagnosis
 from dreambooth_resume.models.hub_upload import TOKENS_PAGE
+from dreambooth_resume.runs.holder import this_process
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
@@ -328,6 +330,23 @@ def test_killed_in_the_middle_it_leaves_what_the_next_one_clears(
     again = "from dreambooth_resume.workflows.scratch import scratch_folder\nwith scratch_folder():\n    pass\n"
     subprocess.run([sys.executable, "-c", again], env=environment, timeout=100, check=True)
     assert list(scratch.iterdir()) == []
+
+
+def test_a_folder_of_another_machine_stays_until_it_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone, elsewhere, unsaid, forgotten = (tmp_path / f"{SCRATCH_PREFIX}4194303-{name}" for name in "abcd")
+    dead = this_process().model_copy(update={"pid": 4194303, "started": "long ago"})
+    for folder, owner in ((gone, dead), (elsewhere, dead.model_copy(update={"boot_id": "of another machine"}))):
+        folder.mkdir()
+        (folder / ".owner.json").write_text(owner.model_dump_json())
+    for folder in (unsaid, forgotten):
+        folder.mkdir()
+    os.utime(forgotten, (time.time() - 8 * 24 * 3600.0,) * 2)
+    with scratch_folder() as mine:
+        assert set(tmp_path.iterdir()) == {elsewhere, unsaid, mine}
+    assert set(tmp_path.iterdir()) == {elsewhere, unsaid}
 
 
 def test_deep_told_to_end_ends_its_training_too(
