@@ -34,5 +34,5 @@ def signals_held_back() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in came:
-            before[signal.Signals(number)](number, None)
+        for late in came:
+            before[signal.Signals(late)](late, None)
