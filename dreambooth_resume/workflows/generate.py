@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 GRID_NAME, LIST_NAME = "grid.png", "pictures.json"
 BASE_LABEL = "base model"
+_TOLD_EVERY_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +111,10 @@ def generate(
         with in_place:
             for number, spec in enumerate(studio.specs):
                 name = f"{checkpoint or 'base'}-{number}.png"
-                tell(f"{checkpoint or BASE_LABEL}: picture {number + 1} of {len(studio.specs)}")
-                (folder / name).write_bytes(studio.paint(spec))
+                told = f"{checkpoint or BASE_LABEL}: picture {number + 1} of {len(studio.specs)}"
+                tell(told)
+                on_step = _now_and_then(tell, told, steps=spec.num_inference_steps)
+                (folder / name).write_bytes(studio.paint(spec, on_step=on_step))
                 made.append(Made(file=folder / name, checkpoint=checkpoint, facts=spec.facts()))
     _write_list_and_grid(folder, made, specs=studio.specs, title=f"{storage.describe()} on {Path(source.name).name}")
     return tuple(made)
@@ -185,9 +190,15 @@ class Studio:
             raise RefusedToGoOn(f"{ref.folder} does not fit this base model: {error}") from error
         yield
 
-    def paint(self, spec: PictureSpec) -> bytes:
-        """The picture as PNG."""
-        png = self.paint_unless(spec, should_stop=lambda: False)
+    def paint(self, spec: PictureSpec, *, on_step: Callable[[int], None]) -> bytes:
+        """The picture as PNG. `on_step` hears of each denoising step before it, counted from 0."""
+        steps = count()
+
+        def hear() -> bool:
+            on_step(next(steps))
+            return False
+
+        png = self.paint_unless(spec, should_stop=hear)
         assert png is not None, "nobody stops it"
         return png
 
@@ -197,6 +208,21 @@ class Studio:
 
         picture = self._easel.paint(spec, should_stop=should_stop)
         return None if picture is None else as_png(picture)
+
+
+def _now_and_then(
+    tell: Callable[[str], None], label: str, *, steps: int, monotonic: Callable[[], float] = time.monotonic
+) -> Callable[[int], None]:
+    """For whoever waits: how many steps are done, every few seconds, so that quick pictures are passed in silence."""
+    told_at = monotonic()
+
+    def on_step(done: int) -> None:
+        nonlocal told_at
+        if monotonic() - told_at >= _TOLD_EVERY_SECONDS:
+            told_at = monotonic()
+            tell(f"{label}, {done} of {steps} steps")
+
+    return on_step
 
 
 def _source(options: TrainOptions, record: RunRecord, base: BaseAt) -> ModelSource:
