@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.ui.commands import Commands
+from dreambooth_resume.ui.errands import Errands
 from dreambooth_resume.ui.guards import Guard
 from dreambooth_resume.ui.homes import Homes
 from dreambooth_resume.ui.open_run import OpenRuns
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 PAGES: dict[str, tuple[str, str]] = {
     "New run": ("/new-run", "dreambooth_resume.ui.new_run_page"),
     "Run": ("/run", "dreambooth_resume.ui.run_page"),
+    "Compare": ("/compare", "dreambooth_resume.ui.compare_page"),
+    "Try it": ("/try", "dreambooth_resume.ui.try_page"),
+    "Doctor": ("/doctor", "dreambooth_resume.ui.doctor_page"),
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 UPLOAD_BYTES_MAX = 200_000_000
@@ -74,6 +78,8 @@ def check(serving: Serving) -> None:
 
 def serve(serving: Serving) -> Page:
     """Start serving and return. Raises BadInput for what `check` refuses and for a port that is taken."""
+    # What is set for the page alone must not reach the commands: a run that it starts may have to ask the Hub.
+    environment = dict(os.environ)
     check(serving)
     from dreambooth_resume.ui.site import Site
 
@@ -81,9 +87,16 @@ def serve(serving: Serving) -> Page:
     os.environ["GRADIO_TEMP_DIR"] = str(served.uploads)
     homes = Homes(serving.places, serving.s3)
     runs = OpenRuns(homes)
-    commands = Commands(on_end=lambda command: _look_again(homes, runs, command.home))
+    commands = Commands(on_end=lambda command: _look_again(homes, runs, command.home), environment=environment)
     site = Site(
-        homes=homes, runs=runs, commands=commands, served=served, s3_words=serving.s3_words, files=serving.files
+        homes=homes,
+        runs=runs,
+        commands=commands,
+        served=served,
+        s3_words=serving.s3_words,
+        files=serving.files,
+        examinations=Errands(environment=environment),
+        paintings=Errands(environment=environment),
     )
     demo = _blocks(site)
     homes.start()
@@ -99,6 +112,8 @@ def serve(serving: Serving) -> Page:
         demo.close(verbose=False)
         homes.close()
         commands.close()
+        for errands in (site.examinations, site.paintings):
+            errands.close()
         served.close()
 
     return Page(url=url, close=close)
@@ -118,11 +133,13 @@ def _blocks(site: Site) -> Any:
     import gradio as gr
 
     from dreambooth_resume.ui import api, runs_page
+    from dreambooth_resume.ui.site import end_with_their_tabs
 
     demo = gr.Blocks(title="dbr", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True)
     with demo:
         runs_page.build(site)
         api.publish(site)
+        end_with_their_tabs(demo, site)
     for name, (path, module) in PAGES.items():
         with demo.route(name, path, show_in_navbar=name not in _HIDDEN):
             import_module(module).build(site)

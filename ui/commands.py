@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -48,7 +48,14 @@ class Command:
 class Commands:
     """Runs them, a few at a time, and remembers the last ones."""
 
-    def __init__(self, *, on_end: Callable[[Command], None] = lambda _command: None) -> None:
+    def __init__(
+        self,
+        *,
+        on_end: Callable[[Command], None] = lambda _command: None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environment` is that of the processes; None: this one's."""
+        self._environment = None if environment is None else dict(environment)
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="dbr-ui-command")
         self._kept: deque[Command] = deque(maxlen=_KEPT)
         self._lock = threading.Lock()
@@ -101,7 +108,7 @@ class Commands:
             return next((one for one in self._kept if one.id == command.id), command)
 
     def _run(self, command: Command) -> None:
-        code, text = _output_of(command.words)
+        code, text = _output_of(command.words, self._environment)
         ended = replace(command, state="done" if code == 0 else "failed", text=text)
         with self._lock:
             for place, one in enumerate(self._kept):
@@ -110,7 +117,7 @@ class Commands:
         self._on_end(ended)
 
 
-def _output_of(words: Sequence[str]) -> tuple[int, str]:
+def _output_of(words: Sequence[str], environment: Mapping[str, str] | None) -> tuple[int, str]:
     """Exit code and what was printed. A session of its own: Ctrl-C in the page's terminal doesn't reach it."""
     try:
         done = subprocess.run(
@@ -120,6 +127,7 @@ def _output_of(words: Sequence[str]) -> tuple[int, str]:
             text=True,
             errors="replace",
             timeout=_TIMEOUT_SECONDS,
+            env=environment,
             start_new_session=True,
             check=False,
         )

@@ -25,7 +25,7 @@ from dreambooth_resume.config.template import EXAMPLES, commented_yaml
 from dreambooth_resume.config.values import checked
 from dreambooth_resume.config.yaml_file import read_yaml
 from dreambooth_resume.errors import BadInput, DbrError
-from dreambooth_resume.launch.launchers import settings_options
+from dreambooth_resume.launch.launchers import settings_options, split_words
 from dreambooth_resume.workflows.launch import plan, prepare
 
 PRESETS = ("8gb", "12gb", "16gb", "24gb", "80gb")
@@ -68,6 +68,8 @@ class Review:
     home: str = ""
     words: tuple[str, ...] = ()
     """Of `dbr`."""
+    train_words: tuple[str, ...] = ()
+    """Those among them that are options of `dbr train`."""
     differs: tuple[tuple[str, str, str], ...] = ()
     """Option, what it would be without, and what it is."""
     yaml: str = ""
@@ -149,7 +151,8 @@ def review(
     try:
         prepared = prepare(where, words)
         shown_plan = plan(prepared)
-        given = parse_train([word for word in words if word.partition("=")[0][2:] in OPTIONS])
+        train_words = split_words(where, words)[1]
+        given = parse_train(train_words)
     except BadInput as error:
         return Review(errors=(_of(error, where),), home=home)
     except DbrError as error:
@@ -157,6 +160,7 @@ def review(
     return Review(
         home=home,
         words=("launch", where, *words),
+        train_words=tuple(train_words),
         differs=tuple(_differs(values, base, {**settings_options(where), **OPTIONS})),
         yaml=commented_yaml(given.values),
         plan=shown_plan,

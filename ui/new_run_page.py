@@ -14,9 +14,12 @@ from dreambooth_resume.config.option import Option
 from dreambooth_resume.config.options.train import SECTIONS
 from dreambooth_resume.config.schema import OPTIONS, section_summary
 from dreambooth_resume.errors import BadInput, DbrError
+from dreambooth_resume.insight.gpus import GPUS
 from dreambooth_resume.launch.launchers import LAUNCHERS, settings_options
-from dreambooth_resume.ui import markup, new_run_parts
+from dreambooth_resume.ui import doctor_parts, markup, new_run_parts
+from dreambooth_resume.ui.doctor_page import TICK_SECONDS, at_rest, begun, followed
 from dreambooth_resume.ui.draft import PRESETS, Review, askable, bounds, launcher_fields, left_to_a_terminal
+from dreambooth_resume.ui.estimate_part import estimated
 from dreambooth_resume.ui.new_run import Wish, begin_run, pictures_of, review_of, test_access
 from dreambooth_resume.ui.places_to_run import launcher_remarks
 from dreambooth_resume.ui.served import small_picture
@@ -39,6 +42,7 @@ class _Form:
     folder: Any
     captions: Any
     preset: Any
+    gpu: Any
     where: Any
     place: Any
     name: Any
@@ -47,7 +51,7 @@ class _Form:
     """The options of each launcher."""
 
     def all(self) -> set[Any]:
-        first = {self.uploads, self.folder, self.captions, self.preset, self.where, self.place, self.name}
+        first = {self.uploads, self.folder, self.captions, self.preset, self.gpu, self.where, self.place}
         return first | set(self.fields().values())
 
     def fields(self) -> dict[str, Any]:
@@ -78,10 +82,12 @@ def build(site: Site) -> None:
     look, found, form = _form(site)
     with gr.Row():
         check = gr.Button("Check", elem_id="check")
+        look_deeper = gr.Button("Doctor", elem_id="look-deeper")
         start = gr.Button("Start", variant="primary", elem_id="start")
     result = html_part(new_run_parts.reviewed(Review(), ()), elem_id="review")
     yaml = gr.DownloadButton("Save as run.yaml", visible=False, elem_id="yaml")
     bad, home = gr.State([]), gr.State("")
+    _doctor(site, form, look_deeper)
 
     def look_through(data: dict[Any, Any]) -> dict[Any, Any]:
         wish = form.wish(data)
@@ -97,7 +103,10 @@ def build(site: Site) -> None:
     def checked_form(data: dict[Any, Any]) -> dict[Any, Any]:
         # `follow` must not put the command of an earlier Start in the place of what this found.
         wish = form.wish(data)
-        return {**_shown(site, form, wish.where, review_of(site, wish), data[bad], (result, yaml, bad)), home: ""}
+        made = review_of(site, wish)
+        takes = estimated(made.train_words, str(data[form.gpu] or "")) if made.words else ""
+        parts = (result, yaml, bad)
+        return {**_shown(site, form, wish.where, made, data[bad], parts, estimate=takes), home: ""}
 
     def started(data: dict[Any, Any]) -> dict[Any, Any]:
         wish = form.wish(data)
@@ -118,6 +127,25 @@ def build(site: Site) -> None:
     check.click(checked_form, every, outputs, trigger_mode="once", **{**PRIVATE, "show_progress": "minimal"})
     start.click(started, every, outputs, trigger_mode="once", **{**PRIVATE, "show_progress": "minimal"})
     gr.Timer(REFRESH_SECONDS).tick(follow, [home], [result], trigger_mode="once", **PRIVATE)
+
+
+def _doctor(site: Site, form: _Form, look_deeper: Any) -> None:
+    """What `dbr doctor` says of the draft, below the review."""
+    cancel = gr.Button("Cancel the examination", visible=False, elem_id="cancel")
+    found = html_part("", elem_id="examined")
+    errand, timer = gr.State(""), gr.Timer(TICK_SECONDS, active=False)
+    outputs = [found, errand, timer, cancel]
+
+    def examine(data: dict[Any, Any], request: gr.Request) -> dict[Any, Any]:
+        made = review_of(site, form.wish(data))
+        if not made.words:
+            return dict(zip(outputs, (new_run_parts.reviewed(made, ()), "", *at_rest()), strict=True))
+        words = doctor_parts.doctor_words(made.train_words, deep=False)
+        return dict(zip(outputs, begun(site, words, request), strict=True))
+
+    look_deeper.click(examine, form.all(), outputs, trigger_mode="once", **{**PRIVATE, "show_progress": "minimal"})
+    timer.tick(lambda name: followed(site, name), [errand], [found, timer, cancel], trigger_mode="once", **PRIVATE)
+    cancel.click(site.examinations.end, [errand], None, **PRIVATE)
 
 
 def _form(site: Site) -> tuple[Any, Any, _Form]:
@@ -146,9 +174,12 @@ def _form(site: Site) -> tuple[Any, Any, _Form]:
         html_part('<div class="dbr"><h3>2 · What is learnt, from what</h3></div>')
         for name in _FIRST:
             fields[name] = _field(OPTIONS[name])
-        preset = gr.Dropdown(
-            [("None", ""), *((f"{one[:-2]} GB", one) for one in PRESETS)], value="", label="Preset for a GPU of"
-        )
+        with gr.Row():
+            preset = gr.Dropdown(
+                [("None", ""), *((f"{one[:-2]} GB", one) for one in PRESETS)], value="", label="Preset for a GPU of"
+            )
+            gpus = [("Every GPU of the table", ""), *((one.title, one.name) for one in GPUS.values())]
+            gpu = gr.Dropdown(gpus, value="", label="Estimate what it takes on", elem_id="gpu")
     with gr.Column(elem_classes="step"):
         html_part('<div class="dbr"><h3>3 · Where</h3></div>')
         where = gr.Dropdown(_launchers(), value="local", label="Launcher", elem_id="where")
@@ -167,7 +198,7 @@ def _form(site: Site) -> tuple[Any, Any, _Form]:
                     fields |= {option.name: _field(option) for option in asked}
     test.click(lambda where: test_access(site, where), [place], [access], **PRIVATE)
     form = _Form(
-        uploads=uploads, folder=folder, captions=captions, preset=preset, where=where, place=place, name=name_,
+        uploads=uploads, folder=folder, captions=captions, preset=preset, gpu=gpu, where=where, place=place, name=name_,
         options=fields, own=own,
     )  # fmt: skip
     return look, found, form
@@ -245,7 +276,14 @@ def _small(site: Site, found: DataCheck) -> dict[str, str]:
 
 
 def _shown(
-    site: Site, form: _Form, where: str, made: Review, before: Sequence[str], parts: tuple[Any, ...]
+    site: Site,
+    form: _Form,
+    where: str,
+    made: Review,
+    before: Sequence[str],
+    parts: tuple[Any, ...],
+    *,
+    estimate: str = "",
 ) -> dict[Any, Any]:
     """The review, and each error beside its field; those of the last check are taken away."""
     result, yaml, bad = parts
@@ -262,7 +300,8 @@ def _shown(
         path = site.served.file("run.yaml", made.yaml)
         path.write_text(made.yaml)
         updates[yaml] = gr.update(value=str(path), visible=True)
-    shown = new_run_parts.reviewed(made, [one for one in site.commands.of(made.home) if one.verb == "start"])
+    started = [one for one in site.commands.of(made.home) if one.verb == "start"]
+    shown = new_run_parts.reviewed(made, started, estimate=estimate)
     return {**updates, result: shown, bad: list(now)}
 
 

@@ -49,8 +49,8 @@ def findings(found: DataCheck, small: dict[str, str]) -> str:
     return f'<div class="dbr">{facts(numbers)}{said}<div class="pics">{figures}</div></div>'
 
 
-def reviewed(made: Review, commands: Sequence[Command]) -> str:
-    """The whole answer to Check or Start: errors, or what would be done, and what was done."""
+def reviewed(made: Review, commands: Sequence[Command], *, estimate: str = "") -> str:
+    """The whole answer to Check or Start: errors, or what would be done, what it takes, and what was done."""
     done = command_list(commands, at_most=1)
     if commands and commands[0].state == "done":
         done += f'<p class="say">Started: {run_link(made.home, "open the run")}.</p>'
@@ -67,7 +67,7 @@ def reviewed(made: Review, commands: Sequence[Command]) -> str:
     differs = table(("Option", "Default or preset", "This run"), rows) if rows else ""
     return (
         f'<div class="dbr"><h3>Everything was looked at; this would be started</h3><div class="log"><pre>'
-        f"{text(shlex.join(['dbr', *made.words]))}</pre></div>{differs}"
+        f"{text(shlex.join(['dbr', *made.words]))}</pre></div>{differs}{estimate}"
         f"<details><summary>Exactly what the launcher would do</summary><pre>{text(made.plan)}</pre></details>"
         f"{done}</div>"
     )

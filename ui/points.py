@@ -11,6 +11,8 @@ from dreambooth_resume.runs.curves import Curve, CurvePoint
 
 ChartKind = Literal["loss", "lr", "speed", "memory"]
 POINTS_SHOWN = 600
+COLOURS = 6
+"""For lines of several runs: `c0` to `c5` of page.css."""
 SMOOTHING = 0.98
 """Of the smoothed line: each point keeps so much of the one before, less at the beginning."""
 
@@ -72,6 +74,22 @@ def chart(curve: Curve, kind: ChartKind, *, effective_batch: int | None) -> str:
 
 def _gigabytes(point: CurvePoint) -> float | None:
     return point.memory_bytes / 1e9 if point.memory_bytes is not None else None
+
+
+def losses_together(runs: Sequence[tuple[str, Curve]], *, held_out: bool = False) -> str:
+    """The losses of several runs over the same steps, smoothed, each in a colour of its own (`COLOURS`).
+
+    `held_out`: the losses on held-out pictures, as they were measured.
+    """
+    lines = []
+    for place, (name, curve) in enumerate(runs):
+        if held_out:
+            points = _values(curve.points, lambda point: point.val_loss)
+        else:
+            points = smoothed(_values(curve.points, lambda point: point.loss))
+        lines.append(_line(name, f"c{place % COLOURS}", points))
+    last = max((curve.max_train_steps or 0 for _, curve in runs), default=0)
+    return json.dumps({"lines": lines, "marks": [], "last": last}, allow_nan=False)
 
 
 def _line(name: str, style: str, points: Sequence[Point]) -> dict[str, object]:

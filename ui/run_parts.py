@@ -30,6 +30,7 @@ from dreambooth_resume.ui.markup import (
 )
 from dreambooth_resume.ui.open_run import RunView
 from dreambooth_resume.ui.points import ChartKind
+from dreambooth_resume.ui.try_parts import try_link
 from dreambooth_resume.ui.view import RunRow, money, span
 
 SETS_SHOWN = 10
@@ -186,7 +187,7 @@ def _checkpoint_acts(row: RunRow, one: CheckpointInfo, files: Mapping[str, str])
         f'<a class="act small primary" href="{text(url)}" download="{text(name)}">Save {text(name)}</a>'
         for name, url in files.items()
     ]
-    made.append(small("Verify", "verify"))
+    made += [small("Verify", "verify"), try_link(row.home, one.folder)]
     if not row.is_live and row.state != "finished" and one.state == "live":
         made.append(
             small("Resume from", "back", ask=f"Go back to step {one.step}? Later steps are trained again, otherwise.")

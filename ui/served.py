@@ -6,11 +6,13 @@ Uploads lie beside it, never in it: what lies in it is shown by the browser as a
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import io
 import shutil
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from PIL import Image
@@ -22,6 +24,7 @@ _BYTES_KEPT = 1_000_000_000
 _EDGE = 384
 """Pixels of a small picture's longer side."""
 _PIXELS_MAX = 64_000_000
+_SCRATCH_SECONDS = 4 * 3600.0
 
 
 class Served:
@@ -63,6 +66,16 @@ class Served:
     def place(self, *parts: str) -> Path:
         """The folder that is named after `parts`, made or not."""
         return self.folder / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+    def scratch(self, name: str) -> Path:
+        """A folder that is not served, and not made; what others have left there for hours is removed."""
+        made = self._root / "made"
+        made.mkdir(exist_ok=True)
+        for left in made.iterdir():
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > _SCRATCH_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
+        return made / name
 
     def tidy(self) -> None:
         """Remove the oldest files until the folder is within its size."""

@@ -10,16 +10,14 @@ from statistics import fmean
 from pydantic import JsonValue
 
 from dreambooth_resume.config.messages import plain
-from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.insight.facts import RunFacts
 from dreambooth_resume.insight.page import page, paragraph, scrolled, section, table
-from dreambooth_resume.insight.report import loss_lines, span, val_loss_line
+from dreambooth_resume.insight.report import loss_lines, val_loss_line
+from dreambooth_resume.insight.side_by_side import Row, differing_inputs, differing_options, results
 from dreambooth_resume.insight.svg import line_chart, text
 from dreambooth_resume.runs.curves import CurvePoint
 
 _STRETCHES = 10
-_OF_A_MACHINE = ("instance_data_dir", "pretrained_model_name_or_path", "logging_dir")
-"""Options that name folders: two of them may hold the same, and what they hold is compared by digests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +62,10 @@ def compare(first: RunFacts, second: RunFacts) -> Comparison:
     return Comparison(
         first=first.home,
         second=second.home,
-        options=tuple(_differing_options(first, second)),
-        inputs=tuple(_differing_inputs(first, second)),
+        options=tuple(map(_pair, differing_options((first, second)))),
+        inputs=tuple(map(_pair, differing_inputs((first, second)))),
         losses=tuple(_loss_rows(first.curve.points, second.curve.points)),
-        results=tuple(_results(first, second)),
+        results=tuple(map(_pair, results((first, second)))),
         same_bytes=None if None in shas else shas[0] == shas[1],
     )
 
@@ -115,43 +113,9 @@ def _shown(row: Difference) -> tuple[str, str, str]:
     return row.name, plain(row.first), plain(row.second)
 
 
-def _differing_options(first: RunFacts, second: RunFacts) -> list[Difference]:
-    names = [name for name in OPTIONS if name in first.options or name in second.options]
-    return [
-        Difference(name=name, first=one, second=other, default=_json(OPTIONS[name].default))
-        for name in names
-        if name not in _OF_A_MACHINE and (one := _value(first, name)) != (other := _value(second, name))
-    ]
-
-
-def _value(facts: RunFacts, name: str) -> JsonValue:
-    """An option that a run of an earlier release doesn't have means what it did before: the default."""
-    return facts.options[name] if name in facts.options else _json(OPTIONS[name].default)
-
-
-def _json(value: object) -> JsonValue:
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _differing_inputs(first: RunFacts, second: RunFacts) -> list[Difference]:
-    def facts_of(run: RunFacts) -> dict[str, JsonValue]:
-        pins = run.record.pins
-        return {
-            "seed": run.record.seed,
-            "samples a step": run.record.effective_batch,
-            "pictures": pins.dataset,
-            "base model's commit": pins.base_commit,
-            "LoRA it began from": pins.network_weights,
-            **{f"base model, {name}": digest for name, digest in pins.base_model.items()},
-            **run.record.numerics,
-        }
-
-    one, other = facts_of(first), facts_of(second)
-    return [
-        Difference(name=name, first=one.get(name), second=other.get(name))
-        for name in dict.fromkeys([*one, *other])
-        if one.get(name) != other.get(name)
-    ]
+def _pair(row: Row) -> Difference:
+    first, second = row.values
+    return Difference(name=row.name, first=first, second=second, default=row.default)
 
 
 def _loss_rows(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> list[LossRow]:
@@ -169,26 +133,3 @@ def _loss_rows(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> lis
 def _mean(points: Sequence[CurvePoint], above: int, up_to: int) -> float | None:
     losses = [point.loss for point in points if above < point.step <= up_to]
     return round(fmean(losses), 6) if losses else None
-
-
-def _results(first: RunFacts, second: RunFacts) -> list[Difference]:
-    def rows(run: RunFacts) -> dict[str, JsonValue]:
-        lowest, totals = run.lowest_val_loss, run.totals
-        return {
-            "state": run.summary.state,
-            "steps": f"{run.summary.step:,} of {run.summary.max_train_steps or 0:,}",
-            "loss, newest steps": None if run.newest_loss is None else f"{run.newest_loss:.4f}",
-            "lowest held-out loss": None if lowest is None else f"{lowest[1]:.4f} at step {lowest[0]:,}",
-            "interruptions": totals.interruptions,
-            "steps trained twice": totals.redone_steps,
-            "machine time": span(totals.machine_seconds),
-            "cost": None if totals.cost is None else f"${totals.cost:.2f}",
-            "SHA-256 of the result": run.weights_sha256,
-        }
-
-    one, other = rows(first), rows(second)
-    return [
-        Difference(name=name, first=one[name], second=other[name])
-        for name in one
-        if one[name] is not None or other[name] is not None
-    ]

@@ -54,6 +54,7 @@ _SHOTS = (
 def main() -> None:
     target = Path(sys.argv[1])
     target.mkdir(parents=True, exist_ok=True)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # nobody outside is asked
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["XDG_STATE_HOME"] = str(folder / "state")
@@ -69,6 +70,7 @@ def main() -> None:
                 ("runs-empty", "/", 1440, "light", ""),
                 ("run-gone", "/run?home=", 1440, "light", ""),
             )
+            _shoot_more(browser, ServedPage(["runs"], cwd=folder), target, wanted)
             if not wanted:
                 _shoot(browser, ServedPage(["empty"], cwd=folder), target, empty)
             browser.close()
@@ -99,10 +101,73 @@ def _shoot(browser: Any, page: ServedPage, target: Path, shots: tuple[tuple[str,
         page.close()
 
 
+def _compare(shown: Any, url: str) -> None:
+    shown.goto(f"{url}/compare?home=runs%2Frobot&home=runs%2Frobot-rank-8")
+    shown.locator("#losses figure.chart svg path").nth(1).wait_for(timeout=120_000)
+    shown.wait_for_timeout(2000)
+
+
+def _try(shown: Any, url: str) -> None:
+    shown.goto(f"{url}/try?home=runs%2Frobot&step=500")
+    shown.locator("#pictures .empty").wait_for(timeout=120_000)
+    shown.get_by_label("Prompt", exact=True).fill(_PROMPTS[0])
+
+
+def _doctor(shown: Any, url: str) -> None:
+    shown.goto(f"{url}/doctor")
+    shown.get_by_label("or a run file of this machine").fill("run.yaml")
+    shown.get_by_role("button", name="Examine").click()
+    shown.locator("#diagnosis .findings").first.wait_for(timeout=120_000)
+
+
+def _review(shown: Any, url: str) -> None:
+    shown.goto(f"{url}/new-run")
+    for name, value in (
+        ("folder", "pictures"), ("option-instance_prompt", "a photo of sks robot"), ("name", "robot-2"),
+        ("option-pretrained_model_name_or_path", "stabilityai/stable-diffusion-xl-base-1.0"),
+        ("option-max_train_steps", "800"), ("option-resolution", "768"),
+    ):  # fmt: skip
+        shown.locator(f"#{name} textarea, #{name} input").first.fill(value)
+    shown.locator("#check").click()
+    shown.get_by_text("What it will take").wait_for(timeout=120_000)
+    shown.locator("#review").scroll_into_view_if_needed()
+
+
+_MORE = (
+    ("compare", _compare, 1440, "light"),
+    ("compare-phone", _compare, 390, "dark"),
+    ("try", _try, 1440, "light"),
+    ("doctor", _doctor, 1440, "light"),
+    ("new-run-review", _review, 1440, "dark"),
+)
+
+
+def _shoot_more(browser: Any, page: ServedPage, target: Path, wanted: list[str]) -> None:
+    """Pages that show something once they are asked for it."""
+    (page.cwd / "run.yaml").write_text(
+        "pretrained_model_name_or_path: stabilityai/stable-diffusion-xl-base-1.0\ninstance_data_dir: pictures\n"
+        "instance_prompt: a photo of sks robot\noutput_dir: runs/robot-2\n"
+    )
+    try:
+        for name, fill, width, scheme in _MORE:
+            if wanted and name not in wanted:
+                continue
+            _live(page.cwd / "runs" / "robot")
+            context = browser.new_context(viewport={"width": width, "height": 820}, color_scheme=scheme)
+            shown = context.new_page()
+            fill(shown, page.url)
+            shown.wait_for_timeout(1500)
+            shown.screenshot(path=str(target / f"{name}.png"), full_page=True)
+            context.close()
+    finally:
+        page.close()
+
+
 def _make_runs(runs: Path, pictures: list[bytes]) -> None:
     _robot(runs / "robot", pictures)
     _queued(runs / "fox-in-snow")
     _failed_at_once(runs / "blue-vase")
+    _rival(runs / "robot-rank-8", pictures)
     for name, host, saved, how in (
         ("cat-watercolour", "spot-3f", 400, "finished"),
         ("teapot", "gpu-2", 250, "stopped"),
@@ -164,16 +229,29 @@ def _robot(home: Path, pictures: list[bytes]) -> None:
         write_samples(storage, shown, step=step, attempt=attempt, recipe=recipe, facts=facts)
 
 
+def _rival(home: Path, pictures: list[bytes]) -> None:
+    """The robot's run with other options, to be compared with."""
+    storage = LocalStorage(home)
+    record_run(storage, rank=8, learning_rate=5e-5, lr_scheduler="cosine")
+    attempt = begin(storage, "gpu-2", steps=600)
+    attempt.commit(600)
+    _measure(storage, 1, 1, 600, slower=1.6)
+    facts = [{"prompt": prompt} for prompt in _PROMPTS[:2]]
+    shown = tuple(pictures[place] for place in (5, 6))
+    write_samples(storage, shown, step=600, attempt=1, recipe={"prompt": _PROMPTS[0], "seed": 0}, facts=facts)
+    attempt.finish()
+
+
 def _live(home: Path) -> None:
     """A heartbeat of now: a run on another machine lives by it."""
     beat(LocalStorage(home), 3, step=540, process=machine("spot-2e"))
 
 
-def _measure(storage: LocalStorage, attempt: int, low: int, high: int) -> None:
+def _measure(storage: LocalStorage, attempt: int, low: int, high: int, *, slower: float = 1.0) -> None:
     noise = random.Random(attempt)
     lines: dict[int, list[str]] = {}
     for step in range(low, high + 1):
-        loss = 0.09 + 0.1 * math.exp(-step / 160) + noise.gauss(0, 0.018)
+        loss = 0.09 + 0.1 * math.exp(-step / (160 * slower)) + noise.gauss(0, 0.018)
         values = {
             "step": step,
             "loss": loss,

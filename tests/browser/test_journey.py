@@ -75,6 +75,41 @@ def _wait_for_state(tab: Tab, state: str) -> None:
     tab.page.locator(f"#head .chip-{state}").wait_for(timeout=WAIT_MS)
 
 
+def _try_it(tab: Tab, served: ServedPage, step: int) -> None:
+    """A picture of the result beside the base model's; one that nobody waits for any more is ended."""
+    page = tab.page
+    page.goto(f"{served.url}/try?home=runs%2Fdog&step={step}")
+    page.wait_for_function("document.querySelector('#prompt textarea').value === 'a photo of sks robot'")
+    steps = page.get_by_label("Denoising steps")
+    steps.fill("many")
+    page.locator("#paint").click()
+    page.get_by_text("is no whole number from 1 to 200").wait_for()
+    steps.fill("200")
+    page.locator("#paint").click()
+    page.locator("#painting .command-running").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Ended, as asked.").wait_for(timeout=WAIT_MS)
+    steps.fill("2")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Seed").press("Enter")
+    page.locator("#paint").click()
+    pictures = page.locator("#pictures figure img")
+    pictures.nth(1).wait_for(timeout=WAIT_MS)
+    assert "seed 7, 2 steps, guidance 5, 64 × 64" in page.locator("#pictures").inner_text()
+    for place in (0, 1):
+        page.wait_for_function(
+            "(img) => img.complete && img.naturalWidth == 64", arg=pictures.nth(place).element_handle()
+        )
+    bodies = []
+    for who in ("base model", f"checkpoint-{step}-a2"):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=f"Download the picture of {who}").click()
+        bodies.append(Path(download.value.path()).read_bytes())
+    assert download.value.suggested_filename == f"dog-checkpoint-{step}-a2-seed-7.png"
+    assert bodies[0] != bodies[1]
+    assert all(body.startswith(b"\x89PNG") for body in bodies)
+
+
 def test_a_run_from_uploads_is_stopped_resumed_after_the_page_was_killed_and_downloaded(
     served: ServedPage, folder: Path, new_tab: NewTab
 ) -> None:
@@ -132,6 +167,7 @@ def test_a_run_from_uploads_is_stopped_resumed_after_the_page_was_killed_and_dow
     with tab.page.expect_download() as download:
         tab.page.locator("#download").click()
     assert Path(download.value.path()).read_bytes() == (folder / "runs" / "dog" / WEIGHTS_NAME).read_bytes()
+    _try_it(tab, served, last)
     assert served.facts()["loaded"] == []
     tab.assert_clean()
 

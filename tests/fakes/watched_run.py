@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+from pydantic import JsonValue
+
 from dreambooth_resume.runs.adoption import Adoption, Wish, take_over
 from dreambooth_resume.runs.entries import Process
 from dreambooth_resume.runs.holder import this_process
@@ -66,13 +68,11 @@ def measure(storage: Storage, attempt: int, losses: Mapping[int, float], *, seco
         storage.write(metrics_key(attempt, segment), ["\n".join(lines).encode() + b"\n"])
 
 
-def record_run(storage: Storage) -> None:
+def record_run(storage: Storage, **options: JsonValue) -> None:
     """Write a run.json of batch size 4 and 10 steps."""
     pins = Pins(base_model={}, dataset="0" * 64)
-    write_record(
-        storage,
-        new_record(options={"max_train_steps": 10}, seed=0, effective_batch=4, block_size=4, pins=pins, numerics={}),
-    )
+    chosen = {"max_train_steps": 10, **options}
+    write_record(storage, new_record(options=chosen, seed=0, effective_batch=4, block_size=4, pins=pins, numerics={}))
 
 
 def hold(storage: Storage, process: Process, *, launch: str | None = None) -> LogWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,15 @@ def test_what_it_said_is_kept_and_its_end_is_told() -> None:
     assert (ended.state, "seed" in ended.text) == ("done", True)
     assert [one.id for one in told] == [ended.id]
     assert commands.newest() == (ended,)
+
+
+def test_a_command_has_the_users_environment_and_not_the_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib; pathlib.Path(os.environ['MARK']).write_text(os.environ.get('HF_HUB_OFFLINE', 'unset'))"
+    )
+    environment = {**os.environ, "MARK": str(tmp_path / "mark"), "PYTHONPATH": str(tmp_path)}
+    del environment["HF_HUB_OFFLINE"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    commands = Commands(environment=environment)
+    commands.wait(commands.begin("dog", "help", ["--version"]), seconds=120.0)
+    assert (tmp_path / "mark").read_text() == "unset"

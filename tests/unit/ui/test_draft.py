@@ -27,6 +27,7 @@ from dreambooth_resume.ui.draft import (
 from dreambooth_resume.ui.new_run import may_use
 from dreambooth_resume.ui.new_run_parts import reviewed
 from dreambooth_resume.ui.places_to_run import launcher_remarks
+from tests.fakes.s3_server import ENVIRONMENT, shared_server
 from tests.unit.ui.test_markup import HOSTILE, assert_harmless
 
 
@@ -205,3 +206,17 @@ def test_each_launcher_has_a_remark_where_it_lacks_something(tmp_path: Path) -> 
 def test_hostile_values_stay_text_in_the_review(tmp_path: Path) -> None:
     made = look({"rank": HOSTILE, "instance_prompt": HOSTILE, HOSTILE: "1"}, str(tmp_path / "a"))
     assert_harmless(reviewed(made, ()))
+
+
+def test_the_options_of_a_bucket_may_be_words_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    png(tmp_path / "pictures" / "1.png")
+    values = {
+        "pretrained_model_name_or_path": "some/model", "instance_prompt": "x",
+        "instance_data_dir": str(tmp_path / "pictures"),
+    }  # fmt: skip
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    s3_words = ("--s3_endpoint_url", shared_server().url, "--s3_region", "us-east-1")
+    made = look(values, shared_server().new_home(), s3_words=s3_words)
+    assert made.errors == ()
+    assert made.train_words[-4:] == s3_words

@@ -1,0 +1,53 @@
+"""The facts of the runs that are compared, for all tabs; a run is read again only where something of it has moved."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+
+from dreambooth_resume.insight.facts import RunFacts, read_facts
+from dreambooth_resume.runs.home import LOG_PREFIX, METRICS_PREFIX, SAMPLES_PREFIX
+from dreambooth_resume.runs.summary import summarise
+from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.ui.open_run import OpenRun
+
+_KEPT = 12
+_Seen = tuple[tuple[str, int], ...]
+
+
+class Compared:
+    """Facts by home, the last few of them."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[_Seen, RunFacts]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def facts(self, run: OpenRun) -> RunFacts | None:
+        """The run's facts as they are now; None if it was deleted. Raises what the storage and a damaged log raise."""
+        seen = _seen(run.storage)
+        with self._lock:
+            known = self._known.get(run.home)
+        if known is not None and known[0] == seen:
+            # A heartbeat that stops changes the state, and nothing that is listed.
+            summary = summarise(run.storage)
+            return None if summary is None else replace(known[1], summary=summary)
+        facts = read_facts(run.storage)
+        with self._lock:
+            if facts is None:
+                self._known.pop(run.home, None)
+            else:
+                self._known[run.home] = seen, facts
+                self._known.move_to_end(run.home)
+                while len(self._known) > _KEPT:
+                    self._known.popitem(last=False)
+        return facts
+
+
+def _seen(storage: Storage) -> _Seen:
+    """What grows as a run goes on."""
+    return tuple(
+        (found.key, found.size_bytes)
+        for prefix in (LOG_PREFIX, METRICS_PREFIX, SAMPLES_PREFIX)
+        for found in storage.list(prefix)
+    )
