@@ -216,7 +216,8 @@ value() { sed -n "s/.*\"$1\" *: *\"\([^\"]*\)\".*/\1/p" <<< "$2"; }
 
 ended() { # systemd says how. The supervisor gives the machine back by itself, unless it could not even read the home
     [[ -n ${DBR_GROUP:-} ]] || return 0
-    local stage
+    # The service's TimeoutStopSec is all the time that there is.
+    local stage DBR_WAITS=${DBR_WAITS:-2 4 8 15 30}
     stage=$(cat "$root/stage-folder" 2> /dev/null) || stage=$root
     case ${EXIT_CODE:-}-${EXIT_STATUS:-} in
         exited-0 | exited-2 | exited-7[6789]) group_to_zero ;;

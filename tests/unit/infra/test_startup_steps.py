@@ -278,6 +278,19 @@ def test_starts_that_always_end_alike_are_made_no_more(sandbox: Sandbox, server:
     assert b"3 starts in a row ended like this one (exited 1): no more are made." in storage.read(output.key)
 
 
+def test_after_an_end_it_stops_trying_before_the_service_would_end_it(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path)
+    for name in ("aws", "curl"):
+        sandbox.program(name, "exit 1")
+    sandbox.program("sleep")
+    done = sandbox.run("ended", DBR_GROUP="dbr-dog-1f", DBR_WAITS="", EXIT_CODE="exited", EXIT_STATUS="78")
+    assert done.stderr.endswith("It is paid for until you type: dbr stop s3://bucket/dog\n")
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.read(ROOT / "infra" / "dbr.service")
+    waits = [int(call.split()[1]) for call in sandbox.calls("sleep")]
+    assert 0 < sum(waits) < int(unit["Service"]["TimeoutStopSec"]) / 2
+
+
 def test_where_a_failed_start_cannot_be_counted_it_was_the_last(sandbox: Sandbox, group: Group) -> None:
     assert sandbox.run("prepare").returncode == 0
     (sandbox.root / "stage" / "failed-starts").mkdir()
