@@ -28,7 +28,8 @@ from dreambooth_resume.errors import (
     StoppedOnPurpose,
     StorageUnavailable,
 )
-from dreambooth_resume.launch.restart_rule import Ending, Verdict, decide, how_it_ended
+from dreambooth_resume.launch.restart_rule import RESTARTS_WITHOUT_PROGRESS, Ending, Verdict, decide, how_it_ended
+from dreambooth_resume.launch.starts import count_start, forget_starts
 from dreambooth_resume.launch.work import Work
 from dreambooth_resume.preemption.deadline import lead_of
 from dreambooth_resume.preemption.metadata import MetadataTrouble
@@ -128,10 +129,12 @@ class Supervisor:
             ending = Ending(code=code, durable_step=self._durable_step)
             self._endings.append(ending)
             self._note(ending)
+            comes_back = ending.is_crash or code == ComeBack.exit_code
+            in_a_row = self._count() if comes_back else 0
             # Told by a signal, the machine is to be free: whatever the training ended with, nothing is started again.
-            if (told := self.signals.exit_code) is not None and (ending.is_crash or code == ComeBack.exit_code):
+            if (told := self.signals.exit_code) is not None and comes_back and in_a_row < RESTARTS_WITHOUT_PROGRESS:
                 return told
-            verdict = decide(self._endings, log, what=work.what, unit=work.unit)
+            verdict = decide(self._endings, log, what=work.what, unit=work.unit, in_a_row=in_a_row)
             going_back = _kept(going_back, log)
             if verdict.action == "go back":
                 going_back = ("--resume", str(verdict.step), "--resume_request_id", verdict.request_id)
@@ -141,6 +144,8 @@ class Supervisor:
     def _after(self, verdict: Verdict, code: int) -> int | None:
         """Say what happens next; the exit code if nothing does. Waits before another start."""
         if verdict.action == "end":
+            with contextlib.suppress(DbrError):
+                forget_starts(self.run.storage, self.run.launch_id)
             if verdict.exit_code != code:
                 self.run.tell(f"Not started again: {verdict.because}. {self.run.work.by_hand}")
                 self._post(f"not started again: {verdict.because}", exit_code=verdict.exit_code)
@@ -254,6 +259,12 @@ class Supervisor:
             and isinstance(code := note.values.get("code"), int)
             and isinstance(step := note.values.get("durable_step"), int)
         ]
+
+    def _count(self) -> int:
+        """How many starts in a row left the run where it is now; 0 if the home can't tell."""
+        with contextlib.suppress(DbrError):
+            return count_start(self.run.storage, self.run.launch_id, durable_step=self._durable_step)
+        return 0
 
     def _note(self, ending: Ending) -> None:
         """A crash, for the history and for whoever supervises next."""

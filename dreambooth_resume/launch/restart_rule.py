@@ -2,7 +2,8 @@
 
 Restarted: 75, 70, a death by signal. Never: 0, 2, 76, 77, 78, 79. A lost machine restarts by coming back. Attempts that
 crashed on a machine that lived on, three times without the run getting any further, are poisoned: then the run goes one
-commit back, once, and after that it ends with 78. Lost machines, notices, 75 and 79 never count.
+commit back, once, and after that it ends with 78. Lost machines, notices, 75 and 79 never count towards that. Whatever
+it ended with, 500 starts in a row without getting further end with 78 too, since a platform starts 75 again for ever.
 """
 
 from __future__ import annotations
@@ -49,18 +50,19 @@ class Verdict:
     request_id: str = ""
 
 
-def decide(endings: Sequence[Ending], log: Log, *, what: str = "run", unit: str = "step") -> Verdict:
+def decide(endings: Sequence[Ending], log: Log, *, what: str = "run", unit: str = "step", in_a_row: int = 0) -> Verdict:
     """What to do after the last of `endings`, the ends that this machine saw, oldest first; `log` is the run's now.
 
     `what` is called so for people, and counted in `unit`. With an empty log there is nothing to go back to.
+    `in_a_row` starts got it no further, those of earlier supervisors and machines too, as far as that is known.
     """
     last = endings[-1]
     if not last.is_crash and last.code != ComeBack.exit_code:
         return Verdict(action="end", because=f"exit code {last.code}", exit_code=last.code)
     stuck = _without_progress(endings)
-    if len(stuck) >= RESTARTS_WITHOUT_PROGRESS:
-        because = f"{len(stuck)} starts in a row got the {what} no further than {unit} {last.durable_step}"
-        return Verdict(action="end", because=because, exit_code=ComeBack.exit_code)
+    if (starts := max(len(stuck), in_a_row)) >= RESTARTS_WITHOUT_PROGRESS:
+        because = f"{starts} starts in a row got the {what} no further than {unit} {last.durable_step}"
+        return Verdict(action="end", because=because, exit_code=RefusedToGoOn.exit_code)
     crashes = sum(ending.is_crash for ending in stuck)
     if last.is_crash and crashes >= CRASHES_AT_MOST:
         return _after_poison(last, log, at=f"the {what} at {unit} {last.durable_step}")

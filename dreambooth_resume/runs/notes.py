@@ -17,10 +17,11 @@ from dreambooth_resume.runs.entries import Record
 from dreambooth_resume.runs.home import NOTES_PREFIX, note_key, note_kind
 from dreambooth_resume.storage.base import Storage
 
-NoteKind = Literal["exit", "damage", "score", "deleting", "pushed", "launch", "launched", "evaluation"]
+NoteKind = Literal["exit", "damage", "score", "deleting", "pushed", "launch", "launched", "evaluation", "starts"]
 """`exit`: how a process ended, seen by what had started it. `launch`: what is about to be started, and where;
 `evaluation`: the same of an evaluation, under a name of its own so that nobody who looks for the training finds it;
-`launched`: how to find either (launch/record.py). `damage`: a checkpoint isn't what was committed. `score`:
+`launched`: how to find either (launch/record.py). `starts`: how many in a row got the run no further
+(launch/starts.py). `damage`: a checkpoint isn't what was committed. `score`:
 how good a checkpoint is, in `values`. `deleting`: `dbr delete` has begun, and is to be typed again if this is read. `pushed`: the result
 was uploaded to the Hub; `values` say where to, and which."""
 
@@ -52,18 +53,18 @@ def post_note(
     nonce: str | None = None,
 ) -> Note:
     """Leave a fact. Every note has a key of its own, so writers never meet; `nonce` is part of it (None: a new one)."""
-    note = Note(
-        kind=kind,
-        nonce=nonce or uuid.uuid4().hex,
-        written_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        written_by=f"{_user()}@{socket.gethostname()}",
-        text=text,
-        attempt=attempt,
-        checkpoint=checkpoint,
-        values=dict(values or {}),
-    )
+    note = _note(kind, text, nonce=nonce or uuid.uuid4().hex, values=values)
+    note = note.model_copy(update={"attempt": attempt, "checkpoint": checkpoint})
     storage.put_if_absent(note_key(kind, note.nonce), note.model_dump_json(indent=1).encode())
     return note
+
+
+def rewrite_note(
+    storage: Storage, kind: NoteKind, text: str, *, nonce: str, values: Mapping[str, JsonValue]
+) -> None:
+    """Write the one note of this kind and nonce, in place of what it said before: a count that one writer keeps."""
+    note = _note(kind, text, nonce=nonce, values=values)
+    storage.write(note_key(kind, nonce), [note.model_dump_json(indent=1).encode()])
 
 
 def read_notes(storage: Storage, kind: NoteKind | None = None) -> tuple[Note, ...]:
@@ -77,6 +78,17 @@ def read_notes(storage: Storage, kind: NoteKind | None = None) -> tuple[Note, ..
         except (KeyNotFound, ValidationError):
             continue
     return tuple(sorted(found, key=lambda note: (note.written_at, note.nonce)))
+
+
+def _note(kind: NoteKind, text: str, *, nonce: str, values: Mapping[str, JsonValue] | None) -> Note:
+    return Note(
+        kind=kind,
+        nonce=nonce,
+        written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        written_by=f"{_user()}@{socket.gethostname()}",
+        text=text,
+        values=dict(values or {}),
+    )
 
 
 def _user() -> str:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_resume.launch.entrypoint import BY_HAND, Supervised, Supervisor, launch_here
+from dreambooth_resume.launch.entrypoint import BY_HAND, Signals, Supervised, Supervisor, launch_here
+from dreambooth_resume.launch.restart_rule import RESTARTS_WITHOUT_PROGRESS
+from dreambooth_resume.launch.starts import count_start
 from dreambooth_resume.launch.work import Evaluation, Training, Work
 from dreambooth_resume.preemption.metadata import MetadataTrouble
 from dreambooth_resume.runs.notes import read_notes
@@ -74,6 +76,7 @@ class Bench:
         sources: Sequence[Said] = (),
         boot: str = "boot",
         limit_seconds: float | None = None,
+        signals: Signals | None = None,
     ) -> int:
         (self.folder / "codes.json").write_text(json.dumps(list(codes)))
         (self.folder / "program.py").write_text(PROGRAM)
@@ -91,7 +94,7 @@ class Bench:
             monotonic=lambda: self.now,
             sleep=self.sleep,
         )
-        return Supervisor(run=run).supervise()
+        return Supervisor(run=run, signals=signals or Signals()).supervise()
 
     @property
     def starts(self) -> list[list[str]]:
@@ -148,6 +151,40 @@ def test_crashes_are_counted_over_supervisors_of_one_launch_and_one_boot(bench: 
     bench.supervise([70, 70, 76])
     assert bench.supervise([70, 0]) == 78
     assert bench.supervise([70, 0], boot="another") == 0, "a machine that was lost never counts"
+
+
+def test_starts_without_progress_are_counted_over_supervisors_and_machines_until_the_run_gets_further(
+    bench: Bench,
+) -> None:
+    attempt = begin(bench.storage)
+    attempt.commit(1)
+    for _ in range(RESTARTS_WITHOUT_PROGRESS - 2):
+        count_start(bench.storage, "launch", durable_step=1)
+    assert bench.supervise([75, 75, 0], boot="another machine") == 78
+    assert bench.left == [0]
+    assert bench.told[-1].startswith("Not started again: 500 starts in a row got the run no further than step 1")
+    assert bench.supervise([75, 0]) == 0, "who starts it again on purpose begins anew"
+    for _ in range(RESTARTS_WITHOUT_PROGRESS - 1):
+        count_start(bench.storage, "launch", durable_step=1)
+    attempt.commit(2)
+    assert bench.supervise([75, 0]) == 0
+    assert read_notes(bench.storage, "starts") == ()
+
+
+def test_where_each_start_is_ended_by_the_platform_they_are_counted_too(bench: Bench) -> None:
+    class Told(Signals):
+        """A platform's TERM, as soon as the training has ended."""
+
+        first = None
+
+        @property
+        def exit_code(self) -> int | None:
+            return None if bench.left else 75
+
+    for number in range(RESTARTS_WITHOUT_PROGRESS - 2):
+        assert count_start(bench.storage, "launch", durable_step=0) == number + 1
+    assert bench.supervise([75], signals=Told()) == 75
+    assert bench.supervise([75], signals=Told()) == 78
 
 
 def test_after_a_notice_nothing_is_started_until_it_is_withdrawn(bench: Bench) -> None:

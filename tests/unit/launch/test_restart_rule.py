@@ -90,4 +90,8 @@ def test_it_goes_back_once_and_a_further_poisoning_there_ends_it() -> None:
 
 def test_starts_without_progress_are_bounded() -> None:
     verdict = decide(ends(*[(75, 2)] * RESTARTS_WITHOUT_PROGRESS), log_at(1, 2))
-    assert (verdict.action, verdict.exit_code) == ("end", 75)
+    assert (verdict.action, verdict.exit_code) == ("end", 78), "75 would be started again by every platform"
+    one = decide(ends((75, 2)), log_at(1, 2), in_a_row=RESTARTS_WITHOUT_PROGRESS)
+    assert (one.action, one.exit_code) == ("end", 78), "a new supervisor for each start makes no difference"
+    finished = decide(ends((0, 2)), log_at(1, 2), in_a_row=RESTARTS_WITHOUT_PROGRESS)
+    assert (finished.action, finished.exit_code) == ("end", 0)
