@@ -34,21 +34,37 @@ class Place:
         return {} if self.name == MACHINE else {"CUDA_VISIBLE_DEVICES": self.name}
 
 
-def gpus_here() -> tuple[str, ...]:
-    """The GPUs that may be used, by the names that CUDA_VISIBLE_DEVICES takes. Loads no driver."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One GPU, by both of its names."""
+
+    lock: str
+    """Among all of the host: a container may see some of them, and share the folder with the locks."""
+    visible: str
+    """As CUDA_VISIBLE_DEVICES takes it: CUDA counts what a container sees from 0."""
+
+
+def gpus_named(*names: str) -> tuple[Gpu, ...]:
+    """GPUs that have one name for all."""
+    return tuple(Gpu(lock=name, visible=name) for name in names)
+
+
+def gpus_here(devices: Path = Path("/dev")) -> tuple[Gpu, ...]:
+    """The GPUs that may be used. Loads no driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return tuple(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1"))
+        return gpus_named(*(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")))
     with contextlib.suppress(OSError):
-        numbers = [int(match[1]) for path in Path("/dev").iterdir() if (match := _DEVICE.fullmatch(path.name))]
-        return tuple(map(str, sorted(numbers)))
+        # /dev/nvidia3 alone is the host's fourth, and CUDA's first.
+        numbers = sorted(int(match[1]) for path in devices.iterdir() if (match := _DEVICE.fullmatch(path.name)))
+        return tuple(Gpu(lock=str(number), visible=str(index)) for index, number in enumerate(numbers))
     return ()
 
 
 @contextlib.contextmanager
 def waiting_turn(
     folder: Path,
-    gpus: Sequence[str],
+    gpus: Sequence[Gpu],
     *,
     told_to_leave: Callable[[], bool],
     tell: Callable[[str], None],
@@ -59,10 +75,10 @@ def waiting_turn(
 
     With as many GPUs as are `wanted`, or all that there are if that is fewer.
     """
-    names = [re.sub(r"[^\w.-]", "_", name) for name in gpus] or [MACHINE]
+    gpus_wanted = min(wanted, len(gpus) or 1)
     with _ticket(folder / "queue") as ticket:
         told = False
-        while (place := _free_place(folder / "places", names, gpus, wanted) if _is_next(ticket) else None) is None:
+        while (place := _free_place(folder / "places", gpus, gpus_wanted) if _is_next(ticket) else None) is None:
             if told_to_leave():
                 break
             if not told:
@@ -125,17 +141,18 @@ def _is_next(ticket: Path) -> bool:
     return True
 
 
-def _free_place(folder: Path, names: Sequence[str], gpus: Sequence[str], wanted: int) -> Place | None:
+def _free_place(folder: Path, gpus: Sequence[Gpu], wanted: int) -> Place | None:
     """All that is wanted or nothing: who is next in the queue waits without holding a part of it."""
     folder.mkdir(parents=True, exist_ok=True)
     held: dict[str, int] = {}
-    for number, name in enumerate(names):
+    for gpu in gpus or gpus_named(MACHINE):
+        name = re.sub(r"[^\w.-]", "_", gpu.lock)
         descriptor = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not _lock(descriptor):
             os.close(descriptor)
             continue
-        held[gpus[number] if gpus else MACHINE] = descriptor
-        if len(held) == min(wanted, len(names)):
+        held[gpu.visible] = descriptor
+        if len(held) == wanted:
             return Place(name=",".join(held), descriptors=tuple(held.values()))
     for descriptor in held.values():
         os.close(descriptor)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_resume.launch.queue import Place, gpus_here, only_one, waiting_turn
+from dreambooth_resume.launch.queue import Gpu, Place, gpus_here, gpus_named, only_one, waiting_turn
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from dreambooth_resume.launch.queue import waiting_turn
-with waiting_turn(Path(sys.argv[1]), ("0",), told_to_leave=lambda: False, tell=print) as place:
+from dreambooth_resume.launch.queue import gpus_named, waiting_turn
+with waiting_turn(Path(sys.argv[1]), gpus_named("0"), told_to_leave=lambda: False, tell=print) as place:
     print("has", place.name, flush=True)
     if len(sys.argv) > 2:
         import subprocess
@@ -37,13 +37,13 @@ def hold(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 def taken_at_once(folder: Path, gpus: tuple[str, ...]) -> str | None:
     """The name of the place that is free now, if there is one."""
-    with waiting_turn(folder, gpus, told_to_leave=lambda: True, tell=lambda _text: None) as place:
+    with waiting_turn(folder, gpus_named(*gpus), told_to_leave=lambda: True, tell=lambda _text: None) as place:
         return place.name if place else None
 
 
 def test_one_run_for_each_gpu(tmp_path: Path) -> None:
     def enter(number: int) -> None:
-        with waiting_turn(tmp_path, ("0", "1"), told_to_leave=end.is_set, tell=told.append) as place:
+        with waiting_turn(tmp_path, gpus_named("0", "1"), told_to_leave=end.is_set, tell=told.append) as place:
             places[number] = place
             end.wait(30)
 
@@ -66,7 +66,7 @@ def test_one_run_for_each_gpu(tmp_path: Path) -> None:
 def test_several_gpus_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
     def taken(wanted: int) -> str | None:
         with waiting_turn(
-            tmp_path, ("0", "1", "2"), wanted=wanted, told_to_leave=lambda: True, tell=lambda _text: None
+            tmp_path, gpus_named("0", "1", "2"), wanted=wanted, told_to_leave=lambda: True, tell=lambda _text: None
         ) as place:
             return place.name if place else None
 
@@ -148,4 +148,29 @@ def test_gpus_are_those_that_may_be_used(
     value: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    assert gpus_here() == expected
+    assert gpus_here() == gpus_named(*expected)
+
+
+def test_a_container_that_sees_one_gpu_of_several_locks_the_hosts_and_uses_cudas_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for number, seen in ((3, ("nvidia3",)), (5, ("nvidia5", "nvidia10"))):
+        devices = tmp_path / str(number)
+        devices.mkdir()
+        for name in (*seen, "nvidiactl", "nvidia-uvm", "null"):
+            (devices / name).touch()
+    alone, two = gpus_here(tmp_path / "3"), gpus_here(tmp_path / "5")
+    assert alone == (Gpu(lock="3", visible="0"),)
+    assert two == (Gpu(lock="5", visible="0"), Gpu(lock="10", visible="1"))
+    state = tmp_path / "state"
+    with waiting_turn(state, alone, told_to_leave=lambda: True, tell=print) as place:
+        assert place is not None
+        assert place.environment == {"CUDA_VISIBLE_DEVICES": "0"}
+        assert (state / "places" / "3.lock").exists()
+        # Another container of the host with the same folder: its first GPU is another one, and free.
+        with waiting_turn(state, two, wanted=2, told_to_leave=lambda: True, tell=print) as others:
+            assert others is not None
+            assert others.environment == {"CUDA_VISIBLE_DEVICES": "0,1"}
+        with waiting_turn(state, alone, told_to_leave=lambda: True, tell=print) as second:
+            assert second is None
