@@ -29,7 +29,7 @@ os._exit(int(os.environ["CODE"]))
 """
 PROGRAMS = {
     "srun": SRUN.format(python=sys.executable),
-    "squeue": '#!/bin/bash\necho "$STATE"\n',
+    "squeue": '#!/bin/bash\necho "$@" >> looked\necho "$STATE"\n',
     "scontrol": '#!/bin/bash\necho "$@" >> asked\nkill -TERM "$PPID"\n',
 }
 NUMBER = "7"
@@ -45,7 +45,7 @@ class Batch:
             (folder / "bin" / name).write_text(text)
             (folder / "bin" / name).chmod(0o755)
 
-    def start(self, code: int, *, state: str = "RUNNING", restarts: str = "0", hold: bool = False) -> None:
+    def start(self, code: int, *, state: str = "RUNNING", restarts: str = "0", hold: bool = False, **more: str) -> None:
         text = job_file(request_for(str(self.folder / "dog")), SlurmSettings())
         output = next(line for line in text.splitlines() if line.startswith("output="))
         (self.folder / "submit.slurm").write_text(text.replace(output, "output=log"))
@@ -53,7 +53,13 @@ class Batch:
         self.shell = subprocess.Popen(
             ["bash", "submit.slurm"],
             cwd=self.folder,
-            env={**os.environ, **told, "SLURM_JOB_ID": NUMBER, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"},
+            env={
+                **os.environ,
+                "SLURM_JOB_ID": NUMBER,
+                **told,
+                **more,
+                "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
+            },
             # A shell can't trap what was ignored when it began, as INT is where these tests run in the background.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -85,6 +91,14 @@ def test_requeued(code: int, batch: Batch) -> None:
 def test_never_requeued(code: int, batch: Batch) -> None:
     batch.start(code)
     assert batch.end() == (code, False)
+
+
+def test_a_task_of_an_array_asks_for_itself_alone(batch: Batch) -> None:
+    """Its last task has the array's own number, by which Slurm means all of them."""
+    batch.start(75, SLURM_JOB_ID="40", SLURM_ARRAY_JOB_ID="40", SLURM_ARRAY_TASK_ID="3")
+    assert batch.end()[0] == 75
+    assert (batch.folder / "looked").read_text() == "--noheader --jobs=40_3 --format=%T\n"
+    assert (batch.folder / "asked").read_text() == "requeue 40_3\n"
 
 
 def test_a_death_is_not_requeued_for_ever_and_coming_back_is(batch: Batch) -> None:
