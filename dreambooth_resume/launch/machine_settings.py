@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from importlib.resources import files
 
 from dreambooth_resume.launch.base import LaunchRequest
+from dreambooth_resume.preemption.sources import AUTO, CLOUDS
+
+
+def told_of_notices(request: LaunchRequest, cloud: str | None) -> LaunchRequest:
+    """The request for machines of a `cloud` that is known: nobody has to find out there whose notices to read.
+
+    As it is where the user has named one, or said none.
+    """
+    if cloud not in CLOUDS or request.options.preemption.spot != AUTO:
+        return request
+    # The last of two wins, so this one holds over what the home's note of the launch has.
+    return replace(request, command=(*request.command, "--spot", cloud))
 
 
 def machine_settings(request: LaunchRequest) -> dict[str, str]:

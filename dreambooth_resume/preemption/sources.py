@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -20,6 +21,8 @@ CLOUDS: dict[str, str] = {
     "azure": "dreambooth_resume.preemption.azure:AzureSource",
 }
 _DETECTION_SECONDS = 0.5
+_LOOKS_AGAIN_AFTER_SECONDS = (15.0, 30.0, 60.0, 120.0)
+"""A metadata service that did not answer once, on a machine that only boots, is asked again so long after."""
 _NEVER_AGAIN_SECONDS = 86_400.0
 
 
@@ -43,40 +46,61 @@ def cloud_source(name: str) -> CloudSource:
 
 
 class AutoSource:
-    """`--spot auto`: finds out at its first look which cloud this is, and is that cloud's source from then on.
+    """`--spot auto`: finds out at its first looks which cloud this is, and is that cloud's source from then on.
 
-    Off a cloud that takes half a second, once, on the watcher's thread, and is said.
+    Off a cloud a look takes half a second, on the watcher's thread; the first says so. After the fifth, four minutes
+    later, nobody is asked any more.
     """
 
     name = "the cloud"
 
     def __init__(
-        self, *, tell: Callable[[str], None], clouds: Callable[[], Sequence[CloudSource]] | None = None
+        self,
+        *,
+        tell: Callable[[str], None],
+        clouds: Callable[[], Sequence[CloudSource]] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tell = tell
         self._clouds = clouds or (lambda: [cloud_source(name) for name in CLOUDS])
+        self._monotonic = monotonic
         self._found: CloudSource | None = None
-        self._looked = False
+        self._looks = 0
+        self._next_look_s: float | None = None
+        """None: at once before the first look, and never again after the last."""
 
     @property
     def interval_seconds(self) -> float:
         if self._found is not None:
             return self._found.interval_seconds
-        return _NEVER_AGAIN_SECONDS if self._looked else 0.0
+        if self._next_look_s is not None:
+            return max(0.1, self._next_look_s - self._monotonic())
+        return _NEVER_AGAIN_SECONDS if self._looks else 0.0
 
     def lead(self) -> Lead | None:
         """How long ahead this cloud says that a machine goes; None off a cloud, and before that is known."""
         return None if self._found is None else Lead(source=self._found.name, seconds=self._found.lead_seconds)
 
     def look(self) -> Notice | None:
-        if not self._looked:
-            self._found, self._looked = _first_that_is_here(self._clouds()), True
-            self._tell(
-                f"Watching for notices of {self._found.name}."
-                if self._found
-                else "No cloud's metadata service answers here: only signals and dbr stop are heeded (--spot)."
-            )
+        if self._found is None and self._is_due():
+            self._find()
         return self._found.look() if self._found is not None else None
+
+    def _is_due(self) -> bool:
+        if self._next_look_s is None:
+            return self._looks == 0
+        return self._monotonic() >= self._next_look_s
+
+    def _find(self) -> None:
+        self._found = _first_that_is_here(self._clouds())
+        if self._found is not None:
+            self._tell(f"Watching for notices of {self._found.name}.")
+            return
+        if self._looks == 0:
+            self._tell("No cloud's metadata service answers here: only signals and dbr stop are heeded (--spot).")
+        left = _LOOKS_AGAIN_AFTER_SECONDS[self._looks :]
+        self._next_look_s = self._monotonic() + left[0] if left else None
+        self._looks += 1
 
 
 def _first_that_is_here(clouds: Sequence[CloudSource]) -> CloudSource | None:

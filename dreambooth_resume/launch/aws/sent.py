@@ -12,7 +12,7 @@ from typing import Any
 from dreambooth_resume.launch.aws.settings import AwsSettings
 from dreambooth_resume.launch.base import LaunchRequest
 from dreambooth_resume.launch.lists import listed
-from dreambooth_resume.launch.machine_settings import infra_file, machine_settings
+from dreambooth_resume.launch.machine_settings import infra_file, machine_settings, told_of_notices
 
 LAUNCH_TAG, HOME_TAG = "dbr:launch", "dbr:home"
 _LONGEST_TAG = 256
@@ -104,7 +104,7 @@ def user_data(request: LaunchRequest, settings: AwsSettings, region: str) -> str
 
     Without the lines that are comments: AWS takes 16 KiB.
     """
-    told = {"AWS_DEFAULT_REGION": region, **machine_settings(request)}
+    told = {"AWS_DEFAULT_REGION": region, **machine_settings(told_of_notices(request, "aws"))}
     told |= {"DBR_GROUP": request.name, "DBR_HF_TOKEN_PARAMETER": settings.hf_token_parameter or ""}
     first, _, script = infra_file("startup.sh").partition("\n")
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in told.items() if value)

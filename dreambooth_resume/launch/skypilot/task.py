@@ -9,7 +9,7 @@ import yaml
 
 from dreambooth_resume.launch.base import LaunchRequest
 from dreambooth_resume.launch.lists import listed
-from dreambooth_resume.launch.machine_settings import infra_file, machine_settings, service_settings
+from dreambooth_resume.launch.machine_settings import infra_file, machine_settings, service_settings, told_of_notices
 from dreambooth_resume.launch.skypilot.settings import SkyPilotSettings
 
 TEMPLATE = "skypilot.yaml"
@@ -43,7 +43,9 @@ def task(request: LaunchRequest, settings: SkyPilotSettings) -> dict[str, Any]:
         resources["infra"] = settings.infra
     if settings.image_id is not None:
         resources["image_id"] = settings.image_id
-    told = {name: value for name, value in (machine_settings(request) | service_settings(request)).items() if value}
+    cloud = settings.infra.partition("/")[0] if settings.infra is not None else None
+    own = machine_settings(told_of_notices(request, cloud))
+    told = {name: value for name, value in (own | service_settings(request)).items() if value}
     found: dict[str, Any] = {
         "name": request.name,
         "resources": resources,

@@ -94,7 +94,7 @@ def test_user_data_is_the_script_with_its_settings_and_small_enough(
     done = subprocess.run(["bash", "-c", settings + show], capture_output=True, text=True, check=True, timeout=20)
     shown = done.stdout.split("|")
     told = [request_to_dog.home, "prodigy,tensorboard", request_to_dog.name, ""]
-    assert shown == [*request_to_dog.command, *told]
+    assert shown == [*request_to_dog.command, "--spot", "aws", *told], "and the machine knows where it is"
 
 
 def test_what_is_shown_is_what_is_sent(aws: Account, request_to_dog: LaunchRequest) -> None:

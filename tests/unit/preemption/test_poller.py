@@ -163,6 +163,15 @@ def test_a_deadline_is_a_notice_shortly_before_its_end(limit_seconds: float, sho
 # --spot auto
 
 
+class Clock:
+    """A monotonic clock that stands still until it is moved."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
 def test_auto_finds_the_cloud_that_answers(cloud: str) -> None:
     told = list[str]()
@@ -180,19 +189,38 @@ def test_auto_finds_the_cloud_that_answers(cloud: str) -> None:
     assert source.interval_seconds <= 5.0
 
 
-def test_auto_off_a_cloud_says_so_once_in_under_a_second_and_asks_no_more() -> None:
-    told = list[str]()
-    with running_metadata(silent=True) as fake:
-        source = AutoSource(
-            tell=told.append, clouds=lambda: [AwsSource(base_url=fake.url), GcpSource(base_url=fake.url)]
-        )
+def test_auto_off_a_cloud_says_so_once_and_asks_no_more_after_four_minutes() -> None:
+    class Nobody(AwsSource):
+        def is_here(self, *, timeout_seconds: float) -> bool:
+            assert timeout_seconds < 1.0
+            asked.append(clock.now)
+            raise MetadataTrouble("no answer")
+
+    told, asked, clock = list[str](), list[float](), Clock()
+    source = AutoSource(tell=told.append, clouds=lambda: [Nobody()], monotonic=clock)
+    for _ in range(10):
         assert source.look() is None
-        asked = len(fake.asked)
         assert source.look() is None
-        assert len(fake.asked) == asked
+        clock.now += source.interval_seconds
+    assert [now - asked[0] for now in asked] == [0.0, 15.0, 45.0, 105.0, 225.0]
     assert len(told) == 1
     assert "--spot" in told[0]
     assert source.interval_seconds > 3600
+
+
+def test_auto_finds_a_cloud_whose_first_answer_was_lost() -> None:
+    told, clock = list[str](), Clock()
+    with running_metadata(clouds=frozenset({"aws"}), lifecycle="Terminated") as fake:
+        fake.silent = True
+        source = AutoSource(tell=told.append, clouds=lambda: [AwsSource(base_url=fake.url)], monotonic=clock)
+        assert source.look() is None
+        fake.silent = False
+        clock.now += source.interval_seconds
+        notice = source.look()
+    assert notice is not None
+    assert "Auto Scaling" in notice.source
+    assert told[1:] == ["Watching for notices of aws."]
+    assert source.interval_seconds == AwsSource.interval_seconds
 
 
 def test_the_clouds_are_asked_side_by_side() -> None:
