@@ -68,6 +68,8 @@ _INSTEAD = {
     "notify": "leave it out, and set DBR_NOTIFY where the run is trained; the platform's secret store hands it out",
 }
 """How a machine gets what a launch may not carry."""
+OF_THE_MACHINE = ("price_per_hour", "on_demand_price_per_hour", "spot", "notice_file", "deadline")
+"""Options that tell of the machine that was launched, and not of the run."""
 MEANT_THERE = ("notice_file",)
 """Options that name files of the machine that trains."""
 
@@ -168,7 +170,19 @@ def prepare_again(
     chosen = where or (last.launcher if last else "")
     settings = last.settings if last and last.launcher == chosen else {}
     before = last.words if last else ()
+    if last is not None and last.launcher != chosen:
+        before = without_the_machine(before)
     return prepare(chosen, [*before, *words, *home_words(home)], settings=settings, tell=tell)
+
+
+def without_the_machine(words: Sequence[str]) -> tuple[str, ...]:
+    """The words of a launch without what they say of its machine: elsewhere the price is another, and the notices too.
+
+    `words` are as a note has them, pairs of `typed`.
+    """
+    flags = {f"--{name}" for name in OF_THE_MACHINE}
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return tuple(word for flag, value in pairs if flag not in flags for word in (flag, value))
 
 
 def plan(prepared: Prepared) -> str:

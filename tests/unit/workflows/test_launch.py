@@ -21,7 +21,7 @@ from dreambooth_resume.models.tiny_pictures import draw_pictures
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.workflows import launch as launching
-from dreambooth_resume.workflows.launch import prepare, prepare_again, start
+from dreambooth_resume.workflows.launch import prepare, prepare_again, start, without_the_machine
 from dreambooth_resume.workflows.launched import list_launches
 from tests.fakes.far_launcher import ENTRY, FarLauncher
 from tests.fakes.s3_server import ENVIRONMENT, shared_server
@@ -198,6 +198,8 @@ def test_resume_takes_launcher_settings_and_options_from_the_home(pictures: Path
     assert again.settings == {"zone": "b"}
     assert again.request.options.lora.rank == 8
     assert again.request.options.budget.max_hours == 6
+    of_the_machine = ("--price_per_hour", "0.1", "--spot", "aws", "--deadline", "3h", "--notice_file", "/run/notice")
+    assert without_the_machine((*of_the_machine, "--max_cost", "5")) == ("--max_cost", "5")
     with pytest.raises(BadInput, match="was not launched"):
         prepare_again(shared_server().new_home(), None, s3)
 
