@@ -7,6 +7,7 @@ is written, one start is not counted.
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -16,7 +17,7 @@ from dreambooth_resume.runs.home import note_key
 from dreambooth_resume.runs.notes import Note, rewrite_note
 from dreambooth_resume.storage.base import Storage
 
-_KIND = "starts"
+_KIND: Final = "starts"
 
 
 class Starts(Record):

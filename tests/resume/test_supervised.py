@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from dreambooth_resume.cli.main import main
+from dreambooth_resume.errors import HolderAlive
 from dreambooth_resume.launch.record import read_launches
 from dreambooth_resume.runs.history import read_history
 from dreambooth_resume.runs.notes import read_notes
@@ -141,18 +142,19 @@ def shows(process: Process, text: str) -> bool:
     return text in process.output()
 
 
-def test_two_launches_at_the_same_instant_make_one_run(
+def test_of_two_launches_at_the_same_instant_one_is_refused_and_two_machines_of_the_other_make_one_run(
     bench: Bench, undisturbed: Undisturbed, s3_home: S3Home, platforms: Platforms, tmp_path: Path
 ) -> None:
-    """Neither has seen the other, so each has a machine: the one trains, the other waits and finds it finished."""
+    """A platform may start its one machine twice: the one trains, the other waits and finds the run finished."""
     where, *own = IN_KUBERNETES
     both = [prepare(where, [*own, *launch_words(bench, tmp_path, s3_home)]) for _ in range(2)]
-    for one in both:
-        start(one, print)
-    assert len(read_launches(s3_home.storage)) == 2
+    start(both[0], print)
+    with pytest.raises(HolderAlive, match="was launched already"):
+        start(both[1], print)
+    assert len(read_launches(s3_home.storage)) == 1
+    [words] = platforms.sent("kubernetes")
     machines = [
-        Machine(bench, tmp_path / f"machine-{number}").run([*words, "--stage_dir", "stage"])
-        for number, words in enumerate(platforms.sent("kubernetes"))
+        Machine(bench, tmp_path / f"machine-{number}").run([*words, "--stage_dir", "stage"]) for number in range(2)
     ]
     codes = [process.wait() for process in machines]
     assert codes == [0, 0], [process.output() for process in machines]
