@@ -13,9 +13,9 @@ from dreambooth_resume.preemption.sources import AUTO, CLOUDS
 def told_of_notices(request: LaunchRequest, cloud: str | None) -> LaunchRequest:
     """The request for machines of a `cloud` that is known: nobody has to find out there whose notices to read.
 
-    As it is where the user has named one, or said none.
+    As it is where the user has named one, or said none, and for an evaluation, which has no such option.
     """
-    if cloud not in CLOUDS or request.options.preemption.spot != AUTO:
+    if cloud not in CLOUDS or request.options.preemption.spot != AUTO or request.purpose == "eval":
         return request
     # The last of two wins, so this one holds over what the home's note of the launch has.
     return replace(request, command=(*request.command, "--spot", cloud))

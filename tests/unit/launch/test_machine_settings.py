@@ -32,6 +32,8 @@ def test_where_the_cloud_is_known_nobody_has_to_find_out_unless_the_user_says_el
 ) -> None:
     request = replace(request_for("s3://bucket/dog"), options=resolve(parse_train([*RUN, *typed]), recorded=None))
     assert told_of_notices(request, cloud).command == (*request.command, *added)
+    evaluation = replace(request, purpose="eval")
+    assert told_of_notices(evaluation, cloud) == evaluation, "dbr eval has no such option"
 
 
 @pytest.mark.parametrize(
