@@ -91,6 +91,16 @@ def runs_table(rows: Sequence[RunRow], *, any_run: bool, places: Sequence[str]) 
     return f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
+def _pick(row: RunRow) -> str:
+    """Chooses the run for the page Compare; `page.js` keeps the choice while the list is drawn anew."""
+    if row.state == "unreadable":
+        return ""
+    return (
+        f'<input type="checkbox" class="pick" data-pick="{text(row.home)}" data-key="pick|{text(row.home)}" '
+        f'aria-label="Compare {text(row.name)}" title="Compare">'
+    )
+
+
 def _run_row(row: RunRow) -> str:
     speed = f"{row.samples_per_second:.1f} samples/s" if row.samples_per_second else ""
     left = f"{span(row.seconds_left)} left" if row.seconds_left is not None else ""
@@ -111,8 +121,8 @@ def _run_row(row: RunRow) -> str:
     alarm = f'<div class="alarm">{text(row.alarm)}</div>' if row.alarm else ""
     void = ' class="void"'  # nothing to show: on a phone it takes no room
     return (
-        f'<tr><td data-label="Run">{run_link(row.home, row.name)}<small class="path" title="{text(row.home)}">'
-        f"{text(row.home)}</small></td>"
+        f'<tr><td data-label="Run">{_pick(row)}{run_link(row.home, row.name)}'
+        f'<small class="path" title="{text(row.home)}">{text(row.home)}</small></td>'
         f'<td data-label="State">{chip(row.state)}<small class="why" title="{text(row.because)}">{text(row.because)}'
         f"</small>{alarm}</td>"
         f'<td data-label="Steps">{progress(row) if row.state != "unreadable" else ""}</td>'

@@ -143,8 +143,27 @@
     };
   }
 
+  // Runs that are chosen for the page Compare: kept here, for the list is drawn anew all the time.
+  const picked = new Set();
+  const picks = () => {
+    document.querySelectorAll('input[data-pick]').forEach((one) => { one.checked = picked.has(one.dataset.pick); });
+    const link = document.querySelector('a[data-compare]');
+    if (!link) return;
+    const said = picked.size ? `Compare ${picked.size}` : 'Compare';
+    if (link.textContent === said) return;
+    link.textContent = said;
+    link.href = 'compare' + (picked.size ? '?' + [...picked].map((home) => 'home=' + encodeURIComponent(home)).join('&') : '');
+  };
+  document.addEventListener('change', (event) => {
+    const home = event.target.dataset ? event.target.dataset.pick : undefined;
+    if (home === undefined) return;
+    if (event.target.checked) picked.add(home); else picked.delete(home);
+    picks();
+  });
+
   const refresh = () => {
     ages();
+    picks();
     document.querySelectorAll('figure.chart').forEach((figure) => {
       const plot = figure.querySelector('.plot');
       if (plot && plot.clientWidth && drawn.get(figure) !== figure.dataset.points + plot.clientWidth) draw(figure);

@@ -65,8 +65,9 @@ def build(site: Site) -> None:
 
 
 def _title(count: str) -> str:
-    link = '<a class="act primary" href="new-run" style="margin-left:auto">New run</a>'
-    return f'<div class="dbr top"><h2>Runs</h2><span class="dim">{markup.text(count)}</span>{link}</div>'
+    compare = '<a class="act" href="compare" data-compare style="margin-left:auto">Compare</a>'
+    new = '<a class="act primary" href="new-run">New run</a>'
+    return f'<div class="dbr top"><h2>Runs</h2><span class="dim">{markup.text(count)}</span>{compare}{new}</div>'
 
 
 def _commands(site: Site, problems: list[str]) -> str:

@@ -49,6 +49,16 @@ def served(folder: Path, chromium: object) -> Iterator[ServedPage]:
 
 def _compare(tab: Tab, served: ServedPage) -> None:
     page = tab.page
+    page.goto(served.url)
+    for name in ("slow", "quick"):
+        page.get_by_label(f"Compare {name}").check()
+    # The list is drawn anew, and the choice is kept.
+    page.get_by_placeholder("Search").fill("slow")
+    page.get_by_label("Compare quick").wait_for(state="detached")
+    assert page.get_by_label("Compare slow").is_checked()
+    page.get_by_role("link", name="Compare 2", exact=True).click()
+    page.wait_for_url("**/compare?home=runs%2Fslow&home=runs%2Fquick")
+    page.locator("#head .keys li").nth(1).wait_for()
     homes = [f"home={quote(f'runs/{name}', safe='')}" for name in ("slow", "quick", "gone")]
     page.goto(f"{served.url}/compare?{'&'.join(homes)}")
     lines = page.locator("#losses figure.chart svg path.c0, #losses figure.chart svg path.c1")
