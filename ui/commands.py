@@ -38,6 +38,8 @@ class Command:
     text: str
     at: str
     """ISO 8601, UTC."""
+    ended_at: str | None = None
+    """ISO 8601, UTC; None while it hasn't ended."""
 
     @property
     def typed(self) -> str:
@@ -109,7 +111,8 @@ class Commands:
 
     def _run(self, command: Command) -> None:
         code, text = _output_of(command.words, self._environment)
-        ended = replace(command, state="done" if code == 0 else "failed", text=text)
+        ended_at = datetime.now(UTC).isoformat(timespec="seconds")
+        ended = replace(command, state="done" if code == 0 else "failed", text=text, ended_at=ended_at)
         with self._lock:
             for place, one in enumerate(self._kept):
                 if one.id == command.id:

@@ -13,7 +13,7 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.ui.open_run import OpenRun
 
 _KEPT = 12
-_Seen = tuple[tuple[str, int], ...]
+_Seen = tuple[tuple[str, int, str, float | None], ...]
 
 
 class Compared:
@@ -45,9 +45,9 @@ class Compared:
 
 
 def _seen(storage: Storage) -> _Seen:
-    """What grows as a run goes on."""
+    """What grows as a run goes on, and is another one where another run was begun in its home."""
     return tuple(
-        (found.key, found.size_bytes)
+        (found.key, found.size_bytes, found.version, found.modified_at)
         for prefix in (LOG_PREFIX, METRICS_PREFIX, SAMPLES_PREFIX)
         for found in storage.list(prefix)
     )

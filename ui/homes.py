@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -26,7 +26,7 @@ from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.storage.urls import open_storage
 from dreambooth_resume.ui.jobs import read_job
 from dreambooth_resume.ui.remembered import RememberedStorage
-from dreambooth_resume.ui.view import RunDetail, RunRow, row_of
+from dreambooth_resume.ui.view import JobView, RunDetail, RunRow, row_of
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +51,12 @@ class Pace:
     """What a platform says of a job that waits or runs."""
     no_job: float
     """That nothing was launched, or that it ended."""
+    ending_job: float
+    """That a job runs whose run was stopped or has failed: as a rule it is about to end."""
 
 
-PACE = Pace(place=1.0, finished=20.0, job=15.0, no_job=15.0)
-BUCKET_PACE = Pace(place=15.0, finished=600.0, job=60.0, no_job=300.0)
+PACE = Pace(place=1.0, finished=20.0, job=15.0, no_job=15.0, ending_job=3.0)
+BUCKET_PACE = Pace(place=15.0, finished=600.0, job=60.0, no_job=300.0, ending_job=10.0)
 
 
 def pace_of(home: str) -> Pace:
@@ -86,6 +88,7 @@ class _Place:
     """What the last look into a place found."""
 
     seen: tuple[_Seen, ...]
+    """Where it could not be looked into for a moment: what the look before found, with the moments of that one."""
     problem: str | None
     at_monotonic_s: float
 
@@ -211,6 +214,7 @@ class Homes:
             self._publish(seen)
             self._read_details(
                 [one.found for one in seen],
+                unread={one.found.home for read in self._read.values() if read.problem for one in read.seen},
                 deadline=None if detail_seconds is None else self._monotonic() + detail_seconds,
             )
             return self._publish(seen)
@@ -222,7 +226,8 @@ class Homes:
         return self._monotonic() - read.at_monotonic_s >= pace_of(place).place
 
     def _find(self, place: str, forgotten: set[str], *, anew: bool) -> _Place:
-        before = {one.found.home: one for one in self._read[place].seen} if place in self._read and not anew else {}
+        last = self._read[place].seen if place in self._read else ()
+        before = {one.found.home: one for one in last} if not anew else {}
         kept = {
             home: one
             for home, one in before.items()
@@ -239,7 +244,10 @@ class Homes:
                 known=lambda home: kept[home].found if home in kept else None,
             )
         except DbrError as error:
-            return _Place(seen=(), problem=f"{place}: {error}", at_monotonic_s=self._monotonic())
+            # A place that isn't there holds nothing. One that only doesn't answer holds what it held: its runs may be
+            # training, and can be stopped.
+            seen = () if isinstance(error, BadInput) else last
+            return _Place(seen=seen, problem=f"{place}: {error}", at_monotonic_s=self._monotonic())
         at, at_monotonic_s = datetime.now(UTC), self._monotonic()
         seen = tuple(kept.get(one.home) or _Seen(found=one, at=at, at_monotonic_s=at_monotonic_s) for one in found)
         return _Place(seen=seen, problem=None, at_monotonic_s=at_monotonic_s)
@@ -252,24 +260,27 @@ class Homes:
         self._is_read.set()
         return self._snapshot
 
-    def _read_details(self, found: Sequence[FoundRun], *, deadline: float | None) -> None:
+    def _read_details(self, found: Sequence[FoundRun], *, unread: Collection[str], deadline: float | None) -> None:
+        """Of `unread` nothing new was found, and their place doesn't answer."""
         there = {one.home for one in found}
         self._details = {home: known for home, known in self._details.items() if home in there}
         # Those of whom nothing is known come first.
         for one in sorted(found, key=lambda one: one.home in self._details):
             if deadline is not None and self._monotonic() > deadline:
                 return
-            if one.summary is not None and self._is_stale(one.home, one.summary):
+            if one.home not in unread and one.summary is not None and self._is_stale(one.home, one.summary):
                 self._details[one.home] = self._detail(one.home, one.summary)
 
     def _is_stale(self, home: str, summary: RunSummary) -> bool:
         known = self._details.get(home)
-        if known is None or known.made_of != _made_of(summary):
+        if known is None or known.made_of != self._made_of(home, summary):
             return True
         if not _asks_for_its_job(summary):
             return False
         job, pace = known.detail.job, pace_of(home)
         lasts = pace.no_job if job is None or job.state == "ended" else pace.job
+        if is_about_to_end(summary, job):
+            lasts = pace.ending_job
         return self._monotonic() - known.at_monotonic_s > lasts
 
     def _detail(self, home: str, summary: RunSummary) -> _Known:
@@ -279,7 +290,14 @@ class Homes:
         except DbrError as error:
             logger.debug("%s: %s", home, error)
             detail = RunDetail(interruptions=0, cost=None, effective_batch=None, began_at=None, job=None)
-        return _Known(made_of=_made_of(summary), detail=detail, at_monotonic_s=self._monotonic())
+        return _Known(made_of=self._made_of(home, summary), detail=detail, at_monotonic_s=self._monotonic())
+
+    def _made_of(self, home: str, summary: RunSummary) -> tuple[object, ...]:
+        with self._lock:
+            replaced = self._storages[home].replaced if home in self._storages else 0
+        return (
+            summary.state, summary.attempt, summary.durable_step, summary.steps_trained, summary.exit_code, replaced,
+        )  # fmt: skip
 
     def _opened(self, home: str) -> RememberedStorage:
         with self._lock:
@@ -313,8 +331,11 @@ def _asks_for_its_job(summary: RunSummary) -> bool:
     return summary.attempt is None or (not summary.is_live and summary.state != "finished")
 
 
-def _made_of(summary: RunSummary) -> tuple[object, ...]:
-    return summary.state, summary.attempt, summary.durable_step, summary.steps_trained, summary.exit_code
+def is_about_to_end(summary: RunSummary, job: JobView | None) -> bool:
+    """Does a job still run whose run was stopped, or failed for good? Nobody restarts that: unless somebody has just
+    resumed it, the job ends within moments, and believed for longer it would make the run look as if it came back.
+    """
+    return summary.state == "stopped" and job is not None and job.state == "running"
 
 
 def _is_same(home: str, text: str) -> bool:

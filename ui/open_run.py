@@ -22,7 +22,7 @@ from dreambooth_resume.runs.status import Status, read_status
 from dreambooth_resume.runs.summary import RunSummary, summarise, summarise_launch
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.urls import open_storage
-from dreambooth_resume.ui.homes import Homes, pace_of
+from dreambooth_resume.ui.homes import Homes, is_about_to_end, pace_of
 from dreambooth_resume.ui.jobs import last_lines, read_job
 from dreambooth_resume.ui.points import ChartKind, chart
 from dreambooth_resume.ui.remembered import RememberedStorage
@@ -66,6 +66,11 @@ class OpenRun:
         self._lock = threading.Lock()
         self._view: RunView | None = None
         self._lasts_until = 0.0
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        """What lay here was deleted: nothing that was made of it holds for the run that lies here now."""
+        self._replaced = self.storage.replaced
         self._log: Log | None = None
         self._statuses: dict[int, Status] = {}
         self._measured: Measured = {}
@@ -89,14 +94,15 @@ class OpenRun:
 
     def _read(self) -> RunView | None:
         summary = summarise(self.storage) or summarise_launch(self.storage)
+        if self.storage.replaced != self._replaced:
+            self._forget_run()
         if summary is None:
-            self._log = None
             return None
         self._log = log = read_log(self.storage, self._log)
         record = read_record(self.storage)
         attempts = self._history(log, summary)
         totals = totals_of(attempts, log.last.state.totals) if log.last else None
-        job = self._read_job(has_begun=summary.attempt is not None)
+        job = self._read_job(summary)
         detail = RunDetail(
             interruptions=interruptions(log) if log.entries else 0,
             cost=totals.cost if totals else None,
@@ -141,14 +147,19 @@ class OpenRun:
         self._points = len(curve.points)
         self._charts_of = seen
 
-    def _read_job(self, *, has_begun: bool) -> JobView | None:
+    def _read_job(self, summary: RunSummary) -> JobView | None:
         now = self._monotonic()
-        if self._job is None or now - self._job[0] > _JOB_SECONDS:
+        if self._job is None or now - self._job[0] > self._job_lasts(summary, self._job[1]):
             try:
-                self._job = now, read_job(self.storage, has_begun=has_begun)
+                self._job = now, read_job(self.storage, has_begun=summary.attempt is not None)
             except DbrError as error:
                 self._job = now, JobView(launcher="", name="", state="unknown", because=str(error))
         return self._job[1]
+
+    def _job_lasts(self, summary: RunSummary, job: JobView | None) -> float:
+        if is_about_to_end(summary, job):
+            return min(_JOB_SECONDS, pace_of(self.home).ending_job)
+        return _JOB_SECONDS
 
     def _lines(self) -> tuple[str, ...] | None:
         now = self._monotonic()

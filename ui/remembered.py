@@ -12,6 +12,9 @@ from dreambooth_resume.storage.base import Body, SinkKind, Storage, StoredDigest
 _BYTES_KEPT = 4_000_000
 """For one home. A log of a thousand entries is about 2 MB; beyond that the oldest are read again."""
 
+_Written = tuple[int, str, float | None]
+"""Size, version and moment of a key, as it was listed."""
+
 
 class RememberedStorage:
     """Passes everything on to `storage`, and keeps the bodies of keys that are put once and stay as they are."""
@@ -21,6 +24,8 @@ class RememberedStorage:
         self._bytes_kept = bytes_kept
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._size = 0
+        self._log: dict[str, _Written] = {}
+        self._replaced = 0
         self._lock = threading.Lock()
 
     @property
@@ -34,6 +39,11 @@ class RememberedStorage:
     @property
     def refuses_a_second_writer(self) -> bool:
         return self._storage.refuses_a_second_writer
+
+    @property
+    def replaced(self) -> int:
+        """How often the run that lies here was seen to be gone, or another one: what was made of it counts no more."""
+        return self._replaced
 
     def describe(self) -> str:
         return self._storage.describe()
@@ -74,8 +84,8 @@ class RememberedStorage:
 
     def list(self, prefix: str = "") -> list[StoredObject]:
         found = self._storage.list(prefix)
-        if prefix == LOG_PREFIX and not found:
-            self.forget()  # a run that was deleted, or one that hasn't begun: nothing of it is final
+        if prefix == LOG_PREFIX:
+            self._compare({one.key: (one.size_bytes, one.version, one.modified_at) for one in found})
         return found
 
     def delete(self, key: str) -> None:
@@ -88,6 +98,20 @@ class RememberedStorage:
 
     def free_bytes(self) -> int | None:
         return self._storage.free_bytes()
+
+    def _compare(self, log: dict[str, _Written]) -> None:
+        """Forget everything unless this is the log that was listed before, or has grown from it.
+
+        An entry never changes. One that did is of a run that was deleted and begun anew while nobody looked; and as
+        long as a log is empty nothing of the run is final.
+        """
+        with self._lock:
+            before, self._log = self._log, log
+            both = before.keys() & log.keys()
+            if both and all(before[key] == log[key] for key in both):
+                return
+            self._replaced += bool(before)
+        self.forget()
 
     def _keep(self, key: str, body: bytes) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import gradio as gr
@@ -18,12 +19,14 @@ from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.pull import newest_checkpoint
 from dreambooth_resume.runs.samples import SampleSet
 from dreambooth_resume.ui import markup, picture_pair, run_parts
+from dreambooth_resume.ui.commands import Command
 from dreambooth_resume.ui.exports import begin_export, exported
 from dreambooth_resume.ui.open_run import OpenRun, RunView
-from dreambooth_resume.ui.site import PRIVATE, REFRESH_SECONDS, Site, html_part, navbar, served_url
+from dreambooth_resume.ui.site import PRIVATE, REFRESH_SECONDS, Site, html_part, navbar, sample_url
 from dreambooth_resume.workflows.kill import kill_run
 
 _PARTS = ("head", "acts", "curves", "samples", "timeline", "checkpoints", "log", "configuration")
+_APPEARS_SECONDS = 60.0
 _WAIT = '<div class="dbr"><div class="skeleton" role="status" aria-label="Reading the run"></div></div>'
 
 
@@ -118,7 +121,8 @@ def _parts(site: Site, address: str, *, fresh: bool) -> dict[str, str]:
         if view is None:
             raise BadInput("this run was deleted", where=address, fix="the other runs are on the page Runs")
     except BadInput as error:
-        started = [one for one in site.commands.of(address) if one.verb == "start" and one.state != "failed"]
+        now = datetime.now(UTC)
+        started = [one for one in site.commands.of(address) if one.verb == "start" and _makes_a_run(one, now=now)]
         if started:
             return {**parts, "head": run_parts.being_started(address, started)}
         gone = markup.empty("There is no such run here", f"{error.where}: {error.what}.", None)
@@ -130,7 +134,7 @@ def _parts(site: Site, address: str, *, fresh: bool) -> dict[str, str]:
         "head": run_parts.head(view, site.commands.of(run.home)),
         "acts": run_parts.actions(view.row, can_kill=_can_kill(view)),
         "curves": run_parts.curves(view),
-        "samples": run_parts.samples(view, lambda key, small: _picture(site, run, key, small=small)),
+        "samples": run_parts.samples(view, lambda key, small: sample_url(site, run.storage, key, small=small)),
         "timeline": run_parts.timeline(view),
         "checkpoints": run_parts.checkpoints(view, lambda folder: exported(site, view, folder)),
         "log": run_parts.log(view),
@@ -138,15 +142,16 @@ def _parts(site: Site, address: str, *, fresh: bool) -> dict[str, str]:
     }
 
 
+def _makes_a_run(start: Command, *, now: datetime) -> bool:
+    """Can its run still appear? A minute after the end of its start it has; gone later, it was deleted."""
+    if start.state in ("done", "failed"):
+        ended_at = datetime.fromisoformat(start.ended_at or start.at)
+        return start.state == "done" and (now - ended_at).total_seconds() < _APPEARS_SECONDS
+    return True
+
+
 def _can_kill(view: RunView) -> bool:
     return view.row.is_live and view.summary.is_certain and view.summary.process is not None
-
-
-def _picture(site: Site, run: OpenRun, key: str, *, small: bool) -> str | None:
-    try:
-        return served_url(site.served.picture(run.storage, key, small=small))
-    except (KeyNotFound, ValueError, DbrError):
-        return None
 
 
 def _samples(site: Site, address: str) -> tuple[SampleSet, ...]:
@@ -161,7 +166,7 @@ def _samples(site: Site, address: str) -> tuple[SampleSet, ...]:
 def _whole(site: Site, address: str, key: str) -> str | None:
     try:
         return str(site.served.picture(site.runs.run(address).storage, key))
-    except (ValueError, DbrError):
+    except (KeyNotFound, ValueError, OSError, DbrError):
         return None
 
 
@@ -215,11 +220,13 @@ def _weights(site: Site, run: OpenRun, folder: str) -> Any:
     with _DOWNLOADS:
         if not path.is_file():
             partial = path.with_suffix(".tmp")
-            digest = run.storage.digest(stored.key)
-            if digest.sha256 != stored.sha256:
-                raise BadInput("is not what was saved", where=found.folder, fix="take another checkpoint")
-            partial.write_bytes(run.storage.read(stored.key))
-            shutil.move(partial, path)
+            try:
+                if run.storage.digest(stored.key).sha256 != stored.sha256:
+                    raise BadInput("is not what was saved", where=found.folder, fix="take another checkpoint")
+                partial.write_bytes(run.storage.read(stored.key))
+                shutil.move(partial, path)
+            except KeyNotFound:
+                raise BadInput(f"its {stored.key} is gone", where=found.folder, fix="take another checkpoint") from None
             site.served.tidy()
     return path
 
@@ -239,7 +246,7 @@ def _fork(site: Site, run: OpenRun, step: str, to: str) -> None:
         raise BadInput(f"doesn't lie below {places}", where=to[:200], fix="name a folder there")
     if step.startswith("-") or to.startswith("-"):
         raise BadInput("begins with a dash", where="Fork", fix="name a step and a folder")
-    site.begin(run.home, f"fork {to}", ["fork", run.home, "--to", to, *(["--step", step] if step else [])])
+    site.begin(run.home, f"fork {to}", ["fork", run.home, "--to", to, *(["--step", step] if step else [])], to=to)
 
 
 def _said(error: DbrError) -> str:

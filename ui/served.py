@@ -9,10 +9,12 @@ import atexit
 import contextlib
 import hashlib
 import io
+import os
 import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -24,6 +26,7 @@ _BYTES_KEPT = 1_000_000_000
 _EDGE = 384
 """Pixels of a small picture's longer side."""
 _PIXELS_MAX = 64_000_000
+_PARTIAL = ".tmp"
 _SCRATCH_SECONDS = 4 * 3600.0
 
 
@@ -46,7 +49,8 @@ class Served:
     def picture(self, storage: Storage, key: str, *, small: bool = False) -> Path:
         """A copy of a sample's PNG. `key` is what the home says: any text.
 
-        Raises KeyNotFound, ValueError for a key that is none of a sample and for what is no PNG, and as the storage.
+        Raises KeyNotFound, ValueError for a key that is none of a sample and for what is no PNG, OSError where the copy
+        can't be written, and as the storage.
         """
         if not key.startswith(SAMPLES_PREFIX) or ".." in key.split("/"):
             raise ValueError("no key of a sample")
@@ -70,7 +74,7 @@ class Served:
     def scratch(self, name: str) -> Path:
         """A folder that is not served, and not made; what others have left there for hours is removed."""
         made = self._root / "made"
-        made.mkdir(exist_ok=True)
+        made.mkdir(parents=True, exist_ok=True)
         for left in made.iterdir():
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > _SCRATCH_SECONDS:
@@ -80,20 +84,33 @@ class Served:
     def tidy(self) -> None:
         """Remove the oldest files until the folder is within its size."""
         with self._lock:
-            files = sorted(
-                (path for path in self.folder.rglob("*") if path.is_file()), key=lambda one: one.stat().st_mtime
-            )
-            left = sum(path.stat().st_size for path in files)
-            for path in files:
+            files = sorted(self._files())
+            left = sum(size for _, size, _ in files)
+            for _, size, path in files:
                 if left <= self._bytes_kept:
                     return
-                left -= path.stat().st_size
+                left -= size
                 path.unlink(missing_ok=True)
 
+    def _files(self) -> Iterator[tuple[float, int, Path]]:
+        """Moment, size and path of each. What another thread is writing is none yet, and any file may go meanwhile."""
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(folder) / name
+                if path.suffix != _PARTIAL:
+                    with contextlib.suppress(FileNotFoundError):
+                        found = path.stat()
+                        yield found.st_mtime, found.st_size, path
+
     def _put(self, path: Path, body: bytes) -> None:
-        partial = path.with_suffix(f".{threading.get_ident()}.tmp")
-        partial.write_bytes(body)
-        partial.replace(path)
+        # The folder may be gone: a system that tidies its temporary files takes old ones away while the page is open.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{threading.get_ident()}{_PARTIAL}")
+        try:
+            partial.write_bytes(body)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)  # on a full disk the half that was written
         self.tidy()
 
     def _path(self, home: str, key: str, ending: str) -> Path:

@@ -40,9 +40,9 @@ class Site:
     paintings: Errands = field(default_factory=Errands)
     """`dbr generate`, one at a time: two would not fit into the memory of one GPU."""
 
-    def begin(self, home: str, verb: str, words: Sequence[str]) -> Command:
-        """Start `dbr WORDS` about `home`, which must have been found."""
-        more = self.s3_words if "://" in home else ()
+    def begin(self, home: str, verb: str, words: Sequence[str], *, to: str = "") -> Command:
+        """Start `dbr WORDS` about `home`, which must have been found; `to` is the home that it makes, if any."""
+        more = self.s3_words if "://" in home or "://" in to else ()
         return self.commands.begin(home, verb, [*words, *more])
 
     def stop(self, home: str) -> Command:
@@ -83,7 +83,7 @@ def sample_url(site: Site, storage: Storage, key: str, *, small: bool) -> str | 
     """Where the browser gets a sample's picture; None for what can't be read."""
     try:
         return served_url(site.served.picture(storage, key, small=small))
-    except (KeyNotFound, ValueError, DbrError):
+    except (KeyNotFound, ValueError, OSError, DbrError):
         return None
 
 

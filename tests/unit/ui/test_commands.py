@@ -34,6 +34,8 @@ def test_what_it_said_is_kept_and_its_end_is_told() -> None:
     ended = commands.wait(commands.begin("dog", "help", ["options", "seed"]), seconds=120.0)
     assert (ended.state, "seed" in ended.text) == ("done", True)
     assert [one.id for one in told] == [ended.id]
+    assert ended.ended_at is not None
+    assert ended.ended_at >= ended.at
     assert commands.newest() == (ended,)
 
 

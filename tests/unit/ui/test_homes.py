@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -167,3 +168,10 @@ def test_a_place_that_is_gone_is_a_problem_and_hides_nothing(tmp_path: Path, dog
     found = Homes([str(tmp_path / "runs"), str(tmp_path / "gone")]).look()
     assert len(found.rows) == 1
     assert "there is no such folder" in found.problems[0]
+
+
+def test_the_runs_of_a_folder_that_was_removed_are_gone(tmp_path: Path, dog: LocalStorage) -> None:
+    homes = Homes([str(tmp_path / "runs")])
+    assert len(homes.look().rows) == 1
+    shutil.rmtree(tmp_path / "runs")
+    assert homes.look().rows == ()

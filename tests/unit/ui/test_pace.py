@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from dreambooth_resume.errors import BadInput
+from dreambooth_resume.errors import BadInput, StorageUnavailable
 from dreambooth_resume.storage.base import StoredObject
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.ui.homes import BUCKET_PACE, Homes
@@ -94,6 +94,26 @@ def test_after_a_command_about_a_run_it_is_looked_at_at_once(bucket: Bucket) -> 
     bucket.homes.forget(f"{PLACE}/done")
     assert bucket.look(0.0)["done"] > 0
     assert bucket.look(0.0) == {}
+
+
+def test_runs_of_a_place_that_does_not_answer_are_still_there_and_can_be_stopped(bucket: Bucket) -> None:
+    def refuse(_call: str, _key: str) -> None:
+        raise StorageUnavailable("503: slow down")
+
+    before = bucket.homes.snapshot().rows
+    for storage in (bucket.place, bucket.dog, bucket.done):
+        storage.before = refuse
+    requests = bucket.look(BUCKET_PACE.no_job)
+    assert requests["dog"] == 0  # nothing is asked of a place that doesn't answer but whether it does again
+    assert bucket.homes.snapshot().rows == before
+    assert "503" in bucket.homes.snapshot().problems[0]
+    assert bucket.homes.found(f"{PLACE}/dog") == f"{PLACE}/dog"
+    for storage in (bucket.place, bucket.dog, bucket.done):
+        storage.before = None
+    begin(bucket.dog).commit(2)
+    bucket.look(BUCKET_PACE.place)
+    assert bucket.homes.snapshot().problems == ()
+    assert [row.durable_step for row in bucket.homes.snapshot().rows if row.name == "dog"] == [2]
 
 
 def test_ages_are_of_the_moment_when_the_run_was_read(bucket: Bucket) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from dreambooth_resume.errors import BadInput
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.ui import run_parts
-from dreambooth_resume.ui.commands import Command, Commands
+from dreambooth_resume.ui.commands import Command, Commands, CommandState
 from dreambooth_resume.ui.homes import Homes
 from dreambooth_resume.ui.open_run import OpenRun, OpenRuns
 from dreambooth_resume.ui.served import Served
@@ -84,3 +85,60 @@ def test_a_checkpoint_is_exported_once_and_offered_from_then_on(tmp_path: Path) 
     assert "Kohya file" not in shown
     assert 'download="dog-20-kohya_emb.safetensors"' in shown
     served.close()
+
+
+@pytest.fixture
+def dog(tmp_path: Path) -> LocalStorage:
+    storage = LocalStorage(tmp_path / "dog")
+    record_run(storage)
+    begin(storage, steps=50).commit(20)
+    return storage
+
+
+def test_what_a_torn_home_lacks_is_said(dog: LocalStorage, tmp_path: Path) -> None:
+    from dreambooth_resume.ui.run_page import _do, _whole
+    from dreambooth_resume.ui.site import Site
+
+    homes, served = Homes([str(tmp_path)]), Served()
+    site = Site(homes=homes, runs=OpenRuns(homes), commands=NotedCommands(), served=served)
+    run: Any = OpenRun(str(dog.root), dog)
+    (lora,) = [found.key for found in dog.list() if found.key.endswith("pytorch_lora_weights.safetensors")]
+    dog.delete(lora)
+    with pytest.raises(BadInput, match=f"its {lora} is gone"):
+        _do(site, run, "download", "checkpoint-20")
+    assert _whole(site, str(dog.root), "samples/20-a1/0.png") is None
+    served.close()
+
+
+def test_a_fork_into_a_bucket_goes_to_the_service_that_the_page_was_given(dog: LocalStorage, tmp_path: Path) -> None:
+    from dreambooth_resume.ui.run_page import _fork
+    from dreambooth_resume.ui.site import Site
+
+    homes, commands, served = Homes([str(tmp_path), "s3://bucket/runs"]), NotedCommands(), Served()
+    s3_words = ("--s3_endpoint_url", "http://127.0.0.1:9")
+    site = Site(homes=homes, runs=OpenRuns(homes), commands=commands, served=served, s3_words=s3_words)
+    run = OpenRun(str(dog.root), dog)
+    _fork(site, run, "20", "s3://bucket/runs/new")
+    _fork(site, run, "", str(tmp_path / "new"))
+    far, near = commands.noted
+    assert far == ("fork", run.home, "--to", "s3://bucket/runs/new", "--step", "20", *s3_words)
+    assert near == ("fork", run.home, "--to", str(tmp_path / "new"))
+    served.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "ended_seconds_ago", "appears"),
+    [("running", None, True), ("done", 20, True), ("done", 100, False), ("failed", 1, False)],
+)
+def test_a_run_that_was_started_here_and_deleted_later_is_not_starting(
+    state: CommandState, ended_seconds_ago: float | None, appears: bool
+) -> None:
+    from dreambooth_resume.ui.run_page import _makes_a_run
+
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    ended_at = None if ended_seconds_ago is None else (now - timedelta(seconds=ended_seconds_ago)).isoformat()
+    start = Command(
+        id="1", home="dog", verb="start", words=(), state=state, text="",
+        at=(now - timedelta(hours=1)).isoformat(), ended_at=ended_at,
+    )  # fmt: skip
+    assert _makes_a_run(start, now=now) is appears
