@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import time
@@ -210,12 +211,12 @@ class LocalStorage:
         with _translated(f"delete {target}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             body = _body(target)  # of a folder that is no key but holds keys, this names nothing
             body.unlink()
-            # An emptied folder is only clutter; another writer may be filling it again, so no force.
+            # Emptied folders are only clutter; another writer may be filling one again, so no force.
             with contextlib.suppress(OSError):
                 if body != target:
                     target.rmdir()
-                if target.parent != self.root:
-                    target.parent.rmdir()
+                for folder in itertools.takewhile(lambda folder: folder != self.root, target.parents):
+                    folder.rmdir()
 
     def claim(self, attempt: int) -> None:
         self._owner = f"a{attempt:08d}"

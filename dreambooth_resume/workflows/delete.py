@@ -6,6 +6,7 @@ left in between is refused by every start (78) and says what it is; the same com
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from dreambooth_resume.storage.base import Storage, StoredObject
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.workflows.holders import Waiting, refuse_if_held, take_run
 from dreambooth_resume.workflows.inventory import Inventory, take_inventory
+from dreambooth_resume.workflows.launched import live_jobs
 
 DELETED_REASON = "dbr delete"
 _ROUNDS_MAX = 3
@@ -63,7 +65,16 @@ def delete_run(storage: Storage, waiting: Waiting, *, on_file: OnFile = lambda _
 
 
 def check_deletable(storage: Storage) -> None:
-    """Raises HolderAlive if somebody trains the run. One whose log can't be read may be deleted like any other."""
+    """Raises HolderAlive if somebody trains the run, or evaluates it by a launch, as far as that can be seen.
+
+    One whose log can't be read may be deleted like any other.
+    """
+    for one in live_jobs(storage, "eval"):
+        if one.launch.job is not None and one.status.state in ("waiting", "running"):
+            raise HolderAlive(
+                f"An evaluation of {storage.describe()} goes on ({one.launch.job.name}), so nothing was deleted: its "
+                f"scores would come back. End it first: dbr stop {shlex.quote(storage.describe())} --eval"
+            )
     try:
         summary = summarise(storage)
     except RefusedToGoOn:

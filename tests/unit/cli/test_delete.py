@@ -42,6 +42,8 @@ def make_run(storage: Storage, *, finish: bool = False) -> None:
     measure(storage, 1, {1: 0.5, 2: 0.4})
     post_request(storage, "stop")
     post_note(storage, "exit", "seen")
+    post_note(storage, "evaluation", "slurm, by dbr 1")
+    storage.write(f"eval/output/{'d' * 32}/00001.txt", [b"picture 1"])
     attempt.train_to_the_end() if finish else attempt.stop()
     for key, body in FOREIGN.items():
         storage.write(key, [body])

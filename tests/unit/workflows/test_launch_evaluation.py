@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from dreambooth_resume.cli.main import main
-from dreambooth_resume.launch.base import Job
+from dreambooth_resume.launch.base import Job, launch_name
 from dreambooth_resume.launch.launchers import LAUNCHERS, settings_options
 from dreambooth_resume.launch.record import read_launches, write_launch, write_started
 from dreambooth_resume.launch.skypilot.settings import SkyPilotSettings
@@ -99,6 +100,8 @@ def test_the_job_has_its_options_in_the_home_and_the_training_knows_nothing_of_i
     assert added == {"notes", "packages"}, "neither in the log nor in control/"
 
     far.state = "waiting"
+    assert main(["delete", uri, *s3(), "--yes"]) == 75
+    assert "An evaluation of" in capsys.readouterr().err
     assert main(words) == 75
     assert "was launched already" in capsys.readouterr().err
     assert main(["stop", uri, *s3()]) == 0
@@ -106,6 +109,24 @@ def test_the_job_has_its_options_in_the_home_and_the_training_knows_nothing_of_i
     assert far.released == []
     assert main(["stop", uri, *s3(), "--eval"]) == 0
     assert far.released == [request.name], "that platform has no word for it, so its machine is given back"
+
+
+def test_one_that_died_while_it_launched_is_waited_for_and_found_by_its_number(
+    storage: S3Storage, uri: str, far: type[FarLauncher], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_launch(storage, ID, launcher="far", settings={}, words=(), version="1", purpose="eval")
+    assert main(["eval", uri, *s3(), "--on", "far"]) == 75
+    assert re.search(f"is being launched already .far, by .*dbr stop {uri} --eval", capsys.readouterr().err)
+    far.lost, far.state = launch_name(uri, ID, purpose="eval"), "running"
+    assert main(["stop", uri, *s3(), "--eval"]) == 0
+    assert far.lost.startswith("dbr-eval-")
+    assert far.released == [far.lost]
+    assert f"Told {far.lost} to end" in capsys.readouterr().out
+    # Of one of which nothing is there, nothing is left.
+    far.lost = None
+    write_launch(storage, "f" * 32, launcher="far", settings={}, words=(), version="1", purpose="eval")
+    assert main(["stop", uri, *s3(), "--eval"]) == 0
+    assert [launch.id for launch in read_launches(storage, "eval")] == [ID]
 
 
 def test_a_start_that_fails_leaves_no_launch_behind(storage: S3Storage, uri: str, far: type[FarLauncher]) -> None:
