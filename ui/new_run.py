@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dreambooth_resume.data.inputs import INPUTS_LIST
 from dreambooth_resume.errors import BadInput, DbrError
+from dreambooth_resume.launch.record import read_launches
 from dreambooth_resume.runs.record import read_record
 from dreambooth_resume.storage.access import check_access
 from dreambooth_resume.storage.probe import probe
@@ -17,9 +19,10 @@ from dreambooth_resume.ui import markup
 from dreambooth_resume.ui.draft import FieldError, Review, home_of, review, store_pictures
 from dreambooth_resume.ui.new_run_parts import is_within
 from dreambooth_resume.ui.site import Site
+from dreambooth_resume.ui.uploads import keep, tidy
 
 UPLOADS = ".dbr-pictures"
-"""Beside the homes, hidden from the list of runs: pictures that were uploaded."""
+"""Beside the homes, hidden from the list of runs: pictures that were uploaded for runs (uploads.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,10 @@ class Wish:
 
 
 def review_of(site: Site, wish: Wish) -> Review:
-    """Look at everything; nothing is started, and nothing written but pictures that were uploaded."""
+    """Look at everything; nothing is started, and nothing written but a copy of uploads that goes with the page.
+
+    What is shown names the folder in which a start keeps them.
+    """
     try:
         if wish.place not in site.homes.places:
             raise BadInput("is none of the places of this page", where="place", fix=", ".join(site.homes.places))
@@ -52,16 +58,16 @@ def review_of(site: Site, wish: Wish) -> Review:
             return Review(errors=(taken,), home=home)
         values = dict(wish.values)
         if wish.uploads or wish.folder:
-            values["instance_data_dir"] = str(pictures_of(site, wish, keep=True))
-        kept = str(_uploads_folder(site))
-        return review(
+            values["instance_data_dir"] = str(pictures_of(site, wish))
+        made = review(
             values,
             where=wish.where,
             home=home,
             preset=wish.preset,
-            may_use=lambda path: may_use(path, [*site.files, *site.homes.places, kept]),
+            may_use=lambda path: may_use(path, [*site.files, *site.homes.places, str(_looked_at(site))]),
             s3_words=site.s3_words,
         )
+        return _as_kept(site, made) if wish.uploads else made
     except BadInput as error:
         where = f"{error.where}: " if error.where else ""
         return Review(errors=(FieldError(name="", what=f"{where}{error.what}", fix=error.fix or ""),))
@@ -72,9 +78,19 @@ def review_of(site: Site, wish: Wish) -> Review:
 def begin_run(site: Site, wish: Wish) -> Review:
     """Check, and start if nothing is wrong. Asked twice while it starts, it is started once."""
     made = review_of(site, wish)
-    if made.words:
-        # The command adds nothing to its words: those for the bucket are in them.
-        site.commands.begin(made.home, "start", made.words)
+    if not made.words:
+        return made
+    if wish.uploads:
+        folder = _uploads_folder(site)
+        try:
+            tidy(folder, lambda home: _needs_its_uploads(site, home))
+            keep(pictures_of(site, wish), folder, _wherever_served(made.home))
+        except OSError as error:
+            what = f"can't be kept: {error.strerror or error}"
+            fix = "make room there, or name the folder of the pictures"
+            return Review(errors=(FieldError(name="", what=f"{folder}: {what}", fix=fix),), home=made.home)
+    # The command adds nothing to its words: those for the bucket are in them.
+    site.commands.begin(made.home, "start", made.words)
     return made
 
 
@@ -85,14 +101,13 @@ def _is_taken(site: Site, home: str) -> bool:
     return read_record(open_storage(home, site.homes.s3)) is not None
 
 
-def pictures_of(site: Site, wish: Wish, *, keep: bool) -> Path:
-    """The folder of the wish's pictures. `keep`: uploads go beside the homes, where the run finds them later.
+def pictures_of(site: Site, wish: Wish) -> Path:
+    """The folder of the wish's pictures; of uploads, that of a copy which goes with the page.
 
     Raises BadInput for uploads that are no pictures, and for a folder that this page may not read.
     """
     if wish.uploads:
-        folder = _uploads_folder(site) if keep else site.served.folder / "looked-at"
-        return store_pictures(wish.uploads, wish.captions, folder)
+        return store_pictures(wish.uploads, wish.captions, _looked_at(site))
     if not wish.folder:
         raise BadInput("are missing", where="pictures", fix="drop some, or name a folder")
     if not may_use(wish.folder, [*site.files, *site.homes.places]):
@@ -127,6 +142,39 @@ def test_access(site: Site, place: str) -> str:
     room = f"; {free / 1e9:,.0f} GB free" if free is not None else ""
     told = f"✓ {place} can be read and written; {said}{room}."
     return f'<div class="dbr"><p class="say">{markup.text(told)}</p></div>'
+
+
+def _looked_at(site: Site) -> Path:
+    return site.served.folder / "looked-at"
+
+
+def _as_kept(site: Site, made: Review) -> Review:
+    """With the folder in which a start keeps the uploads in place of the one that was looked at."""
+    before, kept = str(_looked_at(site)), str(_uploads_folder(site).absolute())
+    return replace(
+        made,
+        words=tuple(word.replace(before, kept) for word in made.words),
+        differs=tuple((name, was, now.replace(before, kept)) for name, was, now in made.differs),
+        yaml=made.yaml.replace(before, kept),
+        plan=made.plan.replace(before, kept),
+    )
+
+
+def _wherever_served(home: str) -> str:
+    return home if "://" in home else str(Path(home).absolute())
+
+
+def _needs_its_uploads(site: Site, home: str) -> bool:
+    """Is there a run in `home` that has no copy of its own of the pictures? Yes, too, where that can't be told."""
+    if "://" not in home and not Path(home).parent.is_dir():
+        return True
+    try:
+        storage = open_storage(home, site.homes.s3)
+        if read_record(storage) is None and not read_launches(storage):
+            return False
+        return not any(stored.key == INPUTS_LIST for stored in storage.list(INPUTS_LIST))
+    except DbrError:
+        return True
 
 
 def _uploads_folder(site: Site) -> Path:

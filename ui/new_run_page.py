@@ -254,7 +254,7 @@ def _launchers() -> list[tuple[str, str]]:
 def _looked_at(site: Site, wish: Wish) -> DataCheck:
     """The pictures of the wish, as `dbr data check` sees them. Raises what it raises."""
     words = [f"--{name}={value}" for name, value in wish.values.items() if name in ("instance_prompt", "resolution")]
-    folder = pictures_of(site, wish, keep=False)
+    folder = pictures_of(site, wish)
     prompt = [] if "instance_prompt" in wish.values else ["--instance_prompt=x"]
     words += ["--pretrained_model_name_or_path=x", *prompt, f"--instance_data_dir={folder}"]
     options = decided(resolve(parse_train(words), recorded=None))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,10 @@ import pytest
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.ui.commands import Command, Commands
 from dreambooth_resume.ui.homes import Homes
-from dreambooth_resume.ui.new_run import Wish, begin_run, review_of
+from dreambooth_resume.ui.new_run import UPLOADS, Wish, begin_run, review_of
 from dreambooth_resume.ui.open_run import OpenRuns
 from dreambooth_resume.ui.served import Served
+from dreambooth_resume.ui.uploads import KEPT_SECONDS
 from tests.fakes.watched_run import record_run
 from tests.unit.ui.test_draft import png
 
@@ -113,3 +118,46 @@ def test_the_fields_of_the_chosen_launcher_count_and_errors_stand_beside_them(si
     again = functions["checked_form"].fn(data)
     assert "is told to save" in again[components["option-slurm-signal_seconds"]]["info"]
     assert not [name for name in components if re.fullmatch(r"option-.*-(secrets|image|image_id|ami|hf_.*)", name)]
+
+
+def test_uploads_are_kept_by_a_start_alone_and_under_the_name_that_check_shows(site: Site, tmp_path: Path) -> None:
+    wish = wish_of(site, tmp_path, uploads=(png(tmp_path / "up" / "a.png"),))
+    kept = tmp_path / "runs" / UPLOADS
+    checked = review_of(site, wish)
+    assert checked.errors == ()
+    assert not kept.exists()
+    shown = next(word for word in checked.words if word.startswith("--instance_data_dir="))
+    folder = Path(shown.partition("=")[2])
+    assert folder.parent == kept
+    assert str(folder) in checked.yaml
+    begun = begin_run(site, wish)
+    assert begun.words == checked.words
+    assert begin_run(site, wish).words == checked.words, "a second click keeps nothing twice"
+    assert [path.name for path in folder.iterdir()] == [f"0001-{digest_of(tmp_path / 'up' / 'a.png')}.png"]
+    assert sorted(path.name for path in kept.iterdir()) == [folder.name, f"{folder.name}.json"]
+    assert str(site.served.folder) not in f"{begun.words}{begun.plan}{begun.yaml}{begun.differs}"
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+
+
+def test_uploads_that_no_run_needs_go_at_a_later_start(site: Site, tmp_path: Path) -> None:
+    names = ("begun", "copied", "failed", "young")
+    sets = {name: png(tmp_path / "up" / f"{name}.png", 64 + number) for number, name in enumerate(names)}
+    folders = {}
+    for name, upload in sets.items():
+        made = begin_run(site, replace(wish_of(site, tmp_path, uploads=(upload,)), name=name))
+        shown = next(word for word in made.words if word.startswith("--instance_data_dir="))
+        folders[name] = Path(shown.partition("=")[2])
+    long_ago = time.time() - KEPT_SECONDS - 60
+    for name in ("begun", "copied", "failed"):
+        os.utime(folders[name].with_suffix(".json"), (long_ago, long_ago))
+    for name in ("begun", "copied"):
+        record_run(LocalStorage(tmp_path / "runs" / name))
+    LocalStorage(tmp_path / "runs" / "copied").write("inputs.json", [b"{}"])
+    foreign = tmp_path / "runs" / UPLOADS / "of an earlier release"
+    foreign.mkdir()
+    begin_run(site, replace(wish_of(site, tmp_path, uploads=(sets["young"],)), name="next"))
+    assert {name for name, folder in folders.items() if folder.is_dir()} == {"begun", "young"}
+    assert foreign.is_dir()
