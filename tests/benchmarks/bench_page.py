@@ -1,20 +1,27 @@
-"""What the web page's server takes: 200 runs read at first and again, a curve of 50,000 steps, and its memory.
+"""What the web page takes: 200 runs read at first and again, their first paint in a browser, a curve of 50,000 steps.
 
-In a fresh process, which prints a JSON line: memory is counted without what else a benchmark has loaded.
+From a folder, and from a bucket that is a round trip away. In a fresh process, which prints a JSON line: memory is
+counted without what else a benchmark has loaded.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dreambooth_resume.ui.homes import Homes
+    from dreambooth_resume.ui.view import RunRow
 
 WANTED_FIRST_SECONDS = 1.5
 WANTED_REFRESH_SECONDS = 0.3
@@ -38,6 +45,14 @@ class PageFigures:
     curve_first_seconds: float
     curve_again_seconds: float
     growth_bytes: float
+    paint_seconds: float | None
+    """Until the browser has painted the page of a server that was just started; None without chromium."""
+    listed_seconds: float | None
+    """Until all runs are on it."""
+    bucket_paint_seconds: float | None
+    bucket_listed_seconds: float | None
+    bucket_refresh_seconds: float
+    """What a tab's look takes: the bucket itself is read beside it, four times a minute."""
 
 
 def measure_page() -> PageFigures:
@@ -75,15 +90,13 @@ def _look(folder: Path) -> PageFigures:
 
     from dreambooth_resume.storage.local import LocalStorage
     from dreambooth_resume.ui.homes import Homes
-    from dreambooth_resume.ui.markup import runs_table
     from dreambooth_resume.ui.open_run import OpenRun
-    from dreambooth_resume.ui.view import chosen_rows
 
+    bucket = _in_a_bucket(folder)
     homes, few = Homes([str(folder / "runs")]), Homes([str(folder / "few")])
 
     def list_runs(homes: Homes) -> None:
-        rows = chosen_rows(homes.look().rows, words="", state="all", sort="newest")
-        runs_table(rows, any_run=True, places=homes.places)
+        _table(homes, homes.look().rows)
 
     first = _seconds(lambda: list_runs(homes))
     assert len(homes.look(details=True).rows) == RUNS
@@ -96,13 +109,75 @@ def _look(folder: Path) -> PageFigures:
     for _ in range(REFRESHES):
         list_runs(few)
         run.view(fresh=True)
+    growth_bytes = float(process.memory_info().rss - before)
+    paint = _painted([str(folder / "runs")], folder)
     return PageFigures(
         first_seconds=first,
         refresh_seconds=refresh,
         curve_first_seconds=curve,
         curve_again_seconds=again,
-        growth_bytes=float(process.memory_info().rss - before),
+        growth_bytes=growth_bytes,
+        paint_seconds=paint[0],
+        listed_seconds=paint[1],
+        **bucket,
     )
+
+
+def _in_a_bucket(folder: Path) -> dict[str, float | None]:
+    """The same runs from a bucket: what a browser sees, and what one round of the server takes later."""
+    from still_s3 import StillS3
+
+    from dreambooth_resume.storage.s3_address import S3Settings
+    from dreambooth_resume.ui.homes import Homes
+    from tests.fakes.s3_server import ENVIRONMENT
+
+    with StillS3(folder) as s3:
+        os.environ.update({**ENVIRONMENT, "AWS_ENDPOINT_URL_S3": s3.url})
+        place = f"{s3.address}/runs"
+        paint = _painted([place], folder)
+        homes = Homes([place], S3Settings(endpoint_url=s3.url))
+        homes.look()  # without details: those come in the rounds after it
+        refresh = statistics.median(_seconds(lambda: _table(homes, homes.snapshot().rows)) for _ in range(10))
+    return {
+        "bucket_paint_seconds": paint[0],
+        "bucket_listed_seconds": paint[1],
+        "bucket_refresh_seconds": refresh,
+    }
+
+
+def _table(homes: Homes, found: Sequence[RunRow]) -> None:
+    from dreambooth_resume.ui.markup import runs_table
+    from dreambooth_resume.ui.view import chosen_rows
+
+    rows = chosen_rows(found, words="", state="all", sort="newest")
+    runs_table(rows, any_run=True, places=homes.places)
+
+
+def _painted(places: list[str], cwd: Path) -> tuple[float | None, float | None]:
+    """Seconds until the first paint, and until every run is in the list; None where there is no browser."""
+    program = shutil.which("chromium")
+    if program is None:
+        return None, None
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser.conftest import ARGUMENTS
+    from tests.browser.serving import ServedPage
+
+    served = ServedPage(places, cwd=cwd)
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+            page = browser.new_page()
+            page.goto("about:blank")
+            page.goto(served.url)
+            rows = f"document.querySelectorAll('table.runs tbody tr').length === {RUNS}"
+            listed = page.wait_for_function(f"{rows} && performance.now()", timeout=120_000, polling="raf")
+            paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+            found = paint / 1000, listed.json_value() / 1000
+            browser.close()
+            return found
+    finally:
+        served.close()
 
 
 def _seconds(do: Callable[[], object]) -> float:
@@ -112,7 +187,7 @@ def _seconds(do: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
     if sys.argv[1] == "make":
         _make(Path(sys.argv[2]))
     else:

@@ -206,13 +206,26 @@ def _page(_folder: Path, _given: argparse.Namespace, report: Report) -> None:
 
     _say("measuring the web page")
     found = measure_page()
+    report.table(
+        (
+            f"seconds until a browser shows {RUNS} runs of a server that was just started",
+            "from a folder",
+            "from a bucket",
+        ),
+        ("first paint", _or_none(found.paint_seconds), _or_none(found.bucket_paint_seconds)),
+        ("all runs listed", _or_none(found.listed_seconds), _or_none(found.bucket_listed_seconds)),
+    )
     for what, seconds, limit in (
         (f"the web page's list of {RUNS} runs, at first", found.first_seconds, WANTED_FIRST_SECONDS),
         ("the same again", found.refresh_seconds, WANTED_REFRESH_SECONDS),
+        ("its first paint in a browser", found.paint_seconds, WANTED_FIRST_SECONDS),
+        ("the same, of runs in a bucket", found.bucket_paint_seconds, WANTED_FIRST_SECONDS),
+        ("the bucket's list again", found.bucket_refresh_seconds, WANTED_REFRESH_SECONDS),
         (f"a curve of {STEPS:,} steps, at first", found.curve_first_seconds, WANTED_CURVE_SECONDS),
         ("the same again, with nothing new", found.curve_again_seconds, WANTED_CURVE_SECONDS),
     ):
-        report.limited(what, f"{seconds:.2f} s", value=seconds, limit=limit, shown=f"{limit:g} s")
+        if seconds is not None:
+            report.limited(what, f"{seconds:.2f} s", value=seconds, limit=limit, shown=f"{limit:g} s")
     grown = found.growth_bytes
     report.limited(
         f"what the page's memory grows by in {REFRESHES:,} refreshes", f"{grown / 1e6:.1f} MB", value=grown,
@@ -229,6 +242,10 @@ _MEASURES = {
     "memory": _memory,
     "page": _page,
 }
+
+
+def _or_none(seconds: float | None) -> str:
+    return "no chromium here" if seconds is None else f"{seconds:.2f}"
 
 
 def _with_range(ratio: float, ratios: tuple[float, ...]) -> str:

@@ -167,6 +167,12 @@ def test_a_run_from_uploads_is_stopped_resumed_after_the_page_was_killed_and_dow
     with tab.page.expect_download() as download:
         tab.page.locator("#download").click()
     assert Path(download.value.path()).read_bytes() == (folder / "runs" / "dog" / WEIGHTS_NAME).read_bytes()
+    tab.page.get_by_role("tab", name="Checkpoints").first.click()
+    tab.page.get_by_role("button", name="Kohya file").first.click()
+    with tab.page.expect_download(timeout=WAIT_MS) as download:
+        tab.page.locator("#checkpoints a", has_text="-kohya.safetensors").click(timeout=WAIT_MS)
+    made = Path(download.value.path()).read_bytes()
+    assert b"ss_network_module" in made, "what sd-scripts and ComfyUI look for"
     _try_it(tab, served, last)
     assert served.facts()["loaded"] == []
     tab.assert_clean()
