@@ -149,7 +149,10 @@ def _looked_at(site: Site) -> Path:
 
 
 def _as_kept(site: Site, made: Review) -> Review:
-    """With the folder in which a start keeps the uploads in place of the one that was looked at."""
+    """With the folder in which a start keeps the uploads in place of the one that was looked at.
+
+    `train_words` go on naming that one, which is there already: an estimate and an examination read it.
+    """
     before, kept = str(_looked_at(site)), str(_uploads_folder(site).absolute())
     return replace(
         made,
