@@ -279,9 +279,26 @@ def _words(folder: Path, uri: str) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
-def test_launched_and_stopped_by_command(aws: Account, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_launched_and_stopped_by_command(
+    aws: Account, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A service that the environment names is handed on to the machine, and refused for one of AWS: so the SDK alone
+    # knows of the account's server.
+    (tmp_path / "aws").write_text(f"[default]\nendpoint_url = {aws.server.url}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
     uri = aws.server.new_home()
-    words = ["launch", "aws", "--ami", aws.image, "--region", REGION, "--spot", "aws", *_words(tmp_path, uri)]
+    words = [
+        "launch",
+        "aws",
+        "--ami",
+        aws.image,
+        "--region",
+        REGION,
+        "--spot",
+        "aws",
+        *_words(tmp_path / "pictures", uri),
+    ]
     assert main([*words, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     storage = S3Storage(uri, S3Settings())
