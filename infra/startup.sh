@@ -330,8 +330,12 @@ case ${1:-} in
     train) train ;;
     ended) ended ;;
     "")
-        bash "$0" prepare || exit $?
-        has_dbr || exit 2
+        # 75 has given up already; anything else is an end that nobody has thought of, and the machine costs money all the same.
+        bash "$0" prepare || { (($? == come_back)) && exit "$come_back"; give_up "This machine can't be prepared."; }
+        if ! has_dbr; then
+            [[ -z ${DBR_GROUP:-} ]] || give_up "The package is not there."
+            exit 2
+        fi
         if ! is_for_systemd; then train; fi
         set -E
         trap 'give_up "The service could not be set up."' ERR

@@ -15,6 +15,7 @@ from dreambooth_resume.runs.notice import Lead, Notice
 GO_ON = "The same command with --resume latest goes on"
 GO_ON_WITH_MORE = "The same command with --resume latest and a larger budget goes on"
 
+_LOOK_SECONDS = 0.5
 NEAR_SECONDS = 150.0
 """Work that saves nothing goes on until the end is so near. The two minutes of AWS are near, an hour is not."""
 
@@ -72,6 +73,13 @@ class Watcher:
         """Between two pieces of work that save nothing: raise what a notice asks for."""
         if self.should_stop() and (notice := self.notice()) is not None:
             raise ending(notice, f"{notice.source} while {doing}: nothing was lost. {how_to_go_on(notice)}.")
+
+    def wait(self, seconds: float, *, doing: str) -> None:
+        """Let time pass. Raises what a notice asks for meanwhile."""
+        end = self._monotonic() + seconds
+        while (left := end - self._monotonic()) > 0.0:
+            self.leave_if_asked(doing)
+            time.sleep(min(_LOOK_SECONDS, left))
 
     def _said(self) -> list[Notice]:
         return [notice for source in self._sources if (notice := source.notice()) is not None]

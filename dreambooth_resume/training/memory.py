@@ -9,9 +9,9 @@ from __future__ import annotations
 import gc
 import resource
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +19,11 @@ from dreambooth_resume.config.options.train import TrainOptions
 from dreambooth_resume.data.batch import Batch
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.runs.entries import SmallerMicroBatch
+
+Made = TypeVar("Made")
+
+PAUSE_SECONDS = 30.0
+"""What holds a device's memory when an attempt begins may be a process of the attempt before, which is ending."""
 
 # torch raises OutOfMemoryError for its own allocations on a GPU alone.
 _WORDS = ("CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
@@ -50,24 +55,39 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _WORDS)
 
 
-@contextmanager
-def enough_memory(options: TrainOptions) -> Iterator[None]:
-    """Around what loads models, encodes and makes class pictures: raises RefusedToGoOn where the device has too little.
+def with_enough_memory(
+    make: Callable[[], Made], options: TrainOptions, *, tell: Callable[[str], None], wait: Callable[[float], None]
+) -> Made:
+    """What `make` gives, which loads models, encodes and makes class pictures.
 
-    Another start on the same device would end the same way, so it is none for a launcher to try again.
+    Where the device has too little for it, once more after PAUSE_SECONDS. Then RefusedToGoOn: another start on this
+    device would end the same way.
     """
     try:
-        yield
+        return make()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         told = str(error).split(". ")[0]
-        makes_class_pictures = options.prior.with_prior_preservation
-        class_pictures = " A smaller --sample_batch_size makes class pictures in less." if makes_class_pictures else ""
-        raise RefusedToGoOn(
-            f"Before the first step: out of memory ({told}). What was encoded so far is kept. Does another program use "
-            f"this device (nvidia-smi)?{class_pictures} {what_to_change(options)}"
-        ) from error
+    # Not in the handler: the error's traceback holds what was loaded.
+    release()
+    tell(f"Out of memory before the first step ({told}). Once more in {PAUSE_SECONDS:.0f} s.")
+    wait(PAUSE_SECONDS)
+    try:
+        return make()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RefusedToGoOn(_too_little(str(error).split(". ")[0], options)) from error
+
+
+def _too_little(told: str, options: TrainOptions) -> str:
+    makes_class_pictures = options.prior.with_prior_preservation
+    class_pictures = " A smaller --sample_batch_size makes class pictures in less." if makes_class_pictures else ""
+    return (
+        f"Before the first step: out of memory twice ({told}). What was encoded so far is kept. Does another program "
+        f"use this device (nvidia-smi)?{class_pictures} {what_to_change(options)}"
+    )
 
 
 def release() -> None:

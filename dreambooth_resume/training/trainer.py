@@ -111,7 +111,7 @@ class Trainer:
                 if step > 0:
                     self._leave(late.notice)
                 self._end(late.notice)
-                what = f"{late.notice.source} in the first step: nothing was lost. {GO_ON}."
+                what = f"{late.notice.source} in the first step: nothing was lost. {how_to_go_on(late.notice)}."
                 raise ending(late.notice, what) from None
             # Not in the handler: the error's traceback holds the activations.
             self._compute_less_at_once(step, told)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from accelerate import Accelerator
@@ -45,7 +46,7 @@ from dreambooth_resume.storage.patience import patiently
 from dreambooth_resume.training.build import Assignment, Parts, build_parts
 from dreambooth_resume.training.guards import gave_up, next_window, refuse_non_finite_state
 from dreambooth_resume.training.hands import Hands
-from dreambooth_resume.training.memory import enough_memory
+from dreambooth_resume.training.memory import with_enough_memory
 from dreambooth_resume.training.metrics import MetricsSink
 from dreambooth_resume.training.preview import Preview
 from dreambooth_resume.training.progress import Reporter
@@ -284,8 +285,9 @@ def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
         life.watcher.leave_if_asked("copying the pictures")
     _asked_patiently(attempt, life, lambda: store_shots(attempt.storage, attempt.assignment.shots))
     staged = _asked_patiently(attempt, life, lambda: _staged(attempt))
-    with enough_memory(attempt.assignment.options):
-        parts = build_parts(
+
+    def build() -> Parts:
+        return build_parts(
             attempt.assignment,
             attempt.storage,
             accelerator=attempt.accelerator,
@@ -293,7 +295,9 @@ def _prepare(attempt: Attempt, life: _Life) -> tuple[SavedState | None, Parts]:
             watcher=life.watcher,
             hands=attempt.hands,
         )
-    return staged, parts
+
+    wait = partial(life.watcher.wait, doing="waiting for memory")
+    return staged, with_enough_memory(build, attempt.assignment.options, tell=attempt.reporter.message, wait=wait)
 
 
 def _seeded(attempt: Attempt, parts: Parts) -> SavedState | None:

@@ -36,6 +36,8 @@ def install(faults: list[dict[str, Any]]) -> None:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
+    from dreambooth_resume.training import memory
+
     class _InfiniteGradient(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
@@ -66,6 +68,7 @@ def install(faults: list[dict[str, Any]]) -> None:
     UNet2DConditionModel.forward = forward
     if any(one["kind"] == "encoder" for one in faults):
         AutoencoderKL.encode = _without_memory
+        memory.PAUSE_SECONDS = 0.1
 
 
 def _without_memory(*_: Any, **__: Any) -> None:

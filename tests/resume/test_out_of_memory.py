@@ -75,7 +75,7 @@ def test_one_sample_at_a_time_is_too_much_so_it_saves_and_says_what_to_change(be
 def test_too_little_before_the_first_step_is_said_and_no_bug(bench: Bench, home: Path) -> None:
     process = bench.start(home, faults=[fault("encoder", step=0)])
     assert process.wait() == 78
-    assert "Before the first step: out of memory (CUDA out of memory)." in process.output()
+    assert "Before the first step: out of memory twice (CUDA out of memory)." in process.output()
     assert "a bug" not in process.output()
     last = log_of(home).entries[-1]
     assert (last.body.kind, last.body.exit_code, last.state.step) == ("stopped", 78, 0)

@@ -379,6 +379,16 @@ def test_systemd_is_handed_the_unit_and_settings_without_a_secret(sandbox: Sandb
     assert read.stdout == f"{words} eu-central-1"
 
 
+def test_a_preparation_that_ends_as_nobody_thought_of_gives_the_machine_back(
+    sandbox: Sandbox, server: S3Server, group: Group
+) -> None:
+    sandbox.environment_is_there()
+    sandbox.program("mkdir", "exit 1")  # a disk that is full, or was mounted to be read only
+    done = sandbox.run(DBR_HOME=server.new_home(), DBR_GROUP=group.name)
+    assert done.returncode == 75, done.stderr
+    assert group.sizes() == (0, 0)
+
+
 def test_by_hand_without_a_package_it_says_what_to_install(sandbox: Sandbox) -> None:
     sandbox.environment_is_there()
     sandbox.program("python", "exit 1", where=sandbox.root / "venv" / "bin")

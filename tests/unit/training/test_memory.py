@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -9,11 +11,12 @@ from dreambooth_resume.config.load import parse_train, resolve
 from dreambooth_resume.errors import RefusedToGoOn
 from dreambooth_resume.runs.entries import SmallerMicroBatch
 from dreambooth_resume.training.memory import (
+    PAUSE_SECONDS,
     Portions,
-    enough_memory,
     is_out_of_memory,
     micro_batch_size,
     what_to_change,
+    with_enough_memory,
 )
 
 pytestmark = pytest.mark.quick
@@ -68,13 +71,37 @@ def test_what_this_run_may_go_on_with_is_named_before_what_needs_a_new_one(more:
     assert said.startswith("A new run") == (more == ["--offload"])
 
 
-def test_too_little_memory_before_the_first_step_is_no_bug_and_says_what_needs_less() -> None:
+def test_too_little_memory_before_the_first_step_is_tried_once_more_and_says_what_needs_less() -> None:
     words = "--pretrained_model_name_or_path model --instance_data_dir pictures --instance_prompt dog".split()
     prior = "--with_prior_preservation --class_data_dir dogs --class_prompt dog".split()
     options = resolve(parse_train([*words, *prior]), recorded=None)
-    with pytest.raises(RefusedToGoOn, match=r"out of memory \(CUDA out of memory\)") as told, enough_memory(options):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-    assert "--sample_batch_size" in str(told.value)
-    assert "--gradient_checkpointing" in str(told.value)
-    with pytest.raises(RuntimeError, match="shapes"), enough_memory(options):
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    told: list[str] = []
+    waits: list[float] = []
+
+    def make(*errors: str) -> Callable[[], str]:
+        left = list(errors)
+
+        def made() -> str:
+            if left:
+                raise RuntimeError(left.pop(0))
+            return "made"
+
+        return made
+
+    def having(*errors: str) -> str:
+        return with_enough_memory(make(*errors), options, tell=told.append, wait=waits.append)
+
+    short = "DefaultCPUAllocator: can't allocate memory. Buy more"
+    assert having() == "made"
+    assert (told, waits) == ([], [])
+    assert having(short) == "made"
+    assert told == [
+        "Out of memory before the first step (DefaultCPUAllocator: can't allocate memory). Once more in 30 s."
+    ]
+    assert waits == [PAUSE_SECONDS]
+    with pytest.raises(RefusedToGoOn, match="Before the first step: out of memory twice") as ended:
+        having(short, short)
+    assert "--sample_batch_size" in str(ended.value)
+    assert "--gradient_checkpointing" in str(ended.value)
+    with pytest.raises(RuntimeError, match="shapes"):
+        having(short, "mat1 and mat2 shapes cannot be multiplied")
