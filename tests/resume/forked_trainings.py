@@ -59,7 +59,7 @@ def fork_trainings() -> None:
     entrypoint.subprocess = SimpleNamespace(  # type: ignore[assignment,attr-defined]
         Popen=ForkedTraining, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
     )
-    supervise._copied_output = lambda _order, _storage: contextlib.nullcontext()  # type: ignore[assignment]
+    supervise._copied_output = lambda *_: contextlib.nullcontext()  # type: ignore[assignment]
 
 
 def _train(words: Sequence[str]) -> NoReturn:
