@@ -201,7 +201,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--instance-data-dir", metavar="DIR", help="real pictures; left out: the home's copies")
     parser.add_argument("--pretrained-model-name-or-path", metavar="MODEL", help="the base model, if it lies elsewhere")
     parser.add_argument(
-        "--on", metavar="WHERE", help="as a job of a launcher, with its options: local, slurm, skypilot"
+        "--on", metavar="WHERE", help="as a job of a launcher, with its options: local, slurm, skypilot or kubernetes"
     )
     parser.add_argument("--dry-run", action="store_true", help="with --on: print what would be sent, and make nothing")
     parser.add_argument("--show", action="store_true", help="compute nothing: what is in the home already")

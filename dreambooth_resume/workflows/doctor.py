@@ -111,6 +111,9 @@ def _look(given: GivenOptions, scratch: Path, limit: Limit, found: list[Finding]
     if opened is not None:
         asked, told = opened
         found += told
+    else:
+        what = "pictures, base model and the rest are looked at once the home can be read"
+        found.append(Finding(severity="warning", about="start", what=what))
     if not place.is_remote:
         # A folder is probed first, by a storage of its own: made and removed, it would have vanished to others.
         found += side_by_side(home, limit)

@@ -190,6 +190,7 @@ def test_no_answer_is_a_finding_and_not_a_wait(
     assert found.seconds < 15.0
     assert time.monotonic() - began < 20.0
     assert "no answer within 2 s" in told(found, "warning", "home")
+    assert ("once the home can be read" in told(found, "warning", "start")) == (verb == "*")
     assert not gate.is_set()
 
 
