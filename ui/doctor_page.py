@@ -44,6 +44,7 @@ def build(site: Site) -> None:
         try:
             words = wanted_words(site, asked_home or "", (asked_file or "").strip())
         except DbrError as error:
+            site.examinations.end_of(str(request.session_hash or ""))
             return [_problem(*_said(error)), "", *at_rest()]
         return begun(site, doctor_parts.doctor_words(words, deep=is_deep), request)
 

@@ -102,8 +102,12 @@ class Errands:
         self._thread: threading.Thread | None = None
 
     def begin(self, words: Sequence[str], *, tab: str = "") -> str | None:
-        """Ask for `dbr WORDS`, for a tab of a browser; returns its id, or None if too many wait already."""
+        """Ask for `dbr WORDS`, for a tab of a browser; returns its id, or None if too many wait already.
+
+        A tab shows one: what it asked for before is ended.
+        """
         with self._lock:
+            self.end_of(tab)
             if sum(one.state == "waiting" for one in self._kept.values()) >= _WAITING_MAX or self._is_closing:
                 return None
             made = uuid.uuid4().hex
@@ -139,11 +143,22 @@ class Errands:
         """Nobody wants it any more."""
         with self._lock:
             one = self._kept.get(name)
-            if one is None or one.ended_at is not None:
-                return
-            one.is_unwanted.set()
-            if one.state == "waiting":
-                one.state, one.ended_at = "ended", self._monotonic()
+            if one is not None:
+                self._give_up(one)
+
+    def end_of(self, tab: str) -> None:
+        """A tab wants something else, or nothing."""
+        with self._lock:
+            for one in self._kept.values():
+                if tab and one.tab == tab:
+                    self._give_up(one)
+
+    def _give_up(self, one: _Kept) -> None:
+        if one.ended_at is not None:
+            return
+        one.is_unwanted.set()
+        if one.state == "waiting":
+            one.state, one.ended_at = "ended", self._monotonic()
 
     def leave(self, tab: str) -> None:
         """A tab was closed, or lost its connection for a moment: what it waits for has little time left."""
@@ -198,7 +213,7 @@ class Errands:
             with told.open("wb") as told_to, printed.open("wb") as printed_to:
                 try:
                     process = self._started(one.words, printed_to, told_to)
-                except OSError as error:
+                except (OSError, ValueError) as error:
                     return "failed", (), f"could not be started: {error}"
                 with self._lock:
                     one.told = told

@@ -89,8 +89,11 @@ def begin_run(site: Site, wish: Wish) -> Review:
             what = f"can't be kept: {error.strerror or error}"
             fix = "make room there, or name the folder of the pictures"
             return Review(errors=(FieldError(name="", what=f"{folder}: {what}", fix=fix),), home=made.home)
-    # The command adds nothing to its words: those for the bucket are in them.
-    site.commands.begin(made.home, "start", made.words)
+    try:
+        # The command adds nothing to its words: those for the bucket are in them.
+        site.commands.begin(made.home, "start", made.words)
+    except BadInput as error:
+        return Review(errors=(FieldError(name="", what=error.what, fix=error.fix or ""),), home=made.home)
     return made
 
 

@@ -139,6 +139,7 @@ def _doctor(site: Site, form: _Form, look_deeper: Any) -> None:
     def examine(data: dict[Any, Any], request: gr.Request) -> dict[Any, Any]:
         made = review_of(site, form.wish(data))
         if not made.words:
+            site.examinations.end_of(str(request.session_hash or ""))
             return dict(zip(outputs, (new_run_parts.reviewed(made, ()), "", *at_rest()), strict=True))
         words = doctor_parts.doctor_words(made.train_words, deep=False)
         return dict(zip(outputs, begun(site, words, request), strict=True))

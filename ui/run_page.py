@@ -93,7 +93,8 @@ def build(site: Site) -> None:
     gr.on(None, arrive, None, [*outputs, seen, home], **PRIVATE)
     timer.tick(show, [home, seen], [*outputs, seen], trigger_mode="once", **PRIVATE)
     for clicked in (made["acts"], made["checkpoints"]):
-        clicked.click(act, [home, seen], [*outputs, seen, download], **PRIVATE)
+        # All buttons of a part are one event: with "once", Stop would be dropped while a download is being read.
+        clicked.click(act, [home, seen], [*outputs, seen, download], trigger_mode="multiple", **PRIVATE)
     again.click(resume_there, [home, steps, place, seen], [*outputs, seen], **PRIVATE)
     fork.click(fork_it, [home, fork_step, fork_to, seen], [*outputs, seen], **PRIVATE)
 

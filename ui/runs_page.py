@@ -60,7 +60,8 @@ def build(site: Site) -> None:
     inputs, outputs = [search, state, sort, seen], [title, said, table, seen]
     gr.on([search.change, state.change, sort.change], show, inputs, outputs, **PRIVATE)
     timer.tick(show, inputs, outputs, trigger_mode="once", **PRIVATE)
-    table.click(act, inputs, outputs, **PRIVATE)
+    # The buttons of all rows are one event: with "once", a click would be dropped while another is being handled.
+    table.click(act, inputs, outputs, trigger_mode="multiple", **PRIVATE)
     gr.on(None, show, inputs, outputs, **PRIVATE)
 
 

@@ -72,9 +72,12 @@ def build(site: Site) -> None:
         return [gr.Dropdown(choices=homes, value=first or None), steps, words, told, shown]
 
     def begin(data: dict[Any, Any], request: gr.Request) -> list[Any]:
+        tab = str(request.session_hash or "")
+        # Enter asks again while the button can't: what is no longer shown must not keep the GPU.
+        site.paintings.end_of(tab)
         try:
             idea = _idea({name: data[field] for name, field in fields.items()})
-            begun = _begin(site, idea, tab=str(request.session_hash or ""))
+            begun = _begin(site, idea, tab=tab)
         except DbrError as error:
             return [try_parts.refused(*_said(error)), None, *_bound(is_over=True)]
         if begun is None:

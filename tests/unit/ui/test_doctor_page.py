@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,16 +15,17 @@ from dreambooth_resume.errors import BadInput
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.ui.commands import Commands
 from dreambooth_resume.ui.doctor_parts import doctor_words, examined, home_words
-from dreambooth_resume.ui.errands import Errand
+from dreambooth_resume.ui.errands import Errand, Errands
 from dreambooth_resume.ui.homes import Homes
 from dreambooth_resume.ui.open_run import OpenRuns
 from dreambooth_resume.ui.served import Served
 from tests.fakes.watched_run import record_run
 from tests.unit.ui.test_markup import HOSTILE, assert_harmless
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'dreambooth-resume[ui]'")
-from dreambooth_resume.ui.doctor_page import wanted_words
-from dreambooth_resume.ui.site import Site
+gr = pytest.importorskip("gradio", reason="gradio is not installed: pip install 'dreambooth-resume[ui]'")
+from dreambooth_resume.ui import doctor_page, try_page  # noqa: E402  needs gradio
+from dreambooth_resume.ui.doctor_page import wanted_words  # noqa: E402  needs gradio
+from dreambooth_resume.ui.site import Site  # noqa: E402  needs gradio
 
 
 @pytest.fixture
@@ -86,3 +90,29 @@ def test_hostile_findings_stay_text() -> None:
     hostile = {"severity": "warning", "about": HOSTILE, "what": HOSTILE, "where": HOSTILE, "fix": HOSTILE}
     assert_harmless(examined(errand(printed(hostile))))
     assert_harmless(examined(errand(HOSTILE, HOSTILE)))
+
+
+class NotedErrands(Errands):
+    """Carries out nothing; notes whose errands were ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: list[str] = []
+
+    def end_of(self, tab: str) -> None:
+        self.ended.append(tab)
+
+
+def test_a_tab_that_asks_for_what_is_refused_no_longer_waits_for_what_it_asked_for_before(site: Site) -> None:
+    paintings, examinations = NotedErrands(), NotedErrands()
+    site = replace(site, paintings=paintings, examinations=examinations)
+    request = SimpleNamespace(session_hash="mine")
+    with gr.Blocks(analytics_enabled=False) as demo:
+        try_page.build(site)
+    begin: Any = next(one for one in demo.fns.values() if one.name == "begin")
+    assert begin.fn(dict.fromkeys(begin.inputs), request)[1] is None
+    with gr.Blocks(analytics_enabled=False) as demo:
+        doctor_page.build(site)
+    examine: Any = next(one.fn for one in demo.fns.values() if one.name == "examine")
+    assert examine("", "", False, request)[1] == ""
+    assert (paintings.ended, examinations.ended) == (["mine"], ["mine"])

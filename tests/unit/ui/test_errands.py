@@ -126,6 +126,15 @@ def test_a_closed_tab_ends_its_own_after_a_moment_for_it_to_come_back(
     until(lambda: are_gone(pids))
 
 
+def test_a_tab_that_asks_again_ends_what_it_asked_for_before(errands: Errands, tmp_path: Path) -> None:
+    first, pids = begun(errands, tmp_path, tab="mine")
+    other = errands.begin(["say", "other"], tab="another")
+    second = errands.begin(["say", "second"], tab="mine")
+    until(lambda: looked(errands, second).is_over)
+    assert [looked(errands, one).state for one in (first, other, second)] == ["ended", "done", "done"]
+    until(lambda: are_gone(pids))
+
+
 def test_one_that_waits_and_is_left_never_begins_and_the_queue_has_an_end(errands: Errands, tmp_path: Path) -> None:
     _, pids = begun(errands, tmp_path)
     waiting = [errands.begin(["say", str(number)]) for number in range(21)]

@@ -40,3 +40,17 @@ def test_an_error_is_told_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (told,) = said
     assert told
     assert_harmless(told)
+
+
+def test_a_click_is_not_dropped_while_another_one_is_being_handled(tmp_path: Path) -> None:
+    from dreambooth_resume.ui import run_page, runs_page
+    from dreambooth_resume.ui.site import Site
+
+    homes, served = Homes([str(tmp_path)]), Served()
+    site = Site(homes=homes, runs=OpenRuns(homes), commands=Commands(), served=served)
+    for page, lists in ((runs_page, 1), (run_page, 2)):
+        with gr.Blocks(analytics_enabled=False) as demo:
+            page.build(site)
+        modes = [one.trigger_mode for one in demo.fns.values() if one.name == "act"]
+        assert modes == ["multiple"] * lists  # "once", which is Gradio's own, drops it without a word
+    served.close()
