@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,7 +13,7 @@ import gradio as gr
 from dreambooth_resume.errors import BadInput, DbrError, KeyNotFound
 from dreambooth_resume.launch.launchers import LAUNCHERS
 from dreambooth_resume.runs.checkpoints import find_checkpoint
-from dreambooth_resume.runs.entries import CheckpointRef
+from dreambooth_resume.runs.entries import CheckpointRef, StoredFile
 from dreambooth_resume.runs.home import WEIGHTS_NAME
 from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.pull import newest_checkpoint
@@ -216,19 +216,30 @@ def _weights(site: Site, run: OpenRun, folder: str) -> Any:
     """The LoRA of a checkpoint as a file to save, read from the home and compared with the log."""
     found = _checkpoint(run, folder)
     stored = found.file_named(WEIGHTS_NAME)
+    try:
+        return _copied(site, run, found, stored)
+    except KeyNotFound:
+        raise BadInput(f"its {stored.key} is gone", where=found.folder, fix="take another checkpoint") from None
+    except OSError as error:
+        what = f"its copy can't be written ({error})"
+        raise BadInput(what, where=found.folder, fix="make room in the folder for temporary files") from error
+
+
+def _copied(site: Site, run: OpenRun, found: CheckpointRef, stored: StoredFile) -> Path:
     name = f"{run.home.rstrip('/').rpartition('/')[2]}-{found.step}.safetensors"
-    path = site.served.file(name, run.home, stored.sha256)
     with _DOWNLOADS:
-        if not path.is_file():
-            partial = path.with_suffix(".tmp")
-            try:
-                if run.storage.digest(stored.key).sha256 != stored.sha256:
-                    raise BadInput("is not what was saved", where=found.folder, fix="take another checkpoint")
-                partial.write_bytes(run.storage.read(stored.key))
-                shutil.move(partial, path)
-            except KeyNotFound:
-                raise BadInput(f"its {stored.key} is gone", where=found.folder, fix="take another checkpoint") from None
-            site.served.tidy()
+        path = site.served.file(name, run.home, stored.sha256)
+        if path.is_file():
+            return path
+        partial = path.with_suffix(".tmp")
+        if run.storage.digest(stored.key).sha256 != stored.sha256:
+            raise BadInput("is not what was saved", where=found.folder, fix="take another checkpoint")
+        try:
+            partial.write_bytes(run.storage.read(stored.key))
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        site.served.tidy()
     return path
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dreambooth_resume.runs.home import SAMPLES_PREFIX
+from dreambooth_resume.errors import KeyNotFound
+from dreambooth_resume.runs.home import RUN, SAMPLES_PREFIX
 from dreambooth_resume.storage.base import Storage
 
 _BYTES_KEPT = 1_000_000_000
@@ -54,7 +55,7 @@ class Served:
         """
         if not key.startswith(SAMPLES_PREFIX) or ".." in key.split("/"):
             raise ValueError("no key of a sample")
-        path = self._path(storage.describe(), key, ".webp" if small else ".png")
+        path = self._path(f"{storage.describe()}\0{_run_in(storage)}", key, ".webp" if small else ".png")
         if not path.is_file():
             body = storage.read(key)
             shrunk = small_picture(body, formats=("PNG",))
@@ -115,6 +116,14 @@ class Served:
 
     def _path(self, home: str, key: str, ending: str) -> Path:
         return self.folder / (hashlib.sha256(f"{home}\0{key}".encode()).hexdigest()[:32] + ending)
+
+
+def _run_in(storage: Storage) -> str:
+    """Another one for another run: one that is begun again in the same home makes its pictures under the same keys."""
+    try:
+        return hashlib.sha256(storage.read(RUN)).hexdigest()
+    except KeyNotFound:
+        return ""
 
 
 def small_picture(body: bytes, *, formats: tuple[str, ...] | None = None) -> bytes:

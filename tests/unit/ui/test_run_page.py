@@ -106,7 +106,27 @@ def test_what_a_torn_home_lacks_is_said(dog: LocalStorage, tmp_path: Path) -> No
     dog.delete(lora)
     with pytest.raises(BadInput, match=f"its {lora} is gone"):
         _do(site, run, "download", "checkpoint-20")
+    dog.write(lora, [b"something else"])
+    with pytest.raises(BadInput, match="is not what was saved"):
+        _do(site, run, "download", "checkpoint-20")
     assert _whole(site, str(dog.root), "samples/20-a1/0.png") is None
+    served.close()
+
+
+def test_a_download_for_which_there_is_no_room_says_so(dog: LocalStorage, tmp_path: Path) -> None:
+    from dreambooth_resume.ui.run_page import _do
+    from dreambooth_resume.ui.site import Site
+
+    homes, served = Homes([str(tmp_path)]), Served()
+    site = Site(homes=homes, runs=OpenRuns(homes), commands=NotedCommands(), served=served)
+    run: Any = OpenRun(str(dog.root), dog)
+    path = _do(site, run, "download", "checkpoint-20")
+    assert path.read_bytes() == dog.read("checkpoint-20/pytorch_lora_weights.safetensors")
+    path.unlink()
+    path.mkdir()  # in place of a full disk: the copy can't go there
+    with pytest.raises(BadInput, match="its copy can't be written"):
+        _do(site, run, "download", "checkpoint-20")
+    assert list(path.parent.iterdir()) == [path]
     served.close()
 
 

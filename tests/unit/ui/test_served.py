@@ -38,9 +38,9 @@ def test_uploads_lie_beside_what_is_served_and_outlive_a_tidy(served: Served) ->
     assert not dropped.exists()
 
 
-def png() -> bytes:
+def png(edge: int = 8) -> bytes:
     body = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(body, "PNG")
+    Image.new("RGB", (edge, 8)).save(body, "PNG")
     return body.getvalue()
 
 
@@ -78,6 +78,16 @@ def test_a_picture_that_cannot_be_copied_leaves_no_half_of_it(served: Served, tm
     there.mkdir()
     assert sample_url(site, storage, "samples/500-a1/0.png", small=True) is None
     assert list(served.folder.iterdir()) == [there]
+
+
+def test_a_run_that_was_begun_again_shows_its_own_picture(served: Served, tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "dog")
+    paths = []
+    for run, edge in ((b"the first run", 8), (b"another run", 9)):
+        storage.write("run.json", [run])
+        storage.write("samples/500-a1/0.png", [png(edge)])
+        paths.append(served.picture(storage, "samples/500-a1/0.png", small=False))
+    assert paths[1].read_bytes() == png(9)
 
 
 @pytest.mark.parametrize("key", ["run.json", "/etc/passwd", "../out.png", "samples/../../out.png", "samples/text.png"])
