@@ -3,41 +3,57 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from dreambooth_resume.insight.facts import RunFacts, read_facts
 from dreambooth_resume.runs.home import LOG_PREFIX, METRICS_PREFIX, SAMPLES_PREFIX
 from dreambooth_resume.runs.summary import summarise
 from dreambooth_resume.storage.base import Storage
+from dreambooth_resume.ui.homes import pace_of
 from dreambooth_resume.ui.open_run import OpenRun
 
 _KEPT = 12
 _Seen = tuple[tuple[str, int, str, float | None], ...]
 
 
-class Compared:
-    """Facts by home, the last few of them."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    lasts_until: float
+    seen: _Seen
+    facts: RunFacts
 
-    def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[_Seen, RunFacts]] = OrderedDict()
+
+class Compared:
+    """Facts by home, the last few of them. A home is asked no more often than its pace says."""
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._monotonic = monotonic
         self._lock = threading.Lock()
 
     def facts(self, run: OpenRun) -> RunFacts | None:
         """The run's facts as they are now; None if it was deleted. Raises what the storage and a damaged log raise."""
-        seen = _seen(run.storage)
         with self._lock:
             known = self._known.get(run.home)
-        if known is not None and known[0] == seen:
+        if known is not None and self._monotonic() < known.lasts_until:
+            return known.facts
+        seen = _seen(run.storage)
+        if known is not None and known.seen == seen:
             # A heartbeat that stops changes the state, and nothing that is listed.
             summary = summarise(run.storage)
-            return None if summary is None else replace(known[1], summary=summary)
-        facts = read_facts(run.storage)
+            facts = None if summary is None else replace(known.facts, summary=summary)
+        else:
+            facts = read_facts(run.storage)
         with self._lock:
             if facts is None:
                 self._known.pop(run.home, None)
             else:
-                self._known[run.home] = seen, facts
+                pace = pace_of(run.home)
+                lasts = pace.finished if facts.summary.state == "finished" else pace.place
+                self._known[run.home] = _Known(self._monotonic() + lasts, seen, facts)
                 self._known.move_to_end(run.home)
                 while len(self._known) > _KEPT:
                     self._known.popitem(last=False)

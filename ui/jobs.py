@@ -6,7 +6,7 @@ from collections import deque
 from itertools import islice
 
 from dreambooth_resume.errors import DbrError
-from dreambooth_resume.launch.output import copied_lines
+from dreambooth_resume.launch.output import last_copied_lines
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.ui.view import JobView
 from dreambooth_resume.workflows.launched import newest_job
@@ -44,8 +44,9 @@ def last_lines(storage: Storage) -> tuple[str, ...] | None:
         if found is None or found.launch.job is None:
             return None
         lines = found.launcher.logs(found.launch.job, follow=False)
-        if lines is None:
-            lines = copied_lines(storage, is_over=lambda: True)
-        return None if lines is None else tuple(deque(islice(lines, _LINES_LOOKED_AT), maxlen=LINES_SHOWN))
+        if lines is not None:
+            return tuple(deque(islice(lines, _LINES_LOOKED_AT), maxlen=LINES_SHOWN))
+        copied = last_copied_lines(storage)
+        return None if copied is None else tuple(copied[-LINES_SHOWN:])
     except DbrError as error:
         return (f"The output can't be read: {error}",)

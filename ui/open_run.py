@@ -28,10 +28,9 @@ from dreambooth_resume.ui.points import ChartKind, chart
 from dreambooth_resume.ui.remembered import RememberedStorage
 from dreambooth_resume.ui.view import JobView, RunDetail, RunRow, row_of
 
-_JOB_SECONDS = 10.0
 _OUTPUT_SECONDS = 4.0
 _BYTES_KEPT = 8_000_000
-_RUNS_KEPT = 8
+_RUNS_KEPT = 64
 CHARTS: tuple[ChartKind, ...] = ("loss", "lr", "speed", "memory")
 
 
@@ -65,6 +64,8 @@ class OpenRun:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._view: RunView | None = None
+        self._trouble: DbrError | None = None
+        """What the last look ended with: it, too, counts for as long as a look does."""
         self._lasts_until = 0.0
         self._forget_run()
 
@@ -83,13 +84,21 @@ class OpenRun:
     def view(self, *, fresh: bool = False) -> RunView | None:
         """How it stands; None if the run is no longer there. Raises what the storage and a damaged log raise."""
         with self._lock:
-            now = self._monotonic()
-            if self._view is not None and not fresh and now < self._lasts_until:
-                return self._view
-            self._view = self._read()
-            pace = pace_of(self.home)
-            is_over = self._view is not None and self._view.row.state == "finished"
-            self._lasts_until = self._monotonic() + (pace.finished if is_over else pace.place)
+            if not fresh and self._monotonic() < self._lasts_until:
+                if self._trouble is not None:
+                    raise self._trouble.with_traceback(None)
+                if self._view is not None:
+                    return self._view
+            pace, is_over = pace_of(self.home), False
+            self._trouble = None
+            try:
+                self._view = self._read()
+                is_over = self._view is not None and self._view.row.state == "finished"
+            except DbrError as error:
+                self._trouble = error
+                raise
+            finally:
+                self._lasts_until = self._monotonic() + (pace.finished if is_over else pace.place)
             return self._view
 
     def _read(self) -> RunView | None:
@@ -157,9 +166,8 @@ class OpenRun:
         return self._job[1]
 
     def _job_lasts(self, summary: RunSummary, job: JobView | None) -> float:
-        if is_about_to_end(summary, job):
-            return min(_JOB_SECONDS, pace_of(self.home).ending_job)
-        return _JOB_SECONDS
+        pace = pace_of(self.home)
+        return pace.ending_job if is_about_to_end(summary, job) else pace.job
 
     def _lines(self) -> tuple[str, ...] | None:
         now = self._monotonic()

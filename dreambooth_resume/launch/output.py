@@ -95,6 +95,17 @@ def copied_lines(
     return _lines(storage, supervisors[-1], is_over, piece_bytes) if supervisors else None
 
 
+def last_copied_lines(storage: Storage, *, prefix: str = OUTPUT_PREFIX, pieces: int = 2) -> list[str] | None:
+    """The end of what `copied_lines` would give, as far as the last `pieces` have it, however long the whole is."""
+    supervisors = storage.folders(prefix)
+    if not supervisors:
+        return None
+    keys = sorted(found.key for found in storage.list(supervisors[-1]))
+    text = b"".join(_piece(storage, key) or b"" for key in keys[-pieces:])
+    lines = text.decode(errors="replace").removesuffix("\n").split("\n") if text else []
+    return lines[1:] if len(keys) > pieces else lines  # the first one may have begun in the piece before
+
+
 def _lines(storage: Storage, folder: str, is_over: Callable[[], bool], piece_bytes: int) -> Iterator[str]:
     number, offset, begun = 1, 0, b""
     while True:

@@ -314,6 +314,8 @@ def with_the_service_of_here(given: GivenOptions) -> GivenOptions:
     name = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
     if name is None or given.value("s3_endpoint_url") is not None:
         return given
+    if (urlsplit(os.environ[name]).hostname or "").endswith(".amazonaws.com"):  # an entrance of AWS's own, for here
+        return given
     return replace(
         given,
         values={**given.values, "s3_endpoint_url": os.environ[name]},

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth_resume.errors import StorageUnavailable
-from dreambooth_resume.launch.output import PIECE_BYTES, OutputCopy, copied_lines
-from dreambooth_resume.runs.home import is_hint
+from dreambooth_resume.launch.output import PIECE_BYTES, OutputCopy, copied_lines, last_copied_lines
+from dreambooth_resume.runs.home import OUTPUT_PREFIX, is_hint
 from tests.fakes.memory_storage import MemoryStorage
 
 
@@ -86,3 +86,12 @@ def test_the_newest_supervisor_is_shown(file: Path) -> None:
         add(file, text)
         copy.copy()
     assert shown(storage) == ["second"]
+
+
+def test_the_end_of_a_long_output_takes_its_last_pieces_alone() -> None:
+    storage = MemoryStorage()
+    assert last_copied_lines(storage) is None
+    for number, text in enumerate((b"one\ntw", b"o\nthree\nfo", b"ur\nfive\n"), start=1):
+        storage.put_if_absent(f"{OUTPUT_PREFIX}0000/{number:05d}.txt", text)
+    assert last_copied_lines(storage) == ["three", "four", "five"]
+    assert last_copied_lines(storage, pieces=3) == ["one", "two", "three", "four", "five"]

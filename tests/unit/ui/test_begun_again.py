@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,11 @@ def test_the_list_and_the_comparison_show_the_run_that_lies_there_now() -> None:
     def opened(_address: str, _s3: S3Settings | None) -> Versioned:
         return storage
 
-    homes, compared, run = Homes(["s3://bucket/runs"], opened=opened), Compared(), OpenRun("dog", storage)
+    homes, compared, run = (
+        Homes(["s3://bucket/runs"], opened=opened),
+        Compared(monotonic=count(step=60).__next__),
+        OpenRun("dog", storage),
+    )
     (before,) = homes.look(details=True).rows
     facts = compared.facts(run)
     storage.objects.clear()

@@ -9,6 +9,7 @@ import pytest
 from dreambooth_resume.errors import BadInput, StorageUnavailable
 from dreambooth_resume.storage.base import StoredObject
 from dreambooth_resume.storage.s3_address import S3Settings
+from dreambooth_resume.ui.compared import Compared
 from dreambooth_resume.ui.homes import BUCKET_PACE, Homes
 from dreambooth_resume.ui.open_run import OpenRun
 from tests.fakes.memory_storage import MemoryStorage
@@ -120,6 +121,44 @@ def test_ages_are_of_the_moment_when_the_run_was_read(bucket: Bucket) -> None:
     before = {row.name: row.durable_at for row in bucket.homes.snapshot().rows}
     bucket.look(0.5)
     assert {row.name: row.durable_at for row in bucket.homes.snapshot().rows} == before
+
+
+def test_a_bucket_that_does_not_answer_is_not_asked_by_every_tick() -> None:
+    requests: Counter[str] = Counter()
+    clock = [1000.0]
+    storage = Counted("dog", requests)
+    record_run(storage)
+    run = OpenRun(f"{PLACE}/dog", storage, monotonic=lambda: clock[0])
+
+    def refuse(_call: str, _key: str) -> None:
+        raise StorageUnavailable("503: slow down")
+
+    storage.before = refuse
+    for _ in range(5):
+        with pytest.raises(StorageUnavailable, match="503"):
+            run.view()
+    assert 0 < requests["dog"] < 5
+    storage.before = None
+    clock[0] += BUCKET_PACE.place
+    assert run.view() is not None
+
+
+def test_a_comparison_reads_at_the_same_pace() -> None:
+    requests: Counter[str] = Counter()
+    clock = [1000.0]
+    storage = Counted("dog", requests)
+    record_run(storage)
+    begin(storage).commit(1)
+    run, compared = OpenRun(f"{PLACE}/dog", storage), Compared(monotonic=lambda: clock[0])
+    assert compared.facts(run) is not None
+    requests.clear()
+    for _ in range(2):
+        clock[0] += 5.0
+        assert compared.facts(run) is not None
+    assert requests == {}
+    clock[0] += BUCKET_PACE.place
+    assert compared.facts(run) is not None
+    assert requests["dog"] > 0
 
 
 def test_the_page_of_a_run_in_a_bucket_reads_at_the_same_pace() -> None:

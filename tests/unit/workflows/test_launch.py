@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dreambooth_resume.cli.main import main
+from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.data.inputs import INPUTS_LIST, VALIDATION_INPUTS_LIST
 from dreambooth_resume.errors import BadInput, ComeBack, HolderAlive, StoppedOnPurpose
@@ -21,7 +22,13 @@ from dreambooth_resume.models.tiny_pictures import draw_pictures
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
 from dreambooth_resume.workflows import launch as launching
-from dreambooth_resume.workflows.launch import prepare, prepare_again, start, without_the_machine
+from dreambooth_resume.workflows.launch import (
+    prepare,
+    prepare_again,
+    start,
+    with_the_service_of_here,
+    without_the_machine,
+)
 from dreambooth_resume.workflows.launched import list_launches
 from tests.fakes.far_launcher import ENTRY, FarLauncher
 from tests.fakes.s3_server import ENVIRONMENT, shared_server
@@ -85,6 +92,8 @@ def test_an_s3_service_that_only_the_environment_here_names_goes_along(
     monkeypatch.setenv("AWS_ENDPOINT_URL", shared_server().url)
     prepared = prepare("far", given[:at] + given[at + 2 :])
     assert prepared.request.s3.endpoint_url == shared_server().url
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3-fips.us-east-1.amazonaws.com")
+    assert with_the_service_of_here(parse_train(given[:at] + given[at + 2 :])).value("s3_endpoint_url") is None
 
 
 def test_the_home_gets_what_an_empty_machine_needs_and_no_secret(pictures: Path, uri: str) -> None:
