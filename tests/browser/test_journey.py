@@ -79,7 +79,7 @@ def _try_it(tab: Tab, served: ServedPage, step: int) -> None:
     """A picture of the result beside the base model's; one that nobody waits for any more is ended."""
     page = tab.page
     page.goto(f"{served.url}/try?home=runs%2Fdog&step={step}")
-    page.wait_for_function("document.querySelector('#prompt textarea').value === 'a photo of sks robot'")
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value === 'a photo of sks robot'")
     steps = page.get_by_label("Denoising steps")
     steps.fill("many")
     page.locator("#paint").click()
