@@ -1,10 +1,11 @@
-"""`dbr drill` on a run that was launched here and on a real Slurm, through real processes and signals."""
+"""`dbr drill` on a run that was launched here and on a real Slurm, through real signals to forked processes."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from dreambooth_resume.runs.history import read_history
 from dreambooth_resume.runs.summary import summarise
 from dreambooth_resume.storage.local import LocalStorage
 from tests.fakes.slurm_cluster import PACKAGES, missing_programs, shared_cluster
+from tests.resume.forking_python import forking_python
 from tests.resume.harness import TIMEOUT_SECONDS, Bench
 
 
@@ -39,7 +41,9 @@ def trains(home: Path) -> bool:
 
 
 @pytest.fixture(params=["local", pytest.param("slurm", marks=pytest.mark.real)])
-def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def where(
+    request: pytest.FixtureRequest, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     """The launcher; of Slurm a real one is there."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     if request.param == "slurm":
@@ -47,7 +51,9 @@ def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
             pytest.skip(f"{', '.join(missing)} not installed: apt-get install --no-install-recommends {PACKAGES}")
         for name, value in shared_cluster().environment.items():
             monkeypatch.setenv(name, value)
-    return str(request.param)
+    with forking_python(bench, tmp_path) as python:
+        monkeypatch.setattr(sys, "executable", str(python))
+        yield str(request.param)
 
 
 SENT = {"local": ("SIGKILL to pid ", "SIGTERM to pid "), "slurm": ("scancel --signal=KILL ", "--batch --signal=USR1 ")}

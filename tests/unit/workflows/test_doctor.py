@@ -379,23 +379,6 @@ def _is_gone_within_seconds(seconds: float, pid: int) -> bool:
     return False
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # two whole starts, on a machine that may be busy
-def test_deep_trains_real_steps_and_brings_a_checkpoint_back(
-    words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = everything(folder / "pictures")
-    assert main(["doctor", *words, "--torch_threads", "1", "--deep"]) == 0, capsys.readouterr().out
-    page = capsys.readouterr().out
-    assert "a checkpoint was written, resumed from and verified" in page
-    assert "as large as a checkpoint, are written and read back" in page
-    assert everything(folder / "pictures") == before
-    assert not (folder / "runs").exists()
-    with scratch_folder() as scratch:
-        left = [path for path in scratch.parent.glob(f"{SCRATCH_PREFIX}{os.getpid()}-*") if path != scratch]
-    assert left == []
-
-
 @pytest.mark.parametrize("broken", [[], ["--config", "/nowhere.yaml"], ["--rnak", "4"]])
 def test_without_options_there_is_nothing_to_look_at(broken: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", *broken]) == 2
