@@ -11,7 +11,7 @@ import pytest
 from dreambooth_resume.models.tiny_pictures import draw_pictures
 from tests.fakes.fault_proxy import FaultProxy
 from tests.fakes.s3_server import ENVIRONMENT, S3Server, shared_server
-from tests.resume.harness import Bench, ForkServer, result_digests
+from tests.resume.harness import Bench, ForkServer, Process, result_digests
 from tests.resume.s3_home import S3Home
 
 Undisturbed = Callable[..., dict[str, str]]
@@ -32,9 +32,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory, s3_environment: Mapping[str,
     pictures = folder / "pictures"
     for extra in draw_pictures(pictures)[3:]:
         extra.unlink()
-    while (code := server.ask({"poll": answer["pid"]})["code"]) is None:
-        pass
-    assert code == 0, (folder / "model.log").read_text()
+    builder = Process(server, answer["pid"], folder / "model.log")
+    assert builder.wait() == 0, builder.output()
     yield Bench(server=server, model=folder / "model", pictures=pictures, folder=folder)
     server.close()
 

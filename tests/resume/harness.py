@@ -108,11 +108,14 @@ class Process:
 
     def wait_for(self, reached: Callable[[], bool], what: str) -> None:
         """Wait until `reached`, while the process lives."""
-        deadline = time.monotonic() + TIMEOUT_SECONDS
+        looked = time.monotonic()
+        deadline = looked + TIMEOUT_SECONDS
         while not reached():
             assert self.poll() is None, f"ended before {what}:\n{self.output()[-3000:]}"
-            assert time.monotonic() < deadline, f"never came to {what}:\n{self.output()[-3000:]}"
-            time.sleep(0.005)
+            assert looked < deadline, f"never came to {what}:\n{self.output()[-3000:]}"
+            # Not more often than looking takes, which would keep the processor from the one that is waited for.
+            time.sleep(max(0.005, time.monotonic() - looked))
+            looked = time.monotonic()
 
     def wait_for_step(self, step: int) -> None:
         """Wait until the process has shown that it made `step` (it prints every step)."""
