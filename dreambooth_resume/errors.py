@@ -20,12 +20,11 @@
     KeyNotFound                        internal: a key is certainly not there (never 403, 5xx or a time-out)
 
 Messages say what happened, where, and what to type next. `cli.main` prints them; nothing else does. `anchor` is the
-heading of docs/troubleshooting.md that says more about the class; subclasses elsewhere have their parent's.
+heading of docs/troubleshooting.md that says more about the class, and `dbr help ANCHOR` prints it; subclasses elsewhere
+have their parent's.
 """
 
 from __future__ import annotations
-
-TROUBLESHOOTING = "docs/troubleshooting.md"
 
 
 class DbrError(Exception):

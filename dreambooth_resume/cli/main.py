@@ -118,13 +118,30 @@ def _has_left_something_behind() -> bool:
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         if words[:1] == ["help"] and len(words) > 1:
-            return _command(words[1])([*words[2:], "--help"])
+            return _help(words[1:])
         print(overview())
         return 0 if words else BadInput.exit_code
     if words[0] in ("-V", "--version", "version"):
         print(f"dbr {_version()}")
         return 0
     return _command(words[0])(words[1:])
+
+
+def _help(words: list[str]) -> int:
+    """Of a command its options, else the section of the troubleshooting page that is called so."""
+    if words[0] in COMMANDS:
+        return _command(words[0])([*words[1:], "--help"])
+    from dreambooth_resume.cli import topics
+
+    name = " ".join(words)
+    if (text := topics.section(name)) is None:
+        near = topics.near(name) or next(iter(get_close_matches(name, COMMANDS, n=1)), None)
+        raise BadInput(
+            "is neither a command nor a heading of the troubleshooting page", where=f"dbr help {name[:60]}",
+            fix=f"dbr help {near}" if near else "all commands: dbr --help",
+        )  # fmt: skip
+    print(text)
+    return 0
 
 
 def overview() -> str:
@@ -139,7 +156,8 @@ ends in the same bytes as a run that was left alone.
 commands
 {commands}
 
-`dbr COMMAND --help` shows a command's options. To see it work:
+`dbr COMMAND --help` shows a command's options, `dbr help out of memory` what to do about that.
+To see it work:
   dbr demo
   dbr config new run.yaml
   dbr train --config run.yaml --resume latest

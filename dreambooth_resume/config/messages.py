@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreambooth_resume.errors import TROUBLESHOOTING, BadInput, DbrError
+from dreambooth_resume.errors import BadInput, DbrError
 
 LONGEST_SHOWN_VALUE = 60
 
@@ -23,8 +23,8 @@ def format_error(error: DbrError) -> str:
 
 
 def more(error: DbrError | type[DbrError]) -> str:
-    """Where the documentation speaks of this kind of error."""
-    return f"  more: {TROUBLESHOOTING}#{error.anchor}"
+    """What to type to read what the documentation says of this kind of error."""
+    return f"  more: dbr help {error.anchor}"
 
 
 def shown(value: object) -> str:

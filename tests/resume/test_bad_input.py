@@ -22,7 +22,7 @@ def refused(bench: Bench, home: Path, *expected: str, **changed: object) -> None
     *table, wrong, fix, more = process.output().splitlines()
     assert wrong.startswith("dbr: "), process.output()
     assert fix.startswith("  fix: "), process.output()
-    assert more == "  more: docs/troubleshooting.md#bad-input"
+    assert more == "  more: dbr help bad-input"
     assert not table or (existed and table[0] == "Given otherwise than the run has it:"), process.output()
     for words in expected:
         assert words in process.output()

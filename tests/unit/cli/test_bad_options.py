@@ -89,7 +89,7 @@ def _told(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert lines[0].startswith("dbr: ")
     assert lines[1].startswith("  fix: ")
     # The same for all, so it is not in the golden file.
-    assert lines[2] == "  more: docs/troubleshooting.md#bad-input"
+    assert lines[2] == "  more: dbr help bad-input"
     assert "Traceback" not in printed.err
     return "".join(f"{line}\n" for line in lines[:2])
 

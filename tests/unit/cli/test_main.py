@@ -94,7 +94,7 @@ def test_error_is_printed_to_stderr_and_gives_its_exit_code(
 ) -> None:
     command(_raising(error))
     assert main(["probe"]) == code
-    assert capsys.readouterr() == ("", f"dbr: w\n  more: docs/troubleshooting.md#{error.anchor}\n")
+    assert capsys.readouterr() == ("", f"dbr: w\n  more: dbr help {error.anchor}\n")
 
 
 def test_ctrl_c_is_76(
@@ -115,7 +115,7 @@ def test_bug_is_70_with_a_traceback_and_what_to_do(
     assert "ZeroDivisionError: oops" in told
     assert "this is a bug in dbr" in told
     assert "fix:" in told
-    assert told.endswith("  more: docs/troubleshooting.md#a-bug\n")
+    assert told.endswith("  more: dbr help a-bug\n")
 
 
 def test_broken_pipe_that_is_not_our_output_is_a_bug(
@@ -153,7 +153,7 @@ def test_unknown_command_is_answered_with_the_nearest(
     words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
-    assert capsys.readouterr().err == f"{told}  more: docs/troubleshooting.md#bad-input\n"
+    assert capsys.readouterr().err == f"{told}  more: dbr help bad-input\n"
 
 
 def test_every_commands_module_has_a_file() -> None:

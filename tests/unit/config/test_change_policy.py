@@ -113,7 +113,7 @@ def test_all_refused_changes_are_named_at_once() -> None:
         "  fix: leave them out to go on as before; start a new run for another picture size; it scales all that was "
         "learned; start a new run; a new run has an output_dir of its own; or add --allow_change "
         "resolution,lora_alpha to go on with the new values from the next step on\n"
-        "  more: docs/troubleshooting.md#bad-input"
+        "  more: dbr help bad-input"
     )
 
 

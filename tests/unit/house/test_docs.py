@@ -112,14 +112,14 @@ def _any_error(cls: type[errors.DbrError]) -> errors.DbrError:
 
 
 def test_every_kind_of_error_has_a_heading_of_its_own_in_troubleshooting_and_prints_it(root: Path) -> None:
-    page = (root / errors.TROUBLESHOOTING).read_text()
+    page = (root / "docs" / "troubleshooting.md").read_text()
     headings = [_anchor(found) for found in re.findall(r"^#+ (.*)$", page, re.M)]
     assert len(headings) == len(set(headings))
     classes = _error_classes()
     assert len(classes) >= 16
     for cls in classes:
         assert cls.anchor in headings, cls
-        assert format_error(_any_error(cls)).endswith(f"\n  more: docs/troubleshooting.md#{cls.anchor}")
+        assert format_error(_any_error(cls)).endswith(f"\n  more: dbr help {cls.anchor}")
     own = [cls for cls in classes if "anchor" in vars(cls)]
     assert set(own) >= {value for value in vars(errors).values() if isinstance(value, type) and value in classes}
     kinds = page.split("## By kind of error")[1].split("\n## ")[0]
@@ -130,7 +130,7 @@ def test_every_kind_of_error_has_a_heading_of_its_own_in_troubleshooting_and_pri
 
 
 def test_every_symptom_names_the_command_that_finds_it(root: Path) -> None:
-    page = (root / errors.TROUBLESHOOTING).read_text()
+    page = (root / "docs" / "troubleshooting.md").read_text()
     symptoms = re.split(r"^### ", page.split("## By symptom")[1].split("\n## ")[0], flags=re.M)[1:]
     assert len(symptoms) >= 13
     assert not [part.splitlines()[0] for part in symptoms if not re.search(r"`(dbr|hf|which|nvidia-smi) ?", part)]
@@ -139,7 +139,7 @@ def test_every_symptom_names_the_command_that_finds_it(root: Path) -> None:
 def test_remarks_on_a_curve_lead_to_a_heading(root: Path) -> None:
     source = (root / "dreambooth_resume" / "insight" / "trends.py").read_text()
     anchors = set(re.findall(r'anchor="([^"]+)"', source))
-    headings = set(map(_anchor, re.findall(r"^### (.*)$", (root / errors.TROUBLESHOOTING).read_text(), re.M)))
+    headings = set(map(_anchor, re.findall(r"^### (.*)$", (root / "docs" / "troubleshooting.md").read_text(), re.M)))
     assert anchors
     assert anchors <= headings
 

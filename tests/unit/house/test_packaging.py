@@ -49,6 +49,11 @@ def test_root_folders_are_mapped_and_linked(root: Path, pyproject: dict[str, Any
         assert link.resolve() == (root / name).resolve()
 
 
+def test_the_page_that_help_prints_is_the_documents(root: Path) -> None:
+    link = root / "dreambooth_resume" / "cli" / "troubleshooting.md"
+    assert link.resolve() == (root / "docs" / "troubleshooting.md").resolve()
+
+
 def test_data_files_of_packages_are_declared(root: Path, pyproject: dict[str, Any], project_files: list[Path]) -> None:
     declared = pyproject["tool"]["setuptools"]["package-data"]
     for folder in ("dreambooth_resume", *MAPPED):

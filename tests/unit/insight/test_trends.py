@@ -144,7 +144,7 @@ def test_status_names_a_flat_loss_for_people_and_for_programs(
     assert "look" in page
     assert "the loss has not fallen" in page
     assert f"dbr samples {storage.root}" in page
-    assert "docs/troubleshooting.md#loss-flat-or-rising" in page
+    assert "more: dbr help loss-flat-or-rising" in page
     assert main(["status", str(storage.root), "--json"]) == 0
     (remark,) = json.loads(capsys.readouterr().out)["remarks"]
     assert remark["anchor"] == "loss-flat-or-rising"

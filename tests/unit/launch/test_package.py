@@ -35,6 +35,8 @@ def test_the_wheel_holds_every_file_of_the_package_and_is_the_same_each_time() -
     members = set(archive.namelist())
     for path in ("cli/main.py", "py.typed", "configs/sdxl.yaml", "infra/__init__.py", "ui/__init__.py"):
         assert f"dreambooth_resume/{path}" in members
+    page = (ROOT / "docs" / "troubleshooting.md").read_bytes()
+    assert archive.read("dreambooth_resume/cli/troubleshooting.md") == page
     assert not [member for member in members if "__pycache__" in member or "tests/" in member]
 
 
@@ -57,6 +59,16 @@ def test_pip_installs_it_and_it_runs_from_there(tmp_path: Path) -> None:
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert shown.stdout.strip() == f"dbr {installed_version()}"
+    wrong = subprocess.run(
+        [sys.executable, "-m", "dreambooth_resume", "trian"], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    more = wrong.stderr.splitlines()[-1].removeprefix("  more: dbr ").split()
+    told = subprocess.run(
+        [sys.executable, "-m", "dreambooth_resume", *more], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.startswith("### Bad input\nExit 2.")
 
 
 def test_the_versions_are_those_of_here_without_their_build() -> None:
