@@ -9,7 +9,7 @@ from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import add_home, no_run, open_home, resume_command
 from dreambooth_resume.cli.output import print_columns, print_json
 from dreambooth_resume.cli.wording import UNKNOWN, ago, clock, count, why_it_ended
-from dreambooth_resume.errors import TROUBLESHOOTING
+from dreambooth_resume.insight.continuity import jumps_said
 from dreambooth_resume.insight.trends import Remark, look_at
 from dreambooth_resume.runs.history import Attempt, read_history
 from dreambooth_resume.runs.home import WEIGHTS_NAME
@@ -69,7 +69,7 @@ def _remark_rows(home: str, remarks: Sequence[Remark]) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for remark in remarks:
         to_try = remark.to_try.replace("HOME", shlex.quote(home))
-        rows += [("look", remark.told), ("", f"try: {to_try}"), ("", f"more: {TROUBLESHOOTING}#{remark.anchor}")]
+        rows += [("look", remark.told), ("", f"try: {to_try}"), ("", f"more: dbr help {remark.anchor}")]
     return rows
 
 
@@ -131,6 +131,9 @@ def _facts(summary: RunSummary, *, effective_batch: int | None) -> list[Sequence
         rows.append(("memory", f"{at_once}: {smaller.who} had none for more"))
     if summary.alarm:
         rows.append(("ALARM", summary.alarm))
+    if summary.resumed is not None and (jumps := jumps_said(summary.resumed)):
+        rows += [("JUMP", f"at the resume of attempt {summary.attempt}: {jump}") for jump in jumps]
+        rows.append(("", f"all resumes: dbr history {shlex.quote(summary.home)} --check"))
     return rows
 
 

@@ -248,6 +248,12 @@ def _told_jumps(log: Log, resumed: Resumed | None) -> list[Jump]:
     return found
 
 
+def jumps_said(resumed: Resumed) -> list[str]:
+    """What an attempt has said of its own resume, in words."""
+    state = None if resumed.state is None else str(state_jump(resumed.step, resumed.state))
+    return [jump for jump in (state, resumed.jump) if jump is not None]
+
+
 def state_jump(step: int, problem: str) -> Jump:
     """What was to train is not what was committed."""
     return Jump(

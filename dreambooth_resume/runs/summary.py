@@ -24,7 +24,7 @@ from dreambooth_resume.runs.liveness import age_seconds, look_for_life
 from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.notes import read_notes
 from dreambooth_resume.runs.record import read_record
-from dreambooth_resume.runs.status import Phase, Status, read_status
+from dreambooth_resume.runs.status import Phase, Resumed, Status, read_status
 from dreambooth_resume.storage.base import Storage
 
 State = Literal["launched", "starting", "running", "interrupted", "stopped", "finished", "vanished"]
@@ -70,6 +70,8 @@ class RunSummary:
     """What fits into memory at once, where it ran out."""
     exit_code: int | None = None
     """Of the newest attempt that trained, if it ended with a word; 0 of a finished run."""
+    resumed: Resumed | None = None
+    """What the newest attempt found when it went on, if it has said so."""
 
     @property
     def is_live(self) -> bool:
@@ -111,6 +113,7 @@ def summarise(storage: Storage, *, now: datetime | None = None) -> RunSummary | 
         skipped=before.skipped,
         smaller_micro_batch=before.smaller_micro_batch,
         exit_code=verdict.exit_code,
+        resumed=status.resumed if status else None,
     )
 
 

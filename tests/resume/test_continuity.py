@@ -51,6 +51,12 @@ def checked(home: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return main(["history", str(home), "--check"]), capsys.readouterr().out
 
 
+def status(home: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(["status", str(home)]) == 0
+    return capsys.readouterr().out
+
+
 def test_redone_steps_are_the_same_bits_and_it_is_said(
     bench: Bench, interrupted: Path, home: Path, undisturbed: Undisturbed, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +66,7 @@ def test_redone_steps_are_the_same_bits_and_it_is_said(
     code, page = checked(home, capsys)
     assert code == 0
     assert "2        2          2                  the same bits as before" in page
+    assert "JUMP" not in status(home, capsys)
     assert result_digests(home) == undisturbed(**SHORT)
 
 
@@ -146,6 +153,7 @@ def test_a_jump_is_named_at_the_resume_and_afterwards(
     output = resumed(bench, interrupted, home, tamper, learning_rate=None, seed=None)
     assert f"A JUMP at this resume: {said}" in output
     assert "Likely cause: " in output
+    assert f"JUMP     at the resume of attempt 2: {said}" in status(home, capsys)
     code, page = checked(home, capsys)
     assert code == JUMPED
     assert "JUMPED: " in page
@@ -168,3 +176,4 @@ def test_a_state_that_is_not_taken_back_whole_is_named_before_a_step_is_made(
     code, page = checked(home, capsys)
     assert code == JUMPED
     assert "JUMPED: state, update" in page
+    assert status(home, capsys).count("JUMP     at the resume of attempt 2: step ") == 2
