@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -10,6 +12,12 @@ import pytest
 
 TESTS = Path(__file__).parent
 QUICK_FOLDERS = ("unit", "contracts")
+
+# A hundred processes would compile the package anew, each for itself.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# While modules are imported and tests collected hardly anything becomes garbage, and looking for it takes long.
+gc.disable()
 
 # Set before any test module imports a library, and inherited by every process that a test starts. One thread: two
 # xdist workers share two cores, and a forked child of a process that ran an operation with two threads hangs (libgomp).
@@ -40,6 +48,13 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.delenv("DBR_NOTIFY", raising=False)
         yield
+
+
+def pytest_collection_finish() -> None:
+    """Whatever there is by now stays: a collection in a test need not look at every object of every module again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
