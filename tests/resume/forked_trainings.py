@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -27,12 +27,12 @@ _POLL_SECONDS = 0.01
 class ForkedTraining:
     """What the supervisor uses of a `Popen`."""
 
-    def __init__(self, words: Sequence[str], **_options: Any) -> None:
+    def __init__(self, words: Sequence[str], *, env: Mapping[str, str], **_options: Any) -> None:
         self._code: int | None = None
         sys.stdout.flush()
         self._pid = os.fork()
         if self._pid == 0:
-            _train(words[len(entrypoint.DBR) + 1 :])
+            _begin(words[len(entrypoint.DBR) :], env)
 
     def poll(self) -> int | None:
         if self._code is None:
@@ -62,7 +62,7 @@ def fork_trainings() -> None:
     supervise._copied_output = lambda *_: contextlib.nullcontext()  # type: ignore[assignment]
 
 
-def _train(words: Sequence[str]) -> NoReturn:
+def _begin(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     code = 70
     try:
         os.setpgid(0, 0)
@@ -70,7 +70,9 @@ def _train(words: Sequence[str]) -> NoReturn:
         for number in entrypoint.EXIT_CODES:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = main(["train", *words])
+        os.environ.clear()
+        os.environ.update(environment)
+        code = main(words)
     except BaseException:
         traceback.print_exc()
     finally:
