@@ -33,7 +33,7 @@ class TorchBuild:
 
 
 LATER = Finding(
-    severity="fine", about="start", what="steps and room for checkpoints are looked at once the base model is here"
+    severity="fine", about="start", what="the rest of what a start looks at is looked at once the base model is here"
 )
 """Where there is no base model on this machine yet."""
 
@@ -131,6 +131,16 @@ def judge_room(free_bytes: int | None, download_bytes: int, *, where: str) -> li
     if free_bytes < download_bytes:
         fix = "make room, or --cache_dir FOLDER on another disk"
         return [Finding(severity="fatal", about="disk", what=told, where=where, fix=fix)]
+    return [Finding(severity="fine", about="disk", what=told, where=where)]
+
+
+def judge_checkpoints(free_bytes: int, each_bytes: float, count: int, *, where: str) -> list[Finding]:
+    """Is there room for what the run will hold at once? `each_bytes`: weights and moments of one."""
+    needed = f"{count} checkpoint{'s' if count > 1 else ''} of {each_bytes / 1e6:,.0f} MB at once"
+    told = f"{needed} at least, and {free_bytes / 1e9:,.1f} GB are free"
+    if free_bytes < count * each_bytes:
+        fewer = ", or keep fewer: --checkpoints_total_limit 2" if count > 3 else ""
+        return [Finding(severity="fatal", about="disk", what=told, where=where, fix=f"make room{fewer}")]
     return [Finding(severity="fine", about="disk", what=told, where=where)]
 
 

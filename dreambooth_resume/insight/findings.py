@@ -51,6 +51,8 @@ def of_error(about: str, error: DbrError, *, severity: Severity = "fatal") -> Fi
     """What an error says, which `dbr train` would end with."""
     if isinstance(error, BadInput):
         return Finding(severity=severity, about=about, what=error.what, where=error.where or "", fix=error.fix or "")
-    # Of other errors the first sentence says what happened, and the rest what to do.
+    # Of other errors the first sentence says what happened, and the rest what to do; of one sentence, its last part.
     what, _, rest = str(error).partition(". ")
+    if not rest:
+        what, _, rest = what.partition("; ")
     return Finding(severity=severity, about=about, what=what.removesuffix("."), fix=rest.strip())

@@ -22,7 +22,7 @@ from dreambooth_resume.config.schema import OPTIONS
 from dreambooth_resume.config.values import checked
 from dreambooth_resume.data.inputs import INPUTS_LIST
 from dreambooth_resume.errors import BadInput, DbrError
-from dreambooth_resume.insight.doctor import LATER, judge_notices, judge_room
+from dreambooth_resume.insight.doctor import LATER, judge_checkpoints, judge_notices, judge_room
 from dreambooth_resume.insight.findings import Diagnosis, Finding, of_error, sorted_findings
 from dreambooth_resume.models.families import family_named
 from dreambooth_resume.models.hub import HubUnreachable
@@ -237,9 +237,13 @@ def _model(asked: _Asked) -> list[Finding]:
     name = asked.train.model.pretrained_model_name_or_path
     if source is None and name.startswith("s3://"):
         what = "in a bucket: what its files say is seen when they are fetched"
-        return [Finding(severity="fine", about="base model", what=what, where=name), LATER, *judge_here(asked.train)]
+        return [
+            Finding(severity="fine", about="base model", what=what, where=name),
+            *_room(asked),
+            *judge_here(asked.train),
+        ]
     if source is None:
-        return [*_model_on_the_hub(asked, name), LATER, *judge_here(asked.train)]
+        return [*_model_on_the_hub(asked, name), *_room(asked), *judge_here(asked.train)]
     family_named(source.family).check(source)
     what = f"complete on this machine, {source.size_bytes / 1e9:.1f} GB"
     found = [Finding(severity="fine", about="base model", what=what, where=name)]
@@ -255,6 +259,21 @@ def _model(asked: _Asked) -> list[Finding]:
             what = f"{free / 1e9:.1f} GB are free, enough for {start.max_train_steps:,} steps and their checkpoints"
             found.append(Finding(severity="fine", about="disk", what=what, where=asked.home.storage.describe()))
     return found + judge_here(asked.train, source)
+
+
+def _room(asked: _Asked) -> list[Finding]:
+    """For the checkpoints of a run whose base model isn't here yet: no surprise after 7 GB were fetched."""
+    free = asked.home.storage.free_bytes()
+    try:
+        work = workload_of(asked.train)
+    except DbrError:  # of the pictures, which have a check of their own
+        return [LATER]
+    if free is None:
+        return [LATER]
+    limit = asked.train.checkpoints.checkpoints_total_limit
+    saves = -(-work.steps // work.interval_steps) if work.interval_steps else 1
+    count = saves if limit is None else min(saves, limit + 1)
+    return [LATER, *judge_checkpoints(free, work.state_bytes, count, where=asked.home.storage.describe())]
 
 
 def _model_on_the_hub(asked: _Asked, name: str) -> list[Finding]:

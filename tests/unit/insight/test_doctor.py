@@ -11,6 +11,7 @@ from dreambooth_resume.errors import AccessDenied, BadInput
 from dreambooth_resume.insight.devices import Device
 from dreambooth_resume.insight.doctor import (
     TorchBuild,
+    judge_checkpoints,
     judge_clock,
     judge_gpu,
     judge_memory,
@@ -134,3 +135,16 @@ def test_errors_become_findings_with_their_fix() -> None:
 def test_the_worst_comes_first_and_nothing_twice() -> None:
     fine, fatal = (Finding(severity=one, about="a", what=one) for one in ("fine", "fatal"))
     assert sorted_findings([fine, fatal, fine]) == (fatal, fine)
+
+
+@pytest.mark.parametrize(("count", "severity", "fix"), [(2, "fine", ""), (9, "fatal", "make room, or keep fewer")])
+def test_room_for_checkpoints_is_judged_before_a_base_model_is_fetched(count: int, severity: str, fix: str) -> None:
+    (found,) = judge_checkpoints(GIB, 0.3 * GIB, count, where="runs/dog")
+    assert (found.severity, found.about) == (severity, "disk")
+    assert f"{count} checkpoints of 322 MB at once at least" in found.what
+    assert fix in found.fix
+
+
+def test_an_error_of_one_sentence_has_its_fix_in_its_last_part() -> None:
+    found = of_error("base model", AccessDenied("the Hub refuses it; type: hf auth login"))
+    assert (found.what, found.fix) == ("the Hub refuses it", "type: hf auth login")

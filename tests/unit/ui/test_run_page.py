@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dreambooth_resume.ui.open_run import OpenRun, OpenRuns
 from dreambooth_resume.ui.served import Served
 from tests.fakes.toy_run import begin
 from tests.fakes.watched_run import record_run
+from tests.unit.ui.test_markup import HOSTILE, assert_harmless
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'dreambooth-resume[ui]'")
 
@@ -162,3 +164,19 @@ def test_a_run_that_was_started_here_and_deleted_later_is_not_starting(
         at=(now - timedelta(hours=1)).isoformat(), ended_at=ended_at,
     )  # fmt: skip
     assert _makes_a_run(start, now=now) is appears
+
+
+def test_hostile_lines_reasons_and_options_stay_text_on_every_tab(dog: LocalStorage) -> None:
+    view = OpenRun("dog", dog).view()
+    assert view is not None
+    (attempt,) = view.attempts
+    hostile = replace(
+        view,
+        lines=(HOSTILE,),
+        attempts=(replace(attempt, reason=f"x{HOSTILE}"),),
+        options={**view.options, HOSTILE: HOSTILE},
+    )
+    for part in (run_parts.log, run_parts.timeline, run_parts.configuration):
+        shown = part(hostile)
+        assert_harmless(shown)
+        assert "alert(1)" in shown

@@ -18,6 +18,7 @@ from dreambooth_resume.runs.log import Log
 from dreambooth_resume.workflows.home import Home, find_place
 from dreambooth_resume.workflows.lives import Child, NotVerified, Spawn
 from dreambooth_resume.workflows.stretch import Stretch
+from dreambooth_resume.workflows.verify import Order, _cuts
 from dreambooth_resume.workflows.verify_source import Source
 
 pytestmark = pytest.mark.quick
@@ -157,3 +158,18 @@ def test_what_cannot_be_verified_is_refused(words: list[str], more: list[str], s
     with pytest.raises(BadInput) as raised:
         run([*words, *more], spawn=ending_with(0, ""))
     assert said in str(raised.value)
+
+
+def test_deep_kills_before_each_call_of_a_save_as_well(words: list[str]) -> None:
+    shallow, deep = (
+        _cuts(
+            Order(
+                given=parse_train(words), kills=3, deep=deep, steps=None, folder=None, seed=7, spawn=ending_with(0, "")
+            ),
+            calls_a_save=20,
+        )
+        for deep in (False, True)
+    )
+    assert deep[: len(shallow)] == shallow
+    assert [cut.call for cut in deep[len(shallow) :]] == list(range(1, 22))
+    assert {cut.kind for cut in deep[len(shallow) :]} == {"in a save"}
