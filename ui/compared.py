@@ -22,6 +22,7 @@ _Seen = tuple[tuple[str, int, str, float | None], ...]
 @dataclass(frozen=True, slots=True)
 class _Known:
     lasts_until: float
+    moved: tuple[int, int]
     seen: _Seen
     facts: RunFacts
 
@@ -38,7 +39,8 @@ class Compared:
         """The run's facts as they are now; None if it was deleted. Raises what the storage and a damaged log raise."""
         with self._lock:
             known = self._known.get(run.home)
-        if known is not None and self._monotonic() < known.lasts_until:
+        moved = (run.commands, run.storage.replaced)
+        if known is not None and self._monotonic() < known.lasts_until and known.moved == moved:
             return known.facts
         seen = _seen(run.storage)
         if known is not None and known.seen == seen:
@@ -53,7 +55,7 @@ class Compared:
             else:
                 pace = pace_of(run.home)
                 lasts = pace.finished if facts.summary.state == "finished" else pace.place
-                self._known[run.home] = _Known(self._monotonic() + lasts, seen, facts)
+                self._known[run.home] = _Known(self._monotonic() + lasts, moved, seen, facts)
                 self._known.move_to_end(run.home)
                 while len(self._known) > _KEPT:
                     self._known.popitem(last=False)

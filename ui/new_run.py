@@ -151,6 +151,12 @@ def _looked_at(site: Site) -> Path:
     return site.served.folder / "looked-at"
 
 
+_OF_UPLOADS = """\
+# The pictures were dropped into the page: instance_data_dir is there once Start is clicked, and is tidied away from a
+# day later on, when the run has copies of its own. For other runs name a folder that you keep.
+"""
+
+
 def _as_kept(site: Site, made: Review) -> Review:
     """With the folder in which a start keeps the uploads in place of the one that was looked at.
 
@@ -161,7 +167,7 @@ def _as_kept(site: Site, made: Review) -> Review:
         made,
         words=tuple(word.replace(before, kept) for word in made.words),
         differs=tuple((name, was, now.replace(before, kept)) for name, was, now in made.differs),
-        yaml=made.yaml.replace(before, kept),
+        yaml=f"{_OF_UPLOADS}{made.yaml.replace(before, kept)}",
         plan=made.plan.replace(before, kept),
     )
 

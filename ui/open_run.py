@@ -67,6 +67,8 @@ class OpenRun:
         self._trouble: DbrError | None = None
         """What the last look ended with: it, too, counts for as long as a look does."""
         self._lasts_until = 0.0
+        self.commands = 0
+        """How often something was done about the run by this page."""
         self._forget_run()
 
     def _forget_run(self) -> None:
@@ -178,6 +180,7 @@ class OpenRun:
     def forget_job(self) -> None:
         """Ask the platform at the next look: something was just started or ended."""
         with self._lock:
+            self.commands += 1
             self._job = self._output = None
             self._lasts_until = 0.0
 

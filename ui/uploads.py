@@ -1,16 +1,19 @@
 """Pictures that were dropped into the page, kept from a start on until their run has them in its home.
 
 Each set of pictures lies in a folder named after its content, with a file beside it that names the homes for which it
-was kept. That file goes first: killed before the pictures are whole, the set is of a home without a run, and removed.
+was kept. The folder comes and goes as a whole, under a name of its own meanwhile: a run that reads it again would take
+a part of its pictures for another data set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 KEPT_SECONDS = 24 * 3600.0
@@ -22,10 +25,15 @@ def keep(pictures: Path, folder: Path, home: str) -> Path:
     target = folder / pictures.name
     folder.mkdir(parents=True, exist_ok=True)
     _write(_list_of(target), json.dumps(sorted({*_homes_of(target), home})).encode())
-    target.mkdir(exist_ok=True)
-    for source in sorted(pictures.iterdir()):
-        if not (target / source.name).is_file():
-            _write(target / source.name, source.read_bytes())
+    if not target.exists():
+        partial = folder / f".{target.name}.{uuid.uuid4().hex}.tmp"
+        shutil.copytree(pictures, partial)
+        try:
+            partial.rename(target)
+        except OSError:  # another start had the same pictures in the same moment
+            shutil.rmtree(partial, ignore_errors=True)
+            if not target.exists():
+                raise
     return target
 
 
@@ -40,11 +48,19 @@ def tidy(folder: Path, needs_them: Callable[[str], bool], *, now: float | None =
         age = (time.time() if now is None else now) - listed.stat().st_mtime
         homes = _homes_of(target)
         if homes and age > KEPT_SECONDS and not any(needs_them(home) for home in homes):
-            # The list goes last: killed in between, the next start goes on with it.
-            shutil.rmtree(target, ignore_errors=True)
+            gone = folder / f".{target.name}.{uuid.uuid4().hex}.gone"
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(gone)
             listed.unlink(missing_ok=True)
             removed.append(target)
+    for half in (*folder.glob(".*.gone"), *_older(folder.glob(".*.tmp"))):
+        shutil.rmtree(half, ignore_errors=True)
     return removed
+
+
+def _older(parts: Iterable[Path]) -> list[Path]:
+    """Those that nobody can be writing any more."""
+    return [part for part in parts if part.is_dir() and time.time() - part.stat().st_mtime > KEPT_SECONDS]
 
 
 def _list_of(target: Path) -> Path:

@@ -114,10 +114,9 @@ class Rows:
         self._descriptor = None
 
 
-def received(connection: Connection) -> Rows:
-    """The memory that the other end sent."""
-    count, numbers = connection.recv()
-    rows = Rows(count, numbers, recv_handle(connection))
+def received(connection: Connection, size: tuple[int, int]) -> Rows:
+    """The memory that the other end sent behind `size`: how many rows of how many numbers."""
+    rows = Rows(*size, recv_handle(connection))
     rows.close()
     return rows
 

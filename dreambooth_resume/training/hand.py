@@ -72,9 +72,12 @@ class _Hand:
         groups = groups_of(assignment, loaded)
         portions = portions_of(assignment, samples, accelerator.device, share=self.share)
         self.connection.send(Ready(numbers=count_of(model.parameters)))
-        if self.rows is None:
-            self.rows = received(self.connection)
         words = self.connection.recv()
+        if self.rows is None:
+            if isinstance(words, Work):  # process 0 begins anew, before it knew how much there is
+                return words
+            self.rows = received(self.connection, words)
+            words = self.connection.recv()
         with loader_of(assignment, portions) as loader:
             while isinstance(words, Order):
                 if words.micro_batch_size != portions.size:

@@ -6,10 +6,11 @@ it comes again whenever that batch does, after any kill.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def fault(kind: str, *, step: int, slots: Sequence[int] = (0, 1), seed: int = 7,
 
     nan: what it answers is NaN. overflow: its answer is right and the gradient infinite. memory: there is too little.
     encoder: the VAE has too little, always. hang: the process stops, as by SIGSTOP.
+    loading: too little in process 0, once, when the denoiser is loaded.
     crash: a SIGSEGV, once the home (a folder) holds a commit of step `saved`.
     """
     draws = [generator(seed, Stream.TIMESTEP, step=step, slot=slot).integers(TRAIN_TIMESTEPS) for slot in slots]
@@ -36,7 +38,7 @@ def install(faults: list[dict[str, Any]]) -> None:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from dreambooth_resume.training import memory
+    from dreambooth_resume.training import build, memory
 
     class _InfiniteGradient(torch.autograd.Function):
         @staticmethod
@@ -66,9 +68,25 @@ def install(faults: list[dict[str, Any]]) -> None:
         return (answer,)
 
     UNet2DConditionModel.forward = forward
+    if any(one["kind"] == "loading" for one in faults):
+        build.trainable = _once_without_memory(build.trainable)
+        memory.PAUSE_SECONDS = 0.1
     if any(one["kind"] == "encoder" for one in faults):
         AutoencoderKL.encode = _without_memory
         memory.PAUSE_SECONDS = 0.1
+
+
+def _once_without_memory(real: Callable[..., Any]) -> Callable[..., Any]:
+    import torch
+
+    errors = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")]
+
+    def trainable(*arguments: Any, **options: Any) -> Any:
+        if errors and multiprocessing.parent_process() is None:
+            raise errors.pop()
+        return real(*arguments, **options)
+
+    return trainable
 
 
 def _without_memory(*_: Any, **__: Any) -> None:

@@ -146,6 +146,15 @@ def test_with_much_at_once_a_killed_run_of_two_has_the_bytes_of_one(
     assert result_digests(s3_home.storage) == undisturbed(**one)
 
 
+def test_too_little_memory_while_process_0_loads_is_tried_again_by_all(
+    bench: Bench, undisturbed: Undisturbed, home: Path
+) -> None:
+    process = bench.run(home, **TWO, faults=[fault("loading", step=0)])
+    assert "Out of memory before the first step (CUDA out of memory). Once more in" in process.output()
+    assert log_of(home).highest_attempt == 1
+    assert result_digests(home) == undisturbed(**ONE)
+
+
 # Micro-batches of two samples; slots 2 and 3 are the other process's.
 @pytest.mark.parametrize("kind", ["memory", "nan"])
 def test_what_goes_wrong_in_the_other_process_is_mended_as_in_one(

@@ -122,7 +122,7 @@ def at_work(scene: Scene, trained: dict[str, torch.nn.Parameter], *sources: Noti
 
     def be_ready() -> None:
         scene.other.send(Ready(numbers=NUMBERS))
-        seen.append(received(scene.other))
+        seen.append(received(scene.other, scene.other.recv()))
 
     hand = threading.Thread(target=be_ready)
     hand.start()

@@ -156,6 +156,10 @@ def test_a_comparison_reads_at_the_same_pace() -> None:
         clock[0] += 5.0
         assert compared.facts(run) is not None
     assert requests == {}
+    run.forget_job()  # a command of the page
+    assert compared.facts(run) is not None
+    assert requests["dog"] > 0
+    requests.clear()
     clock[0] += BUCKET_PACE.place
     assert compared.facts(run) is not None
     assert requests["dog"] > 0
