@@ -77,6 +77,7 @@ _THEIR_NAMES: dict[str, str] = {
     "checkpointing_steps": "backup_after checkpoint_every checkpoint_frequency checkpoint_interval"
     " checkpoint_step_interval checkpoint_steps every_n_train_steps save_every save_every_n_steps save_freq"
     " save_interval save_steps",
+    "keep_best": "load_best_model_at_end save_best save_best_model",
     "checkpoints_total_limit": "checkpoints_limit keep_last max_checkpoints max_step_saves_to_keep rolling_backup_count"
     " save_last_n_steps save_last_n_steps_state save_top_k save_total_limit",
     "resume_from_checkpoint": "auto_resume checkpoint checkpoint_path ckpt_path continue_last_backup load_checkpoint"

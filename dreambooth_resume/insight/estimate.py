@@ -58,6 +58,8 @@ class Workload:
     """Pictures that are made while training, at its end, and of the class."""
     interval_steps: int | None
     interval_seconds: float | None
+    processes: int = 1
+    """GPUs of one kind in one machine that compute each step together. What is encoded and painted one does alone."""
 
     @property
     def step_flops(self) -> float:
@@ -185,13 +187,16 @@ def speed_of(gpu: Gpu, workload: Workload, *, efficiency: float | None = None) -
     source = (
         f"{workload.step_flops / 1e12:,.1f} TFLOP a step, at {share:g} of {peak / 1e12:g} TFLOPS "
         f"({'given' if efficiency is not None else 'assumed'})"
+        f"{f', on {workload.processes} GPUs at once' if workload.processes > 1 else ''}"
     )
-    return Speed(step_seconds=workload.step_flops / (share * peak), flops=share * peak, source=source)
+    seconds = workload.step_flops / (share * peak * workload.processes)
+    return Speed(step_seconds=seconds, flops=share * peak, source=source)
 
 
 def measured_speed(step_seconds: float, workload: Workload, *, source: str) -> Speed:
     """From a step's real seconds."""
-    return Speed(step_seconds=step_seconds, flops=workload.step_flops / step_seconds, source=source)
+    flops = workload.step_flops / step_seconds / workload.processes
+    return Speed(step_seconds=step_seconds, flops=flops, source=source)
 
 
 def fits(setting: Setting, memory_bytes: int) -> bool:

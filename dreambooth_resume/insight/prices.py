@@ -10,7 +10,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuPrice:
-    """US dollars an hour of a machine with one GPU; None: not known."""
+    """US dollars an hour of a machine; None: not known."""
 
     spot_per_hour: float | None
     on_demand_per_hour: float | None
@@ -18,18 +18,28 @@ class GpuPrice:
 
 
 def price_of(
-    gpu: str | None, *, per_hour: float | None = None, on_demand_per_hour: float | None = None
+    gpu: str | None, *, per_hour: float | None = None, on_demand_per_hour: float | None = None, gpus: int = 1
 ) -> GpuPrice | None:
-    """The given prices, else the table's; None if neither is there."""
+    """The given prices, of the whole machine, else the table's for so many GPUs; None if neither is there."""
     if per_hour is not None:
         return GpuPrice(spot_per_hour=per_hour, on_demand_per_hour=on_demand_per_hour, source="as given")
-    listed = _listed().get(gpu or "")
+    listed = _times(gpus, _listed().get(gpu or ""))
     if listed is None or on_demand_per_hour is None:
         return listed
     return GpuPrice(
         spot_per_hour=listed.spot_per_hour,
         on_demand_per_hour=on_demand_per_hour,
         source=f"on demand as given; {listed.source}",
+    )
+
+
+def _times(gpus: int, price: GpuPrice | None) -> GpuPrice | None:
+    if price is None or gpus == 1:
+        return price
+    return GpuPrice(
+        spot_per_hour=None if price.spot_per_hour is None else gpus * price.spot_per_hour,
+        on_demand_per_hour=None if price.on_demand_per_hour is None else gpus * price.on_demand_per_hour,
+        source=f"{gpus} x {price.source}",
     )
 
 

@@ -123,6 +123,7 @@ def workload_of(options: TrainOptions, *, steps: int | None = None, effective_ba
         pictures=made,
         interval_steps=interval_steps,
         interval_seconds=interval_seconds,
+        processes=processes,
     )
 
 
@@ -228,7 +229,12 @@ def _measured(workload: Workload, options: TrainOptions, step_seconds: float, *,
 
 def _price(options: TrainOptions, gpu: str | None) -> GpuPrice | None:
     budget = options.budget
-    return price_of(gpu, per_hour=budget.price_per_hour, on_demand_per_hour=budget.on_demand_price_per_hour)
+    return price_of(
+        gpu,
+        per_hour=budget.price_per_hour,
+        on_demand_per_hour=budget.on_demand_price_per_hour,
+        gpus=options.machine.num_processes,
+    )
 
 
 def _recorded_options(record: RunRecord, storage: Storage) -> TrainOptions:

@@ -183,6 +183,21 @@ def test_time_and_cost_are_the_operations_over_the_speed() -> None:
     assert one.fits is True
 
 
+def test_two_gpus_take_twice_the_samples_in_a_step_of_the_same_length_and_are_both_paid_for() -> None:
+    one, gpu = workload(), GPUS["a100"]
+    two = replace(one, effective_batch=2 * one.effective_batch, processes=2)
+    assert speed_of(gpu, two).step_seconds == speed_of(gpu, one).step_seconds
+    assert speed_of(gpu, two).flops == speed_of(gpu, one).flops, "one of them encodes and paints"
+    assert "on 2 GPUs at once" in speed_of(gpu, two).source
+    assert measured_speed(1.0, two, source="").flops == measured_speed(1.0, one, source="").flops
+    cheap, dear = price_of("l4"), price_of("l4", gpus=2)
+    assert cheap is not None
+    assert dear is not None
+    assert dear.on_demand_per_hour == 2 * (cheap.on_demand_per_hour or 0.0) > 0.0
+    assert dear.source.startswith("2 x ")
+    assert price_of("l4", per_hour=0.4, gpus=2) == price_of("l4", per_hour=0.4), "of the whole machine"
+
+
 def test_more_interruptions_cost_more_and_saves_at_the_best_interval_less() -> None:
     work = replace(workload(), interval_steps=500)
     machine = Machine(name="x", title="X", speed=measured_speed(3.0, work, source="by hand"))
