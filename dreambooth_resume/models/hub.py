@@ -161,7 +161,8 @@ def as_ours(error: Exception, *, repo: str, revision: str | None, flag: str) -> 
         )
     if status in (401, 403):
         return AccessDenied(f"the Hub refuses access to {repo} ({status}). Try: hf auth login (or set HF_TOKEN)")
+    reason = str(error).partition(". ")[0]  # behind it, the library's own advice
     return HubUnreachable(
-        f"the Hub can't be asked for {repo} ({error}), and it isn't complete in this machine's cache; "
+        f"the Hub can't be asked for {repo} ({reason}), and it isn't complete in this machine's cache; "
         "start the same command again when the network is back"
     )
