@@ -107,6 +107,11 @@ def _compare(shown: Any, url: str) -> None:
     shown.wait_for_timeout(2000)
 
 
+def _compare_nothing(shown: Any, url: str) -> None:
+    shown.goto(f"{url}/compare")
+    shown.locator("#losses .empty").wait_for(timeout=120_000)
+
+
 def _try(shown: Any, url: str) -> None:
     shown.goto(f"{url}/try?home=runs%2Frobot&step=500")
     shown.locator("#pictures .empty").wait_for(timeout=120_000)
@@ -118,6 +123,11 @@ def _doctor(shown: Any, url: str) -> None:
     shown.get_by_label("or a run file of this machine").fill("run.yaml")
     shown.get_by_role("button", name="Examine").click()
     shown.locator("#diagnosis .findings").first.wait_for(timeout=120_000)
+
+
+def _doctor_nothing(shown: Any, url: str) -> None:
+    shown.goto(f"{url}/doctor")
+    shown.get_by_role("button", name="Examine").wait_for(timeout=120_000)
 
 
 def _review(shown: Any, url: str) -> None:
@@ -136,8 +146,12 @@ def _review(shown: Any, url: str) -> None:
 _MORE = (
     ("compare", _compare, 1440, "light"),
     ("compare-phone", _compare, 390, "dark"),
+    ("compare-empty", _compare_nothing, 1440, "light"),
     ("try", _try, 1440, "light"),
+    ("try-phone", _try, 390, "dark"),
     ("doctor", _doctor, 1440, "light"),
+    ("doctor-phone", _doctor, 390, "dark"),
+    ("doctor-empty", _doctor_nothing, 1440, "light"),
     ("new-run-review", _review, 1440, "dark"),
 )
 
