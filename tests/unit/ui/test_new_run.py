@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from dreambooth_resume.errors import AccessDenied
 from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.ui import new_run
 from dreambooth_resume.ui.commands import Command, Commands
 from dreambooth_resume.ui.homes import Homes
 from dreambooth_resume.ui.new_run import UPLOADS, Wish, begin_run, review_of
@@ -161,3 +163,19 @@ def test_uploads_that_no_run_needs_go_at_a_later_start(site: Site, tmp_path: Pat
     begin_run(site, replace(wish_of(site, tmp_path, uploads=(sets["young"],)), name="next"))
     assert {name for name, folder in folders.items() if folder.is_dir()} == {"begun", "young"}
     assert foreign.is_dir()
+
+
+def test_a_place_is_tried_before_a_run_is_begun_in_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place,) = site.homes.places
+    before = sorted(Path(place).rglob("*"))
+    told = new_run.test_access(site, place)
+    assert "can be read and written; a second writer is refused" in told
+    assert "GB free" in told
+    assert sorted(path for path in Path(place).rglob("*") if path.is_file()) == [one for one in before if one.is_file()]
+    assert "none of the places" in new_run.test_access(site, f"{place}/../elsewhere")
+
+    def refuse(_storage: object) -> None:
+        raise AccessDenied("s3:PutObject is missing")
+
+    monkeypatch.setattr(new_run, "check_access", refuse)
+    assert "s3:PutObject is missing" in new_run.test_access(site, place)

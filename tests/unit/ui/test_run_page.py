@@ -180,3 +180,18 @@ def test_hostile_lines_reasons_and_options_stay_text_on_every_tab(dog: LocalStor
         shown = part(hostile)
         assert_harmless(shown)
         assert "alert(1)" in shown
+
+
+@pytest.mark.parametrize(("act", "word"), [("stop", "stop"), ("save", "save-now"), ("sample", "sample-now")])
+def test_what_a_training_is_asked_for_is_the_command_that_one_could_type(
+    act: str, word: str, dog: LocalStorage, tmp_path: Path
+) -> None:
+    from dreambooth_resume.ui.run_page import _do
+    from dreambooth_resume.ui.site import Site
+
+    homes, commands, served = Homes([str(tmp_path)]), NotedCommands(), Served()
+    site = Site(homes=homes, runs=OpenRuns(homes), commands=commands, served=served)
+    _do(site, OpenRun(str(dog.root), dog), act, "")
+    (words,) = commands.noted
+    assert words[:2] == (word, str(dog.root))
+    served.close()
