@@ -14,12 +14,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
 
-from dreambooth_resume.errors import KeyNotFound
+from dreambooth_resume.errors import DbrError, KeyNotFound
 from dreambooth_resume.runs.home import RUN, SAMPLES_PREFIX
 from dreambooth_resume.storage.base import Storage
 
@@ -28,19 +28,22 @@ _EDGE = 384
 """Pixels of a small picture's longer side."""
 _PIXELS_MAX = 64_000_000
 _PARTIAL = ".tmp"
+_UNREAD_SECONDS, _UNREAD_KEPT = 30.0, 1000
 _SCRATCH_SECONDS = 4 * 3600.0
 
 
 class Served:
     """A temporary folder, removed at the end of the process. Over a gigabyte the oldest files go."""
 
-    def __init__(self, *, bytes_kept: int = _BYTES_KEPT) -> None:
+    def __init__(self, *, bytes_kept: int = _BYTES_KEPT, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._root = Path(tempfile.mkdtemp(prefix="dbr-ui-"))
         self.folder = self._root / "files"
         self.folder.mkdir()
         self.uploads = self._root / "uploads"
         """Where Gradio keeps what was dropped, for a day; it offers these for download alone, whatever they are."""
         self._bytes_kept = bytes_kept
+        self._monotonic = monotonic
+        self._unread: dict[Path, tuple[float, Exception]] = {}
         self._lock = threading.Lock()
         atexit.register(self.close)
 
@@ -55,12 +58,27 @@ class Served:
         """
         if not key.startswith(SAMPLES_PREFIX) or ".." in key.split("/"):
             raise ValueError("no key of a sample")
-        path = self._path(f"{storage.describe()}\0{_run_in(storage)}", key, ".webp" if small else ".png")
-        if not path.is_file():
+        run = f"{storage.describe()}\0{_run_in(storage)}"
+        wanted, other = (self._path(run, key, ending) for ending in ((".webp", ".png") if small else (".png", ".webp")))
+        if not wanted.is_file():
+            body, made = self._read(storage, key, of=wanted.with_suffix(""))
+            self._put(other, body if small else made)
+            self._put(wanted, made if small else body)  # last: where there is little room the older one goes
+        return wanted
+
+    def _read(self, storage: Storage, key: str, *, of: Path) -> tuple[bytes, bytes]:
+        """A sample and the same small. What could not be read is not asked for again by every tick of every tab."""
+        until, error = self._unread.get(of, (0.0, None))
+        if error is not None and self._monotonic() < until:
+            raise error.with_traceback(None)
+        try:
             body = storage.read(key)
-            shrunk = small_picture(body, formats=("PNG",))
-            self._put(path, shrunk if small else body)
-        return path
+            return body, small_picture(body, formats=("PNG",))
+        except (KeyNotFound, ValueError, DbrError) as failed:
+            if len(self._unread) > _UNREAD_KEPT:
+                self._unread.clear()
+            self._unread[of] = self._monotonic() + _UNREAD_SECONDS, failed
+            raise
 
     def file(self, name: str, *parts: str) -> Path:
         """Where a file called `name` goes, in a folder of its own that is named after `parts`, and made."""

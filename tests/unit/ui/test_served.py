@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dreambooth_resume.errors import KeyNotFound
 from dreambooth_resume.storage.local import LocalStorage
 from dreambooth_resume.ui.commands import Commands
 from dreambooth_resume.ui.homes import Homes
 from dreambooth_resume.ui.open_run import OpenRuns
 from dreambooth_resume.ui.served import Served
+from tests.fakes.memory_storage import MemoryStorage
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_a_picture_that_cannot_be_copied_leaves_no_half_of_it(served: Served, tm
     there.unlink()
     there.mkdir()
     assert sample_url(site, storage, "samples/500-a1/0.png", small=True) is None
-    assert list(served.folder.iterdir()) == [there]
+    assert not [path for path in served.folder.iterdir() if path.suffix == ".tmp"]
 
 
 def test_a_run_that_was_begun_again_shows_its_own_picture(served: Served, tmp_path: Path) -> None:
@@ -88,6 +90,33 @@ def test_a_run_that_was_begun_again_shows_its_own_picture(served: Served, tmp_pa
         storage.write("samples/500-a1/0.png", [png(edge)])
         paths.append(served.picture(storage, "samples/500-a1/0.png", small=False))
     assert paths[1].read_bytes() == png(9)
+
+
+class Counted(MemoryStorage):
+    """Counts what is read of pictures."""
+
+    reads = 0
+
+    def read(self, key: str) -> bytes:
+        self.reads += key.startswith("samples/")
+        return super().read(key)
+
+
+def test_a_sample_is_read_once_for_both_sizes_and_one_that_is_lost_not_by_every_tick() -> None:
+    now, storage = [0.0], Counted()
+    made = Served(monotonic=lambda: now[0])
+    storage.write("samples/500-a1/0.png", [png()])
+    for small in (True, False, True):
+        assert made.picture(storage, "samples/500-a1/0.png", small=small).is_file()
+    assert storage.reads == 1
+    for _ in range(5):
+        with pytest.raises(KeyNotFound):
+            made.picture(storage, "samples/500-a1/1.png")
+    assert storage.reads == 2
+    storage.write("samples/500-a1/1.png", [png()])
+    now[0] = 31.0
+    assert made.picture(storage, "samples/500-a1/1.png").is_file()
+    made.close()
 
 
 @pytest.mark.parametrize("key", ["run.json", "/etc/passwd", "../out.png", "samples/../../out.png", "samples/text.png"])
