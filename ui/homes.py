@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -103,7 +103,7 @@ class _Known:
 
 
 class Homes:
-    """Reads the runs below `places`. `close` ends its thread."""
+    """Reads the runs below `places`, each in a thread of its own: one that doesn't answer holds up no other."""
 
     def __init__(
         self,
@@ -123,29 +123,34 @@ class Homes:
         self._forgotten: set[str] = set()
         self._snapshot = Snapshot()
         self._lock = threading.Lock()
-        self._look_lock = threading.Lock()
+        self._look_locks = {place: threading.Lock() for place in self.places}
         self._wanted = threading.Event()
-        self._hurry = threading.Event()
+        self._hurries = {place: threading.Event() for place in self.places}
         self._is_read = threading.Event()
         self._closing = False
         self._wanted_until = 0.0
-        self._thread = threading.Thread(target=self._run, name="dbr-ui-homes", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(place,), name="dbr-ui-homes", daemon=True) for place in self.places
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         self._closing = True
         self._wanted.set()
-        self._hurry.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5.0)
+        self._hurry()
+        end = time.monotonic() + 5.0
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=max(0.0, end - time.monotonic()))
 
     def snapshot(self) -> Snapshot:
         """What was found last. The first caller waits up to a second, so that a page need not be drawn twice."""
         self._wanted_until = self._monotonic() + _WANTED_SECONDS
         self._wanted.set()
-        if self._thread.is_alive():
+        if any(thread.is_alive() for thread in self._threads):
             self._is_read.wait(_FIRST_WAIT_SECONDS)
         return self._snapshot
 
@@ -162,7 +167,9 @@ class Homes:
         text = str(home).strip() if isinstance(home, str) else ""
         for look_again in (False, True):
             if look_again:
-                self._look(only_due=True)
+                for place in self.places:
+                    if text and (_is_below(text, place) or _is_same(text, place)):
+                        self._look_into(place, only_due=True)
             for row in self._snapshot.rows:
                 if text and _is_same(row.home, text):
                     return row.home
@@ -177,51 +184,61 @@ class Homes:
         return any(_is_below(home, place) for place in self.places)
 
     def look(self, *, details: bool = False) -> Snapshot:
-        """Read everything. One look at a time; details take as long as they take only if they were asked for."""
+        """Read everything. One look at a place at a time; details take as long as they take only if asked for."""
         return self._look(only_due=False, detail_seconds=None if details else _DETAIL_SECONDS)
 
     def forget(self, home: str) -> None:
         """Something was done about `home`: it is looked at anew, and so is the place where it lies."""
         with self._lock:
             self._forgotten.add(home)
-        self._hurry.set()
+        self._hurry()
 
-    def _run(self) -> None:
+    def _hurry(self) -> None:
+        for hurry in self._hurries.values():
+            hurry.set()
+
+    def _run(self, place: str) -> None:
+        hurry = self._hurries[place]
         while not self._closing:
             if not self._wanted.wait(timeout=60.0) or self._closing:
                 continue
-            self._hurry.clear()
+            hurry.clear()
             try:
-                self._look(only_due=True)
+                self._look_into(place, only_due=True)
             except Exception:
                 # A thread's root: the page would stand still in silence.
                 logger.exception("Looking for runs failed; tried again in %.0f s", _ROUND_SECONDS)
             self._is_read.set()
             if self._monotonic() > self._wanted_until:
                 self._wanted.clear()
-            self._hurry.wait(_ROUND_SECONDS)
+            hurry.wait(_ROUND_SECONDS)
 
     def _look(self, *, only_due: bool, detail_seconds: float | None = _DETAIL_SECONDS) -> Snapshot:
-        with self._look_lock:
+        for place in self.places:
+            self._look_into(place, only_due=only_due, detail_seconds=detail_seconds)
+        return self._snapshot
+
+    def _look_into(self, place: str, *, only_due: bool, detail_seconds: float | None = _DETAIL_SECONDS) -> None:
+        with self._look_locks[place]:
             with self._lock:
-                forgotten, self._forgotten = self._forgotten, set()
-            for home in forgotten:
-                self._details.pop(home, None)
-            for place in self.places:
-                if not only_due or self._is_due(place, forgotten):
-                    self._read[place] = self._find(place, forgotten, anew=not only_due)
-            seen = list({one.found.home: one for place in self.places for one in self._read[place].seen}.values())
-            self._publish(seen)
+                forgotten = {home for home in self._forgotten if _is_below(home, place) or _is_same(home, place)}
+                self._forgotten -= forgotten
+                for home in forgotten:
+                    self._details.pop(home, None)
+            if not only_due or self._is_due(place, forgotten):
+                self._read[place] = self._find(place, forgotten, anew=not only_due)
+            read = self._read[place]
+            self._publish()
+            # Of a place that doesn't answer nothing new was found.
             self._read_details(
-                [one.found for one in seen],
-                unread={one.found.home for read in self._read.values() if read.problem for one in read.seen},
+                [] if read.problem else [one.found for one in read.seen],
                 deadline=None if detail_seconds is None else self._monotonic() + detail_seconds,
             )
-            return self._publish(seen)
+            self._publish()
 
     def _is_due(self, place: str, forgotten: set[str]) -> bool:
         read = self._read.get(place)
-        if read is None or any(_is_below(home, place) or _is_same(home, place) for home in forgotten):
+        if read is None or forgotten:
             return True
         return self._monotonic() - read.at_monotonic_s >= pace_of(place).place
 
@@ -252,24 +269,29 @@ class Homes:
         seen = tuple(kept.get(one.home) or _Seen(found=one, at=at, at_monotonic_s=at_monotonic_s) for one in found)
         return _Place(seen=seen, problem=None, at_monotonic_s=at_monotonic_s)
 
-    def _publish(self, seen: Sequence[_Seen]) -> Snapshot:
-        details = {home: known.detail for home, known in self._details.items()}
-        rows = tuple(row_of(one.found, details.get(one.found.home), now=one.at) for one in seen)
-        problems = tuple(read.problem for place in self.places if (read := self._read[place]).problem is not None)
-        self._snapshot = Snapshot(rows=rows, problems=problems, is_read=True)
-        self._is_read.set()
-        return self._snapshot
+    def _publish(self) -> None:
+        """Show what is known of all places, also while some are being read for the first time."""
+        with self._lock:
+            read = [self._read[place] for place in self.places if place in self._read]
+            seen = {one.found.home: one for found in read for one in found.seen}
+            self._details = {home: known for home, known in self._details.items() if home in seen}
+            details = {home: known.detail for home, known in self._details.items()}
+            rows = tuple(row_of(one.found, details.get(home), now=one.at) for home, one in seen.items())
+            problems = tuple(found.problem for found in read if found.problem is not None)
+            is_read = bool(rows) or len(read) == len(self.places)
+            self._snapshot = Snapshot(rows=rows, problems=problems, is_read=is_read)
+        if is_read:
+            self._is_read.set()
 
-    def _read_details(self, found: Sequence[FoundRun], *, unread: Collection[str], deadline: float | None) -> None:
-        """Of `unread` nothing new was found, and their place doesn't answer."""
-        there = {one.home for one in found}
-        self._details = {home: known for home, known in self._details.items() if home in there}
+    def _read_details(self, found: Sequence[FoundRun], *, deadline: float | None) -> None:
         # Those of whom nothing is known come first.
         for one in sorted(found, key=lambda one: one.home in self._details):
             if deadline is not None and self._monotonic() > deadline:
                 return
-            if one.home not in unread and one.summary is not None and self._is_stale(one.home, one.summary):
-                self._details[one.home] = self._detail(one.home, one.summary)
+            if one.summary is not None and self._is_stale(one.home, one.summary):
+                known = self._detail(one.home, one.summary)
+                with self._lock:
+                    self._details[one.home] = known
 
     def _is_stale(self, home: str, summary: RunSummary) -> bool:
         known = self._details.get(home)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from dreambooth_resume.errors import BadInput
+from dreambooth_resume.errors import BadInput, StorageUnavailable
+from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.storage.local import LocalStorage
+from dreambooth_resume.storage.s3_address import S3Settings
+from dreambooth_resume.storage.urls import open_storage
 from dreambooth_resume.ui.homes import Homes
 from dreambooth_resume.ui.open_run import OpenRun, OpenRuns
 from dreambooth_resume.ui.remembered import RememberedStorage
@@ -175,3 +180,35 @@ def test_the_runs_of_a_folder_that_was_removed_are_gone(tmp_path: Path, dog: Loc
     assert len(homes.look().rows) == 1
     shutil.rmtree(tmp_path / "runs")
     assert homes.look().rows == ()
+
+
+def test_a_place_that_does_not_answer_holds_up_no_other(tmp_path: Path) -> None:
+    record_run(LocalStorage(tmp_path / "dog"))
+    answers = threading.Event()
+
+    def opened(address: str, s3: S3Settings | None) -> Storage:
+        if address.startswith("s3://"):
+            answers.wait(60.0)
+            raise StorageUnavailable("no answer")
+        return open_storage(address, s3)
+
+    homes = Homes([str(tmp_path), "s3://silent/runs"], opened=opened)
+    homes.start()
+    try:
+        deadline = time.monotonic() + 60.0
+        while not homes.snapshot().rows:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (row,) = homes.snapshot().rows
+        assert homes.found(row.home) == row.home
+        with pytest.raises(BadInput, match="no such run"):
+            homes.found(str(tmp_path / "cat"))
+        assert homes.snapshot().problems == ()
+        answers.set()
+        while not homes.snapshot().problems:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert [one.home for one in homes.snapshot().rows] == [row.home]
+    finally:
+        answers.set()
+        homes.close()
