@@ -26,10 +26,12 @@ NO_SUCH_PACKAGE = 2
 
 def main() -> int:
     """0 where nothing is to be started again, else what the run ended with."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     print(f"hf_job.py: {os.environ['DBR_TELL']}", flush=True)
     try:
         wheel = read_wheel(os.environ["DBR_HOME"], os.environ["DBR_WHEEL"])
-    except Exception as error:  # noqa: BLE001  whatever boto3 has tried ten times
+    except (BotoCoreError, ClientError) as error:  # tried ten times
         print(f"hf_job.py: the package can't be read from {os.environ['DBR_HOME']}: {error}", flush=True)
         return 0 if is_refused(error) else 1
     if hashlib.sha256(wheel).hexdigest() != os.environ["DBR_WHEEL_SHA256"]:
@@ -48,9 +50,12 @@ def main() -> int:
 
 def is_refused(error: Exception) -> bool:
     """The service says that there is no such thing, or not for these keys: another attempt would cost the same."""
-    answer = getattr(error, "response", None)
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(answer, dict) else 0
-    return 400 <= status < 500 or type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+    from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
+
+    if isinstance(error, ClientError):
+        # Not every 4xx: S3 says 400 to a request that took too long.
+        return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403, 404)
+    return isinstance(error, NoCredentialsError | PartialCredentialsError)
 
 
 def read_wheel(home: str, key: str) -> bytes:

@@ -12,9 +12,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from dreambooth_resume import errors
-from dreambooth_resume.infra.hf_job import NEVER_AGAIN
+from dreambooth_resume.infra.hf_job import NEVER_AGAIN, is_refused
 from dreambooth_resume.launch.package import store_package
 from dreambooth_resume.storage.s3 import S3Storage
 from dreambooth_resume.storage.s3_address import S3Settings
@@ -124,3 +125,9 @@ def test_dbrs_own_wheel_runs_from_the_home(server: S3Server, tmp_path: Path) -> 
     assert "the run ended with 2" in done.stdout
     [place] = tmp_path.glob("dbr-*")
     assert os.listdir(place / "package")
+
+
+@pytest.mark.parametrize(("status", "refused"), [(403, True), (404, True), (400, False), (503, False)])
+def test_only_a_lasting_refusal_is_not_tried_again(status: int, refused: bool) -> None:
+    answer = {"Error": {"Code": "any"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    assert is_refused(ClientError(answer, "GetObject")) is refused
