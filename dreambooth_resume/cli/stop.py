@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 
 from dreambooth_resume.cli.arguments import CommandParser
 from dreambooth_resume.cli.homes import add_home, no_run, open_home, resume_command
 from dreambooth_resume.cli.output import print_json, tell_at_once
-from dreambooth_resume.errors import ComeBack, StoppedOnPurpose
+from dreambooth_resume.errors import ComeBack, DbrError, StoppedOnPurpose
 from dreambooth_resume.launch.record import read_launches
 from dreambooth_resume.runs.control import POLL_SECONDS
 from dreambooth_resume.runs.summary import RunSummary, summarise
@@ -49,10 +50,18 @@ def run(words: list[str]) -> int:
         })  # fmt: skip
     else:
         print(_what_happens(storage.describe(), summary, done))
-        for one in live_jobs(storage, "eval"):
-            assert one.launch.job is not None
-            print(f"An evaluation goes on ({one.launch.job.name}): dbr stop {shlex.quote(storage.describe())} --eval")
-    return _given_back(done.not_given_back, again=f"dbr stop {shlex.quote(storage.describe())}")
+    # What costs money is said before anybody is asked again.
+    code = _given_back(done.not_given_back, again=f"dbr stop {shlex.quote(storage.describe())}")
+    if not arguments.json:
+        with contextlib.suppress(DbrError):
+            _say_evaluations(storage)
+    return code
+
+
+def _say_evaluations(storage: Storage) -> None:
+    for one in live_jobs(storage, "eval"):
+        assert one.launch.job is not None
+        print(f"An evaluation goes on ({one.launch.job.name}): dbr stop {shlex.quote(storage.describe())} --eval")
 
 
 def _stop_evaluations(storage: Storage, *, as_json: bool) -> int:

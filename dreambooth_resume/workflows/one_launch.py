@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -79,7 +80,9 @@ def take_back(
     if job is not None:
         tell(f"{job.name} was started, and is given back, because the launch could not be finished.")
         try:
-            launcher.interrupt(job)
+            # That it is given back is what counts, also where the look before it is refused.
+            with contextlib.suppress(DbrError):
+                launcher.interrupt(job)
             launcher.release(job)
         except DbrError as error:
             tell(f"{job.name} could not be given back, and may cost money: {error} {again}")
