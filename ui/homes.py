@@ -323,14 +323,16 @@ class Homes:
 
     def _opened(self, home: str) -> RememberedStorage:
         with self._lock:
-            storage = self._storages.get(home)
-            if storage is None:
-                storage = RememberedStorage(self._open(home, self.s3), bytes_kept=_BYTES_KEPT)
-                self._storages[home] = storage
-                if len(self._storages) > _STORAGES_KEPT:
-                    self._storages.popitem(last=False)
-            else:
+            if (storage := self._storages.get(home)) is not None:
                 self._storages.move_to_end(home)
+                return storage
+        # Not under the lock: credentials may be asked for from a service that doesn't answer.
+        opened = RememberedStorage(self._open(home, self.s3), bytes_kept=_BYTES_KEPT)
+        with self._lock:
+            storage = self._storages.setdefault(home, opened)
+            self._storages.move_to_end(home)
+            if len(self._storages) > _STORAGES_KEPT:
+                self._storages.popitem(last=False)
             return storage
 
 

@@ -105,16 +105,16 @@ class Committer:
             committed(done)
             return done
         blobs = tensor_blobs(state, self._export_weights)
-        # The last one is a function: it needs the digests of the others, which are taken while those are sent.
-        makers: dict[str, Callable[[], Blob]] = {
-            **{f"{folder}/{name}": partial(_itself, blob) for name, blob in blobs.items()},
-            f"{folder}/{STATE_NAME}": lambda: closing_blob(state, blobs),
-        }
+        parts = {f"{folder}/{name}": blob for name, blob in blobs.items()}
+        # The last file needs the digests of the others, which are taken while those are sent. And once it is there the
+        # next attempt may take this state up, entry or not: what its steps measured has to be there before.
+        closing = (f"{folder}/{STATE_NAME}", partial(closing_blob, state, blobs))
         if sum(blob.size_bytes for blob in blobs.values()) < self._side_by_side_bytes:
-            files = tuple(self._write(key, make()) for key, make in makers.items())
+            files = tuple(self._write(key, blob) for key, blob in parts.items())
             self._flush_metrics(state.step)
+            files += (self._write(closing[0], closing[1]()),)
         else:
-            files = self._write_side_by_side(makers, state.step)
+            files = self._write_side_by_side(parts, closing, state.step)
         # The log entry goes last: until it exists no reader sees this checkpoint, so a kill before this line loses
         # nothing, and nothing that the entry retires is deleted before it is durable.
         entry = self._writer.append(lambda log: self._entry(log, state.step, folder, files, reason))
@@ -142,10 +142,22 @@ class Committer:
         own = (entry for entry in reversed(self._writer.log.entries) if entry.attempt == self._writer.attempt)
         return next((entry for entry in own if isinstance(entry.body, Commit) and entry.body.folder == folder), None)
 
-    def _write_side_by_side(self, makers: Mapping[str, Callable[[], Blob]], step: int) -> tuple[StoredFile, ...]:
+    def _write_side_by_side(
+        self, parts: Mapping[str, Blob], closing: tuple[str, Callable[[], Blob]], step: int
+    ) -> tuple[StoredFile, ...]:
         """Write every file on a thread of its own, and the metrics meanwhile; raises the first file's trouble."""
         written: dict[str, StoredFile] = {}
         failed: dict[str, BaseException] = {}
+        metrics_tried = threading.Event()
+
+        def closed() -> Blob:
+            metrics_tried.wait()
+            return closing[1]()
+
+        makers: dict[str, Callable[[], Blob]] = {
+            **{key: partial(_itself, blob) for key, blob in parts.items()},
+            closing[0]: closed,
+        }
 
         def write(key: str) -> None:
             try:
@@ -161,6 +173,7 @@ class Committer:
         try:
             self._flush_metrics(step)
         finally:
+            metrics_tried.set()
             # Also after trouble: the snapshot's memory is used again once this returns.
             for thread in threads:
                 thread.join()

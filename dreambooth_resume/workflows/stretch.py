@@ -37,6 +37,8 @@ class Cut(BaseModel):
 
     kind: CutKind
     steps: int = 0
+    """In a save: after so many the training waits for `saves` saves, which a slow disk would else let it outrun."""
+    saves: int = 1
     share_of_a_step: float = 0.5
     """In a step: after so much of the time that the step before took."""
     call: int = 0
@@ -89,11 +91,12 @@ class _Ender:
         now = time.monotonic()
         took_seconds, self._last_monotonic_s = now - self._last_monotonic_s, now
         cut = self._stretch.cut
-        if cut is not None and cut.kind != "in a save" and self._made == cut.steps:
-            self._wait_for_a_commit()
+        if cut is not None and self._made == cut.steps:
+            self._wait_for_commits(cut.saves)
             if cut.kind == "between steps":
                 _die()
-            threading.Timer(cut.share_of_a_step * took_seconds, _die).start()
+            if cut.kind == "in a step":
+                threading.Timer(cut.share_of_a_step * took_seconds, _die).start()
         if self._stretch.until_step <= update.step < update.max_train_steps:
             # To this thread: the handler has run when this returns, so the loop saves this very step and leaves.
             signal.raise_signal(signal.SIGTERM)
@@ -101,10 +104,10 @@ class _Ender:
     def close(self) -> None:
         self._inner.close()
 
-    def _wait_for_a_commit(self) -> None:
+    def _wait_for_commits(self, saves: int) -> None:
         """However slow the disk is: what is killed is to be resumed from a checkpoint of its own."""
         give_up = time.monotonic() + _COMMIT_SECONDS
-        while self._writes.saves == 0 and time.monotonic() < give_up:
+        while self._writes.saves < saves and time.monotonic() < give_up:
             time.sleep(0.01)
 
 

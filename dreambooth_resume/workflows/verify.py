@@ -90,7 +90,7 @@ class _Bench:
 
     @property
     def saves_every(self) -> int:
-        return 1 if self.order.deep else STEPS_A_SAVE
+        return _saves_every(self.order)
 
     def log(self, name: str) -> Log:
         return read_log(LocalStorage(self.folder / name))
@@ -125,9 +125,8 @@ def verify_resume(order: Order, reporter: Reporter) -> Verified:
     """Run the stretch twice and compare. Raises BadInput for what can't be run, NotVerified if the training fails."""
     started = time.monotonic()
     home = open_home(find_place(order.given))
-    saves_every = 1 if order.deep else STEPS_A_SAVE
     steps = order.steps or max(KILLED_AFTER) * (order.kills + 1) + (DEEP_STEPS if order.deep else 0)
-    source = find_source(home, order.given, steps=steps, room=2 * saves_every, seed=order.seed % 2**32)
+    source = find_source(home, order.given, steps=steps, room=2 * _saves_every(order), seed=order.seed % 2**32)
     folder = _folder_for(order)
     is_kept = order.folder is not None
     try:
@@ -181,14 +180,24 @@ def _verify(bench: _Bench, started: float) -> Verified:
 def _cuts(order: Order, *, calls_a_save: int) -> list[Cut]:
     """Kills of each kind in turn, at moments that are drawn; with `deep` also before each call of a save."""
     rng = random.Random(order.seed)
+
+    def in_a_save(call: int) -> Cut:
+        # After so many steps the second save is under way, or waits for the first to end.
+        return Cut(kind="in a save", call=call, steps=2 * _saves_every(order) + 1, saves=2)
+
     cuts = []
     for number in range(order.kills):
         kind = _KINDS[number % len(_KINDS)]
+        steps, share = rng.randint(*KILLED_AFTER), rng.random()
         # In the second save of its life: the first one is there to be resumed from.
-        call = calls_a_save + rng.randint(1, calls_a_save) if kind == "in a save" else 0
-        cuts.append(Cut(kind=kind, steps=rng.randint(*KILLED_AFTER), share_of_a_step=rng.random(), call=call))
+        call = calls_a_save + rng.randint(1, calls_a_save)
+        cuts.append(in_a_save(call) if kind == "in a save" else Cut(kind=kind, steps=steps, share_of_a_step=share))
     every_call = range(1, calls_a_save + 2) if order.deep else ()
-    return [*cuts, *(Cut(kind="in a save", call=call) for call in every_call)]
+    return [*cuts, *(in_a_save(call) for call in every_call)]
+
+
+def _saves_every(order: Order) -> int:
+    return 1 if order.deep else STEPS_A_SAVE
 
 
 def _killed(bench: _Bench, cuts: list[Cut], until_step: int) -> list[Life]:

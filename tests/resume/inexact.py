@@ -1,7 +1,9 @@
-"""Trainers that are not exact on purpose: preludes of a forked child, to see that `dbr verify-resume` finds them."""
+"""Preludes of a forked child for `dbr verify-resume`: trainers that are not exact on purpose, and a slow disk."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +33,17 @@ def compute_otherwise_each_time() -> None:
 
     def forward(self: Any, *arguments: Any, **options: Any) -> Any:
         answer = real(self, *arguments, **options)[0]
-        return (answer * (1.0 + 1e-5 * torch.rand(1, generator=chance)),)
+        return (answer * (1.0 + 1e-3 * torch.rand(1, generator=chance)),)
 
     UNet2DConditionModel.forward = forward
+
+
+def slow_disk() -> None:
+    """Training is faster than this disk: a save takes longer than many steps."""
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        time.sleep(0.1)
+        real(file)
+
+    os.fsync = fsync

@@ -62,10 +62,22 @@ def test_a_new_run_that_is_killed_three_times_is_exact(
     assert "Verdict: exact. No kill changed a byte." in shown
     for kind in ("killed between steps", "killed in a save", "killed in a step"):
         assert shown.count(kind) >= 2, "told when it happens, and in the report"
-    assert "16 steps compared: samples, learning rate, loss and gradient norm are the same bits" in shown
+    told = "16 steps compared: samples, learning rate, loss and gradient norm are the same bits"
+    assert told in shown, shown
     assert shown.count("  same\n") == 3
     assert not home.exists(), "the run was not begun"
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_on_a_slow_disk_the_kill_in_a_save_finds_the_training_alive(
+    bench: Bench, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--kills", "2", "--kill-seed", "5", *bench.words(home, max_train_steps=400, seed=None)]
+    assert run(words, spawn=forking(bench, prelude="tests.resume.inexact:slow_disk")) == 0
+    shown = capsys.readouterr().out
+    assert "Verdict: exact. No kill changed a byte." in shown
+    assert "killed in a save at step 7." in shown, shown
+    assert "12 steps compared" in shown, shown
 
 
 def test_of_a_run_that_exists_a_copy_is_tried_and_the_home_only_read(
@@ -111,6 +123,6 @@ def test_a_machine_that_never_gives_the_same_bits_is_told_from_a_resume_that_los
     assert run(words, spawn=forking(bench, prelude="tests.resume.inexact:compute_otherwise_each_time")) == NOT_EXACT
     shown = capsys.readouterr().out
     assert "Verdict: equivalent." in shown
-    assert "first at step 1: loss" in shown
+    assert "first at step 1: loss" in shown, shown
     assert "two runs that nobody killed differ as well" in shown
     assert "--torch_threads 1" in shown

@@ -10,7 +10,7 @@ from dreambooth_resume.checkpoint.commit import Committer
 from dreambooth_resume.checkpoint.manager import CheckpointManager
 from dreambooth_resume.errors import StorageUnavailable
 from dreambooth_resume.runs.entries import Commit, Entry
-from dreambooth_resume.runs.home import CHECKPOINT_FILES
+from dreambooth_resume.runs.home import CHECKPOINT_FILES, STATE_NAME
 from dreambooth_resume.runs.log import read_log
 from tests.fakes.memory_storage import MemoryStorage
 from tests.fakes.toy_run import Attempt, ToyState, begin, check_home, export, state_of
@@ -49,6 +49,32 @@ def test_all_files_are_on_their_way_at_once_and_the_entry_comes_after_them() -> 
     assert calls[-1] == ("put_if_absent", f"log/{entry.number:08d}.json")
     assert flushed == [1]
     check_home(home)
+
+
+@pytest.mark.parametrize("side_by_side_bytes", [1, 2**40])
+def test_what_its_steps_measured_is_there_before_a_checkpoint_is_whole(side_by_side_bytes: int) -> None:
+    # A whole checkpoint without a log entry is taken up by the next attempt, whose own metrics begin behind it.
+    home = MemoryStorage()
+    attempt = begin(home)
+    is_closed, closed_at_flush = threading.Event(), []
+
+    def before(call: str, key: str) -> None:
+        if call == "write" and key.endswith(f"/{STATE_NAME}"):
+            is_closed.set()
+
+    home.before = before
+    saving = Committer(
+        attempt.storage,
+        attempt.adopted.writer,
+        export_weights=export,
+        flush_metrics=lambda _step: closed_at_flush.append(is_closed.wait(0.2)),
+        total_limit=None,
+        max_train_steps=attempt.max_train_steps,
+        side_by_side_bytes=side_by_side_bytes,
+    )
+    saving.commit(state_of(1), "interval")
+    assert closed_at_flush == [False]
+    assert is_closed.is_set()
 
 
 def test_a_file_that_fails_ends_the_save_after_the_others_and_the_next_try_commits() -> None:
