@@ -16,7 +16,7 @@ from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.workflows.holders import Waiting
 from dreambooth_resume.workflows.launched import live_jobs
-from dreambooth_resume.workflows.stopping import Stop, stop_evaluations, stop_run
+from dreambooth_resume.workflows.stopping import NOT_GIVEN_BACK, Stop, stop_evaluations, stop_run
 
 
 def run(words: list[str]) -> int:
@@ -83,7 +83,7 @@ def _given_back(not_given_back: Sequence[str], *, again: str) -> int:
     if not not_given_back:
         return 0
     for one in not_given_back:
-        tell_at_once(f"Not given back, and it may cost money: {one}")
+        tell_at_once(f"{NOT_GIVEN_BACK}: {one}")
     tell_at_once(f"Once that is mended, type the same again: {again}")
     return ComeBack.exit_code
 

@@ -6,9 +6,10 @@ reads it; the next launch takes it away.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
-from dreambooth_resume.errors import DbrError
+from dreambooth_resume.errors import AccessDenied, DbrError, StorageUnavailable
 from dreambooth_resume.launch.base import Purpose, launch_name
 from dreambooth_resume.launch.launchers import launcher_named
 from dreambooth_resume.launch.record import Launch, forget_launch, read_launches, write_started
@@ -18,6 +19,7 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.workflows.holders import ANSWER_SECONDS, Waiting, holder_of
 from dreambooth_resume.workflows.launched import LaunchedJob, live_jobs, looked_at, started_jobs
 
+NOT_GIVEN_BACK = "Not given back, and it may cost money"
 _LOOK_SECONDS = 0.5
 
 
@@ -51,16 +53,20 @@ def stop_run(storage: Storage, summary: RunSummary | None, waiting: Waiting) -> 
             request = post_request(storage, "stop")
         else:
             silent = summary.attempt
+    left_behind: DbrError | None = None
     if any(one.launcher.owns_machine or one not in interrupted for one in jobs):
         try:
             _wait_until_free(storage, waiting, silent=silent)
         finally:
-            if request is not None:
-                withdraw_request(storage, request)
+            left_behind = _withdrawn(storage, request)
     # What ended by itself has left things on a platform too: an empty group, a launch template.
     for one in started:
         if one.launcher.owns_machine or (one in jobs and one not in interrupted):
             _release(one, trouble)
+    if left_behind is not None:
+        for one_more in trouble.values():
+            waiting.tell(f"{NOT_GIVEN_BACK}: {one_more}")
+        raise left_behind
     names = tuple(one.launch.job.name for one in interrupted if one.launch.job)
     return Stop(interrupted=names, request=request, not_given_back=tuple(trouble.values()))
 
@@ -116,6 +122,16 @@ def _job_of(storage: Storage, launch: Launch) -> list[LaunchedJob]:
     return [looked_at(replace(launch, job=job))]
 
 
+def _withdrawn(storage: Storage, request: Request | None) -> DbrError | None:
+    """What keeps a request from being withdrawn: raised once everything is given back, which matters more."""
+    try:
+        if request is not None:
+            withdraw_request(storage, request)
+    except DbrError as error:
+        return error
+    return None
+
+
 def _interrupted(one: LaunchedJob, trouble: dict[str, str]) -> bool:
     assert one.launch.job is not None
     try:
@@ -138,18 +154,23 @@ def _release(one: LaunchedJob, trouble: dict[str, str]) -> None:
 def _wait_until_free(storage: Storage, waiting: Waiting, *, silent: int | None) -> None:
     """Until nobody trains, or for as long as a training is given to answer: its last save is what counts then.
 
-    `silent` is an attempt that was listened for just now, in vain.
+    `silent` is an attempt that was listened for just now, in vain. A home that doesn't answer says nothing of either.
     """
     deadline = waiting.monotonic() + ANSWER_SECONDS
     told = False
     while waiting.monotonic() < deadline:
-        summary = summarise(storage)
-        if summary is None or (not summary.is_live and summary.attempt == silent):
-            return
-        # By its heartbeat where only its age tells: the clock of the machine that goes may differ from ours.
-        if not summary.is_live and holder_of(storage, summary, waiting) is None:
-            return
+        with contextlib.suppress(StorageUnavailable, AccessDenied):
+            if _is_free(storage, waiting, silent=silent):
+                return
         if not told:
             waiting.tell("Waiting until the last step is saved, then giving the machine back.")
             told = True
         waiting.sleep(max(_LOOK_SECONDS, storage.hint_interval_seconds / 5))
+
+
+def _is_free(storage: Storage, waiting: Waiting, *, silent: int | None) -> bool:
+    summary = summarise(storage)
+    if summary is None or (not summary.is_live and summary.attempt == silent):
+        return True
+    # By its heartbeat where only its age tells: the clock of the machine that goes may differ from ours.
+    return not summary.is_live and holder_of(storage, summary, waiting) is None

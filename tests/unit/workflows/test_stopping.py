@@ -18,7 +18,7 @@ from dreambooth_resume.runs.home import log_key, note_key
 from dreambooth_resume.runs.log import read_log
 from dreambooth_resume.runs.summary import summarise
 from dreambooth_resume.storage.local import LocalStorage
-from dreambooth_resume.workflows.holders import Waiting
+from dreambooth_resume.workflows.holders import ANSWER_SECONDS, Waiting
 from dreambooth_resume.workflows.one_launch import (
     forget_old_stops,
     refuse_a_second,
@@ -203,6 +203,58 @@ def test_a_machine_with_another_clock_is_given_back_only_once_it_has_saved(
     assert done.request is not None
     assert far.released == ["machine 7"]
     assert open_requests(home) == []
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_home_that_does_not_answer_while_it_is_waited_for_keeps_no_machine(
+    home: MemoryStorage, far: type[FarLauncher], comes_back: bool
+) -> None:
+    attempt = begin(home, "gpu-7")
+    beat(home, 1)
+    far.state = "running"
+    note(home, job="machine 7")
+    summary, clock = summarise(home), Clock()
+
+    def gone(_call: str, _key: str) -> None:
+        raise StorageUnavailable("503")
+
+    def pass_by() -> None:
+        home.before = gone
+        if comes_back and clock.now > 20:
+            home.before = None
+            attempt.commit(4)
+            attempt.stop()
+            clock.each = lambda: None
+
+    clock.each = pass_by
+    if comes_back:
+        assert stop_run(home, summary, clock.waiting).not_given_back == ()
+    else:
+        with pytest.raises(StorageUnavailable, match="503"):
+            stop_run(home, summary, clock.waiting)
+        assert clock.now >= ANSWER_SECONDS, "it may have been saving"
+    assert far.released == ["machine 7"]
+
+
+def test_what_is_not_given_back_is_said_also_where_the_home_is_gone_in_the_end(
+    home: MemoryStorage, far: type[FarLauncher]
+) -> None:
+    begin(home, "gpu-7")
+    beat(home, 1)
+    note(home, job="machine 7")
+    far.silent = True
+    summary, clock = summarise(home), Clock()
+
+    def gone(_call: str, _key: str) -> None:
+        raise StorageUnavailable("503")
+
+    def fall_silent() -> None:
+        home.before = gone
+
+    clock.each = fall_silent
+    with pytest.raises(StorageUnavailable, match="503"):
+        stop_run(home, summary, clock.waiting)
+    assert clock.told[-1] == "Not given back, and it may cost money: machine 7 (far): far away does not answer"
 
 
 def two_hours_behind(home: MemoryStorage) -> None:
