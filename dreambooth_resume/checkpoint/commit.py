@@ -79,7 +79,7 @@ class Committer:
         self._base_totals = adopted.totals.model_copy(update={"redone_steps": redone_steps})
         self._started = time.monotonic()
         self._asked_to_retire: set[int] = set()
-        self._smaller_micro_batch: SmallerMicroBatch | None = None
+        self._smaller_micro_batches: tuple[SmallerMicroBatch, ...] = ()
 
     def commit(
         self, state: SavedState, reason: str, *, committed: Callable[[Entry], None] = lambda _entry: None
@@ -128,10 +128,11 @@ class Committer:
         self._asked_to_retire = self._asked_to_retire | numbers
 
     def note_smaller_micro_batch(self, size: int, *, from_step: int, device_memory_bytes: int | None) -> None:
-        """Have the next commit say that memory does not suffice for more at once. From any thread."""
-        self._smaller_micro_batch = SmallerMicroBatch(
+        """Have the commits from `from_step` on say that memory does not suffice for more at once. From any thread."""
+        smaller = SmallerMicroBatch(
             size=size, from_step=from_step, attempt=self._writer.attempt, device_memory_bytes=device_memory_bytes
         )
+        self._smaller_micro_batches = (*self._smaller_micro_batches, smaller)
 
     def append(self, body: EntryBody) -> Entry:
         """Add an entry that changes nothing about the checkpoints."""
@@ -207,6 +208,8 @@ class Committer:
         kept = sorted({*log.usable_line(), *log.off_line()} - set(retire))
         itself = LiveCheckpoint(number=log.next_number, step=step, attempt=self._writer.attempt, folder=folder)
         before = log.entries[-1].state
+        # A save that was under way when memory ran out is of an earlier step, to be gone on from as it was computed.
+        smaller = [one for one in self._smaller_micro_batches if one.from_step <= step]
         made = step - self._begins_at
         totals = self._meter.on_top_of(self._base_totals).model_copy(
             update={
@@ -223,7 +226,7 @@ class Committer:
             changed_options=before.changed_options,
             segments=before.segments,
             skipped=before.skipped,
-            smaller_micro_batch=self._smaller_micro_batch or before.smaller_micro_batch,
+            smaller_micro_batch=smaller[-1] if smaller else before.smaller_micro_batch,
         )
         return body, state
 

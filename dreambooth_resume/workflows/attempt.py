@@ -242,6 +242,7 @@ def _train(attempt: Attempt, life: _Life) -> Log:
             # The run's first commit. Told to leave meanwhile, the loop saves after its first step.
             manager.save_now(parts.state, reason=_SEEDED, give_up=life.watcher.should_stop)
         _trainer(attempt, life, parts, manager).run()
+        life.redone.end()
         manager.write_finished()
     except NonFinite as error:
         skipped = adopted.writer.log.entries[-1].state.skipped

@@ -77,7 +77,7 @@ class RedoneSteps:
             return
         before = self._made_before(step)
         if before is None:
-            self._end()
+            self.end()
             return
         now = _point(step, values, attempt=self._attempt)
         expected = self._explained(before)
@@ -91,10 +91,10 @@ class RedoneSteps:
             self._is_over = True
             self._tell(f"Step {step} is other than when it was made before, as it has to be: {'; '.join(expected)}.")
 
-    def _end(self) -> None:
-        """No step further was made before."""
-        self._is_over = True
-        if self._compared:
+    def end(self) -> None:
+        """No step further was made before, or the run has no more: tell what was found, once."""
+        is_told, self._is_over = self._is_over, True
+        if self._compared and not is_told:
             first, last = self._compared[0], self._compared[-1]
             steps = f"Step {first} was" if first == last else f"Steps {first} to {last} were"
             is_exact = not self._explained(self._of(last))

@@ -66,6 +66,10 @@ HEAVY = (
 )
 
 
+_SAVE_SECONDS = 5.0
+"""Longer than any disk takes for the files of the tiny model."""
+
+
 def main() -> None:
     for module in HEAVY:
         importlib.import_module(module)
@@ -144,6 +148,7 @@ def _do(command: dict[str, Any]) -> int:
 
         install(faults)
     bucket_home = command.get("bucket_home")
+    _let_saves_keep_up()
     if slow_copy_seconds := command.get("slow_copies"):
         _make_copies_slow(slow_copy_seconds)
     watches = [_recorder(command["record"])] if command.get("record") else []
@@ -249,6 +254,28 @@ def _make_copies_slow(seconds: float) -> None:
 
     assert CheckpointManager.__init__.__kwdefaults__ is not None
     CheckpointManager.__init__.__kwdefaults__["copy_bytes"] = slow
+
+
+def _let_saves_keep_up() -> None:
+    """Begin no save in the background while one is under way, as in a training whose steps take seconds.
+
+    Those of the tiny model take milliseconds: on a slow disk newer saves would replace the ones that wait, and which
+    checkpoints there are would be the disk's doing. Not for long, and never again: then the storage is in trouble.
+    """
+    from dreambooth_resume.checkpoint.manager import CheckpointManager
+
+    real, is_patient = CheckpointManager.save_in_background, True
+
+    def save_in_background(manager: Any, state: Any, **options: Any) -> None:
+        nonlocal is_patient
+        deadline, thread = time.monotonic() + _SAVE_SECONDS, manager._thread
+        while is_patient and thread.pending_step is not None and thread.alarm is None:
+            is_patient = time.monotonic() < deadline
+            thread.check()
+            time.sleep(0.001)
+        real(manager, state, **options)
+
+    CheckpointManager.save_in_background = save_in_background  # type: ignore[method-assign]
 
 
 def _set_clock_off(seconds: float) -> None:

@@ -121,6 +121,10 @@ class Process:
         """Wait until the process has shown that it made `step` (it prints every step)."""
         self.wait_for(lambda: shown_step(self.output()) >= step, f"step {step}")
 
+    def wait_until_durable(self, home: Home) -> None:
+        """Wait until a checkpoint is committed: killed now, it is resumed, however slow the disk is."""
+        self.wait_for(lambda: bool(committed_steps(home)), "a checkpoint")
+
 
 def shown_step(output: str) -> int:
     """The last step that the progress lines show, -1 before the first."""

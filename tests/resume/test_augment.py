@@ -59,7 +59,7 @@ def test_killed_once_ends_in_the_same_bytes_without_the_folder(
     shutil.copytree(masked_pictures, folder)
     options = VARIANTS[name]
     process = bench.start(home, **options, instance_data_dir=folder)  # type: ignore[arg-type]
-    process.wait_for_step(3)
+    process.wait_until_durable(home)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     assert "Animated, so the first frame is taken: moving.gif" in process.output()

@@ -65,7 +65,7 @@ def test_killed_once_ends_in_the_same_bytes_without_the_folder(
     shutil.copytree(masked_pictures, folder)
     changed = {**VARIANTS[name], "instance_data_dir": folder}
     process = bench.start(home, **changed)  # type: ignore[arg-type]
-    process.wait_for_step(3)
+    process.wait_until_durable(home)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     assert recorded(home)["use_aspect_ratio_buckets"] is True

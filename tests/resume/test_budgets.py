@@ -16,7 +16,7 @@ def test_spent_budgets_stop_the_run_and_raised_it_ends_in_the_same_bytes(
     bench: Bench, undisturbed: Undisturbed, home: Path
 ) -> None:
     killed = bench.start(home, **LENGTH, max_interruptions=0, price_per_hour=3.6)
-    killed.wait_for_step(3)
+    killed.wait_until_durable(home)
     killed.send(signal.SIGKILL)
     killed.wait()
     refused = bench.start(home, **LENGTH)

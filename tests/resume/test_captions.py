@@ -33,7 +33,7 @@ def test_killed_and_resumed_without_the_data_set(
     folder = tmp_path / "dataset"
     shutil.copytree(dataset, folder)
     process = bench.start(home, dataset_name=folder, **captioned)  # type: ignore[arg-type]
-    process.wait_for_step(3)
+    process.wait_until_durable(home)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     shutil.rmtree(folder)

@@ -40,7 +40,7 @@ def test_killed_and_resumed_without_the_folders(
     copied = tmp_path / "copied"
     shutil.copytree(folders, copied)
     process = bench.start(home, instance_data_dir=copied, **options)  # type: ignore[arg-type]
-    process.wait_for_step(3)
+    process.wait_until_durable(home)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     assert "with the repeats of their folders" in process.output()
@@ -86,7 +86,7 @@ def test_a_run_of_an_earlier_release_goes_on_without_captions(
     for picture in list(folder.iterdir()):
         picture.with_suffix(".txt").write_text("what nobody read")
     process = bench.start(home, instance_data_dir=folder, caption_strategy="instanceprompt")
-    process.wait_for_step(3)
+    process.wait_until_durable(home)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     record = unsealed((home / RUN).read_bytes())

@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 def test_killed_once_ends_in_the_same_bytes(name: str, bench: Bench, undisturbed: Undisturbed, home: Path) -> None:
     changed = VARIANTS[name]
     process = bench.start(home, **changed)
-    process.wait_for_step(3)
+    process.wait_until_durable(home)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     bench.run(home, **changed)
@@ -52,7 +52,7 @@ def test_killed_while_the_state_is_copied_beside_the_training(
     """Copies that take longer than a step: each update has to wait for the last save's."""
     every_step = {"checkpointing_steps": 1}
     process = bench.start(home, slow_copies=0.02, **every_step)
-    process.wait_for_step(3)
+    process.wait_until_durable(home)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     assert bench.start(home, slow_copies=0.02, **every_step).wait() == 0

@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 def test_killed_once_ends_in_the_same_bytes(name: str, bench: Bench, undisturbed: Undisturbed, home: Path) -> None:
     changed = VARIANTS[name]
     process = bench.start(home, **changed)  # type: ignore[arg-type]
-    process.wait_for_step(3)
+    process.wait_until_durable(home)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     resumed = bench.run(home, **changed)

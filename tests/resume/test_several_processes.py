@@ -138,7 +138,7 @@ def test_with_much_at_once_a_killed_run_of_two_has_the_bytes_of_one(
         **s3_home.options(),
     }
     process = bench.start(tmp_path / "first", **two)
-    process.wait_for_step(3)
+    process.wait_until_durable(s3_home.storage)
     process.send(signal.SIGKILL)
     assert process.wait() == KILLED
     bench.run(tmp_path / "second", **two)

@@ -15,6 +15,7 @@ def test_frozen_attempt_that_wakes_is_fenced_and_spoils_nothing(
     bench: Bench, undisturbed: Undisturbed, home: Path
 ) -> None:
     first = bench.start(home, **LONG)
+    first.wait_until_durable(home)
     first.wait_for_step(6)
     first.send(signal.SIGSTOP)
     second = bench.run(home, **LONG, take_over=True)

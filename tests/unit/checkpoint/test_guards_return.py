@@ -96,3 +96,17 @@ def test_who_was_taken_over_meanwhile_goes_back_nowhere(home: MemoryStorage) -> 
 def test_what_the_attempt_before_had_staged_is_not_taken_after_a_return(home: MemoryStorage) -> None:
     run_to_three(home)
     assert not go_back(home, window(3)).may_use_staged
+
+
+def test_smaller_micro_batches_are_told_by_the_checkpoints_of_steps_that_were_computed_so(home: MemoryStorage) -> None:
+    # A save that is under way when memory runs out is of an earlier step: who resumes it computes the steps up to that
+    # one as they were computed.
+    attempt = begin(home)
+    attempt.committer.note_smaller_micro_batch(4, from_step=2, device_memory_bytes=None)
+    attempt.committer.note_smaller_micro_batch(2, from_step=3, device_memory_bytes=None)
+    told = []
+    for _ in range(3):
+        attempt.commit()
+        smaller = read_log(home).entries[-1].state.smaller_micro_batch
+        told.append(smaller and smaller.size)
+    assert told == [None, 4, 2]

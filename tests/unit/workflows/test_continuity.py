@@ -15,16 +15,23 @@ pytestmark = pytest.mark.quick
 MEASURED = {"loss": 0.5, "learning_rate": 1e-4, "grad_norm": 1.0, "samples": 7}
 
 
-@pytest.mark.parametrize(("halves", "jumps"), [(True, False), (False, True)])
-def test_memory_that_runs_out_in_a_redone_step_explains_its_rounding(halves: bool, jumps: bool) -> None:
+@pytest.fixture
+def home() -> MemoryStorage:
+    """An attempt has measured steps 3 and 4 behind its checkpoint of step 2, and a second one begins."""
     home = MemoryStorage()
-    first = begin(home, "A")
-    first.commit(2)
+    begin(home, "A").commit(2)
     sink = MetricsSink(home, attempt=1)
     for step in (3, 4):
         sink.log(step, dict(MEASURED))
     sink.flush(durable=True)
     begin(home, "B")
+    return home
+
+
+@pytest.mark.parametrize(("halves", "jumps"), [(True, False), (False, True)])
+def test_memory_that_runs_out_in_a_redone_step_explains_its_rounding(
+    home: MemoryStorage, halves: bool, jumps: bool
+) -> None:
     said: list[str] = []
     found: list[str] = []
     redone = RedoneSteps(home, read_log(home), attempt=2, tell=said.append, found=found.append)
@@ -43,3 +50,17 @@ def test_memory_that_runs_out_in_a_redone_step_explains_its_rounding(halves: boo
             "Steps 3 to 4 were made before: samples, learning rate, loss and gradient norm are as then, "
             "but for rounding."
         ]
+
+
+def test_what_was_redone_up_to_the_last_step_is_told_at_the_end(home: MemoryStorage) -> None:
+    said: list[str] = []
+    redone = RedoneSteps(home, read_log(home), attempt=2, tell=said.append, found=said.append)
+    redone.start()
+    redone.begins_at(2, at_once=lambda: 4)
+    redone.on_step(3, MEASURED)
+    redone.on_step(4, MEASURED)
+    redone.end()
+    redone.end()
+    assert said == [
+        "Steps 3 to 4 were made before: samples, learning rate, loss and gradient norm are the same bits as then."
+    ]
