@@ -146,42 +146,35 @@ class Committer:
     def _write_side_by_side(
         self, parts: Mapping[str, Blob], closing: tuple[str, Callable[[], Blob]], step: int
     ) -> tuple[StoredFile, ...]:
-        """Write every file on a thread of its own, and the metrics meanwhile; raises the first file's trouble."""
+        """Write each of `parts` on a thread of its own, and meanwhile the metrics and then the closing file.
+
+        Raises what one of them ran into, once all have ended.
+        """
         written: dict[str, StoredFile] = {}
         failed: dict[str, BaseException] = {}
-        metrics_tried = threading.Event()
-
-        def closed() -> Blob:
-            metrics_tried.wait()
-            return closing[1]()
-
-        makers: dict[str, Callable[[], Blob]] = {
-            **{key: partial(_itself, blob) for key, blob in parts.items()},
-            closing[0]: closed,
-        }
 
         def write(key: str) -> None:
             try:
-                written[key] = self._write(key, makers[key]())
+                written[key] = self._write(key, parts[key])
             except BaseException as error:  # noqa: BLE001
                 # A thread's root: raised below.
                 failed[key] = error
 
         # Not a pool: its threads would be waited for at the end of the process, which has a deadline of its own.
-        threads = [threading.Thread(target=write, args=(key,), name="dbr-save-file", daemon=True) for key in makers]
+        threads = [threading.Thread(target=write, args=(key,), name="dbr-save-file", daemon=True) for key in parts]
         for thread in threads:
             thread.start()
         try:
             self._flush_metrics(step)
+            closed = self._write(closing[0], closing[1]())
         finally:
-            metrics_tried.set()
             # Also after trouble: the snapshot's memory is used again once this returns.
             for thread in threads:
                 thread.join()
-        for key in makers:
+        for key in parts:
             if key in failed:
                 raise failed[key]
-        return tuple(written[key] for key in makers)
+        return (*(written[key] for key in parts), closed)
 
     def _write(self, key: str, blob: Blob) -> StoredFile:
         self._storage.write(key, blob.parts)
@@ -229,7 +222,3 @@ class Committer:
             smaller_micro_batch=smaller[-1] if smaller else before.smaller_micro_batch,
         )
         return body, state
-
-
-def _itself(blob: Blob) -> Blob:
-    return blob

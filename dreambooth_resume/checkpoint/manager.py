@@ -125,7 +125,7 @@ class CheckpointManager:
         self._committer.also_retire(numbers)
 
     def note_smaller_micro_batch(self, size: int, *, from_step: int, device_memory_bytes: int | None) -> None:
-        """Have the next commit say that memory does not suffice for more samples at once."""
+        """Have the commits from `from_step` on say that memory does not suffice for more samples at once."""
         self._committer.note_smaller_micro_batch(size, from_step=from_step, device_memory_bytes=device_memory_bytes)
 
     def write_stopped(self, *, reason: str, exit_code: int) -> bool:

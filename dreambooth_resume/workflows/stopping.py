@@ -6,10 +6,9 @@ reads it; the next launch takes it away.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
 
-from dreambooth_resume.errors import AccessDenied, DbrError, StorageUnavailable
+from dreambooth_resume.errors import DbrError
 from dreambooth_resume.launch.base import Purpose, launch_name
 from dreambooth_resume.launch.launchers import launcher_named
 from dreambooth_resume.launch.record import Launch, forget_launch, read_launches, write_started
@@ -47,14 +46,19 @@ def stop_run(storage: Storage, summary: RunSummary | None, waiting: Waiting) -> 
     started = [*started_jobs(storage), *_jobs_without_a_note(storage, trouble)]
     jobs = [one for one in started if one.status.state != "ended"]
     interrupted = [one for one in jobs if _interrupted(one, trouble)]
+    has_machines = any(one.launcher.owns_machine or one not in interrupted for one in jobs)
     silent = None
     if request is None and not interrupted and summary is not None:
-        if holder_of(storage, summary, waiting) is not None:
-            request = post_request(storage, "stop")
-        else:
-            silent = summary.attempt
+        try:
+            if holder_of(storage, summary, waiting) is not None:
+                request = post_request(storage, "stop")
+            else:
+                silent = summary.attempt
+        except DbrError:
+            if not has_machines:
+                raise
     left_behind: DbrError | None = None
-    if any(one.launcher.owns_machine or one not in interrupted for one in jobs):
+    if has_machines:
         try:
             _wait_until_free(storage, waiting, silent=silent)
         finally:
@@ -66,6 +70,9 @@ def stop_run(storage: Storage, summary: RunSummary | None, waiting: Waiting) -> 
     if left_behind is not None:
         for one_more in trouble.values():
             waiting.tell(f"{NOT_GIVEN_BACK}: {one_more}")
+        waiting.tell(
+            "The request to stop stays in the home: the next dbr train there ends with 76, the one after goes on."
+        )
         raise left_behind
     names = tuple(one.launch.job.name for one in interrupted if one.launch.job)
     return Stop(interrupted=names, request=request, not_given_back=tuple(trouble.values()))
@@ -157,14 +164,18 @@ def _wait_until_free(storage: Storage, waiting: Waiting, *, silent: int | None) 
     `silent` is an attempt that was listened for just now, in vain. A home that doesn't answer says nothing of either.
     """
     deadline = waiting.monotonic() + ANSWER_SECONDS
-    told = False
+    is_told, is_silence_told = False, False
     while waiting.monotonic() < deadline:
-        with contextlib.suppress(StorageUnavailable, AccessDenied):
+        try:
             if _is_free(storage, waiting, silent=silent):
                 return
-        if not told:
+        except DbrError as error:
+            if not is_silence_told:
+                waiting.tell(f"{error} Waiting for {ANSWER_SECONDS:.0f} s at most, then giving the machine back.")
+                is_silence_told = True
+        if not is_told:
             waiting.tell("Waiting until the last step is saved, then giving the machine back.")
-            told = True
+            is_told = True
         waiting.sleep(max(_LOOK_SECONDS, storage.hint_interval_seconds / 5))
 
 

@@ -21,8 +21,10 @@ from dreambooth_resume.config.load import parse_train
 from dreambooth_resume.training.progress import Reporter, StepUpdate
 from dreambooth_resume.workflows.train import train
 
-_CALLS = ("fsync", "replace", "link", "unlink")
+_CALLS = ("fsync", "replace", "link", "rename", "unlink")
 """By which a home in a folder changes."""
+_CREATES = ("link", "rename")
+"""By which a log entry comes to be: the second where there are no hard links."""
 _COMMIT_SECONDS = 600.0
 _SAVING_THREADS = "dbr-save"
 """Begins the names of the threads that write checkpoints."""
@@ -135,7 +137,7 @@ class _CountedWrites:
                         _die()
                 result = real(*arguments, **options)
                 with self._lock:
-                    self.saves += name == "link"
+                    self.saves += name in _CREATES
                 return result
             return real(*arguments, **options)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import gc
 import importlib
 import json
@@ -148,9 +149,10 @@ def _do(command: dict[str, Any]) -> int:
 
         install(faults)
     bucket_home = command.get("bucket_home")
-    _let_saves_keep_up()
     if slow_copy_seconds := command.get("slow_copies"):
         _make_copies_slow(slow_copy_seconds)
+    else:
+        _let_saves_keep_up()
     watches = [_recorder(command["record"])] if command.get("record") else []
     watches += [_crasher(command["crash"])] if command.get("crash") else []
     for watch in watches:
@@ -266,6 +268,7 @@ def _let_saves_keep_up() -> None:
 
     real, is_patient = CheckpointManager.save_in_background, True
 
+    @functools.wraps(real)
     def save_in_background(manager: Any, state: Any, **options: Any) -> None:
         nonlocal is_patient
         deadline, thread = time.monotonic() + _SAVE_SECONDS, manager._thread

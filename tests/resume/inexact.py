@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ def lose_the_moments() -> None:
 
 
 def compute_otherwise_each_time() -> None:
-    """As a kernel that adds up in any order: in each process the last bits are others."""
+    """As a kernel that adds up in any order, only worse: by as much that two processes never agree by chance."""
     from diffusers import UNet2DConditionModel
 
     real, chance = UNet2DConditionModel.forward, torch.Generator()
@@ -39,7 +40,10 @@ def compute_otherwise_each_time() -> None:
 
 
 def slow_disk() -> None:
-    """Training is faster than this disk: a save takes longer than many steps."""
+    """A save takes as long as many steps on this disk, and one that waits is replaced by a newer one."""
+    from dreambooth_resume.checkpoint.manager import CheckpointManager
+
+    CheckpointManager.save_in_background = inspect.unwrap(CheckpointManager.save_in_background)  # type: ignore[method-assign]
     real = os.fsync
 
     def fsync(file: int) -> None:

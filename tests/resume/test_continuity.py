@@ -73,6 +73,17 @@ def test_redone_steps_are_the_same_bits_and_it_is_said(
     assert result_digests(home) == undisturbed(**SHORT)
 
 
+def test_steps_redone_up_to_the_last_one_are_told_at_the_end(
+    bench: Bench, home: Path, undisturbed: Undisturbed
+) -> None:
+    crash = CrashPoint(call="link", path="log/00000004.json", when="before")
+    assert bench.start(home, crash=crash, **SHORT).wait() == KILLED
+    shutil.rmtree(home / "checkpoint-5")
+    output = bench.run(home, **SHORT).output()
+    assert "Step 5 was made before: samples, learning rate, loss and gradient norm are the same bits" in output, output
+    assert result_digests(home) == undisturbed(**SHORT)
+
+
 def test_a_changed_rate_is_explained_by_the_log(
     bench: Bench, interrupted: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,6 +77,28 @@ def test_what_its_steps_measured_is_there_before_a_checkpoint_is_whole(side_by_s
     assert is_closed.is_set()
 
 
+@pytest.mark.parametrize("side_by_side_bytes", [1, 2**40])
+def test_metrics_that_can_not_be_written_leave_no_whole_checkpoint(side_by_side_bytes: int) -> None:
+    def refuse(_step: int) -> None:
+        raise StorageUnavailable("503")
+
+    home = MemoryStorage()
+    attempt = begin(home)
+    saving = Committer(
+        attempt.storage,
+        attempt.adopted.writer,
+        export_weights=export,
+        flush_metrics=refuse,
+        total_limit=None,
+        max_train_steps=attempt.max_train_steps,
+        side_by_side_bytes=side_by_side_bytes,
+    )
+    with pytest.raises(StorageUnavailable, match="503"):
+        saving.commit(state_of(1), "interval")
+    assert not [key for key in home.objects if key.endswith(STATE_NAME)]
+    assert [key for key in home.objects if key.startswith("checkpoint-1")]
+
+
 def test_a_file_that_fails_ends_the_save_after_the_others_and_the_next_try_commits() -> None:
     home = MemoryStorage()
     attempt = begin(home)

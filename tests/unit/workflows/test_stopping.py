@@ -236,6 +236,28 @@ def test_a_home_that_does_not_answer_while_it_is_waited_for_keeps_no_machine(
     assert far.released == ["machine 7"]
 
 
+def test_a_home_that_falls_silent_while_a_sign_of_life_is_waited_for_keeps_no_machine(
+    home: MemoryStorage, far: type[FarLauncher]
+) -> None:
+    begin(home, "gpu-7")
+    two_hours_behind(home)
+    beat(home, 1, seconds_ago=7200)
+    far.state = "running"
+    note(home, job="machine 7")
+    summary, clock = summarise(home), Clock()
+
+    def gone(_call: str, _key: str) -> None:
+        raise StorageUnavailable("503")
+
+    def fall_silent() -> None:
+        home.before = gone
+
+    clock.each = fall_silent
+    assert stop_run(home, summary, clock.waiting).not_given_back == ()
+    assert far.released == ["machine 7"]
+    assert any("503" in told for told in clock.told)
+
+
 def test_what_is_not_given_back_is_said_also_where_the_home_is_gone_in_the_end(
     home: MemoryStorage, far: type[FarLauncher]
 ) -> None:
@@ -254,7 +276,8 @@ def test_what_is_not_given_back_is_said_also_where_the_home_is_gone_in_the_end(
     clock.each = fall_silent
     with pytest.raises(StorageUnavailable, match="503"):
         stop_run(home, summary, clock.waiting)
-    assert clock.told[-1] == "Not given back, and it may cost money: machine 7 (far): far away does not answer"
+    assert clock.told[-2] == "Not given back, and it may cost money: machine 7 (far): far away does not answer"
+    assert "the next dbr train there ends with 76" in clock.told[-1]
 
 
 def two_hours_behind(home: MemoryStorage) -> None:

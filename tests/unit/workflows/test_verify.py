@@ -170,6 +170,8 @@ def test_deep_kills_before_each_call_of_a_save_as_well(words: list[str]) -> None
         )
         for deep in (False, True)
     )
-    assert [(cut.kind, cut.call) for cut in deep[: len(shallow)]] == [(cut.kind, cut.call) for cut in shallow]
+    for one, other in zip(deep, shallow, strict=False):
+        # A deep one saves every step, so it waits for its saves after fewer of them.
+        assert one == (other.model_copy(update={"steps": 3}) if other.kind == "in a save" else other)
     assert [cut.call for cut in deep[len(shallow) :]] == list(range(1, 22))
     assert {cut.kind for cut in deep[len(shallow) :]} == {"in a save"}
