@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from dreambooth_resume.checkpoint.deletion import delete_checkpoints
 from dreambooth_resume.checkpoint.format import ExportWeights, SavedState, closing_blob, tensor_blobs
@@ -106,15 +105,17 @@ class Committer:
             return done
         blobs = tensor_blobs(state, self._export_weights)
         parts = {f"{folder}/{name}": blob for name, blob in blobs.items()}
-        # The last file needs the digests of the others, which are taken while those are sent. And once it is there the
-        # next attempt may take this state up, entry or not: what its steps measured has to be there before.
-        closing = (f"{folder}/{STATE_NAME}", partial(closing_blob, state, blobs))
-        if sum(blob.size_bytes for blob in blobs.values()) < self._side_by_side_bytes:
-            files = tuple(self._write(key, blob) for key, blob in parts.items())
+
+        def close() -> StoredFile:
+            # The file that makes the folder whole: once it is there the next attempt may take this state up, entry or
+            # not, so what its steps measured has to be there before.
             self._flush_metrics(state.step)
-            files += (self._write(closing[0], closing[1]()),)
+            return self._write(f"{folder}/{STATE_NAME}", closing_blob(state, blobs))
+
+        if sum(blob.size_bytes for blob in blobs.values()) < self._side_by_side_bytes:
+            files = (*(self._write(key, blob) for key, blob in parts.items()), close())
         else:
-            files = self._write_side_by_side(parts, closing, state.step)
+            files = self._write_side_by_side(parts, close)
         # The log entry goes last: until it exists no reader sees this checkpoint, so a kill before this line loses
         # nothing, and nothing that the entry retires is deleted before it is durable.
         entry = self._writer.append(lambda log: self._entry(log, state.step, folder, files, reason))
@@ -143,10 +144,8 @@ class Committer:
         own = (entry for entry in reversed(self._writer.log.entries) if entry.attempt == self._writer.attempt)
         return next((entry for entry in own if isinstance(entry.body, Commit) and entry.body.folder == folder), None)
 
-    def _write_side_by_side(
-        self, parts: Mapping[str, Blob], closing: tuple[str, Callable[[], Blob]], step: int
-    ) -> tuple[StoredFile, ...]:
-        """Write each of `parts` on a thread of its own, and meanwhile the metrics and then the closing file.
+    def _write_side_by_side(self, parts: Mapping[str, Blob], close: Callable[[], StoredFile]) -> tuple[StoredFile, ...]:
+        """Write each of `parts` on a thread of its own, and `close` meanwhile: it waits for their digests alone.
 
         Raises what one of them ran into, once all have ended.
         """
@@ -165,8 +164,7 @@ class Committer:
         for thread in threads:
             thread.start()
         try:
-            self._flush_metrics(step)
-            closed = self._write(closing[0], closing[1]())
+            closing = close()
         finally:
             # Also after trouble: the snapshot's memory is used again once this returns.
             for thread in threads:
@@ -174,7 +172,7 @@ class Committer:
         for key in parts:
             if key in failed:
                 raise failed[key]
-        return (*(written[key] for key in parts), closed)
+        return (*(written[key] for key in parts), closing)
 
     def _write(self, key: str, blob: Blob) -> StoredFile:
         self._storage.write(key, blob.parts)

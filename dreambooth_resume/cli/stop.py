@@ -16,7 +16,7 @@ from dreambooth_resume.runs.summary import RunSummary, summarise
 from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.workflows.holders import Waiting
 from dreambooth_resume.workflows.launched import live_jobs
-from dreambooth_resume.workflows.stopping import NOT_GIVEN_BACK, Stop, stop_evaluations, stop_run
+from dreambooth_resume.workflows.stopping import Stop, stop_evaluations, stop_run
 
 
 def run(words: list[str]) -> int:
@@ -52,6 +52,12 @@ def run(words: list[str]) -> int:
         print(_what_happens(storage.describe(), summary, done))
     # What costs money is said before anybody is asked again.
     code = _given_back(done.not_given_back, again=f"dbr stop {shlex.quote(storage.describe())}")
+    if done.not_withdrawn is not None:
+        tell_at_once(
+            "The request to stop may still lie in the home: then the next dbr train there ends with exit code "
+            f"{StoppedOnPurpose.exit_code}, and the one after it goes on."
+        )
+        raise done.not_withdrawn
     if not arguments.json:
         with contextlib.suppress(DbrError):
             _say_evaluations(storage)
@@ -83,7 +89,7 @@ def _given_back(not_given_back: Sequence[str], *, again: str) -> int:
     if not not_given_back:
         return 0
     for one in not_given_back:
-        tell_at_once(f"{NOT_GIVEN_BACK}: {one}")
+        tell_at_once(f"Not given back, and it may cost money: {one}")
     tell_at_once(f"Once that is mended, type the same again: {again}")
     return ComeBack.exit_code
 

@@ -18,7 +18,6 @@ from dreambooth_resume.storage.base import Storage
 from dreambooth_resume.workflows.holders import ANSWER_SECONDS, Waiting, holder_of
 from dreambooth_resume.workflows.launched import LaunchedJob, live_jobs, looked_at, started_jobs
 
-NOT_GIVEN_BACK = "Not given back, and it may cost money"
 _LOOK_SECONDS = 0.5
 
 
@@ -30,6 +29,8 @@ class Stop:
     request: Request | None
     not_given_back: tuple[str, ...]
     """Each with why: it may run on, and cost money."""
+    not_withdrawn: DbrError | None = None
+    """What kept `request` from being taken back, though nobody waits for its answer any more."""
 
 
 def stop_run(storage: Storage, summary: RunSummary | None, waiting: Waiting) -> Stop:
@@ -57,25 +58,19 @@ def stop_run(storage: Storage, summary: RunSummary | None, waiting: Waiting) -> 
         except DbrError:
             if not has_machines:
                 raise
-    left_behind: DbrError | None = None
+    not_withdrawn: DbrError | None = None
     if has_machines:
         try:
             _wait_until_free(storage, waiting, silent=silent)
         finally:
-            left_behind = _withdrawn(storage, request)
+            not_withdrawn = _withdrawn(storage, request)
     # What ended by itself has left things on a platform too: an empty group, a launch template.
     for one in started:
         if one.launcher.owns_machine or (one in jobs and one not in interrupted):
             _release(one, trouble)
-    if left_behind is not None:
-        for one_more in trouble.values():
-            waiting.tell(f"{NOT_GIVEN_BACK}: {one_more}")
-        waiting.tell(
-            "The request to stop stays in the home: the next dbr train there ends with 76, the one after goes on."
-        )
-        raise left_behind
     names = tuple(one.launch.job.name for one in interrupted if one.launch.job)
-    return Stop(interrupted=names, request=request, not_given_back=tuple(trouble.values()))
+    not_given_back = tuple(trouble.values())
+    return Stop(interrupted=names, request=request, not_given_back=not_given_back, not_withdrawn=not_withdrawn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +125,7 @@ def _job_of(storage: Storage, launch: Launch) -> list[LaunchedJob]:
 
 
 def _withdrawn(storage: Storage, request: Request | None) -> DbrError | None:
-    """What keeps a request from being withdrawn: raised once everything is given back, which matters more."""
+    """What keeps a request from being taken back: told once everything is given back, which matters more."""
     try:
         if request is not None:
             withdraw_request(storage, request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -20,16 +21,21 @@ pytestmark = pytest.mark.quick
 _PATIENCE_SECONDS = 10.0
 
 
-def committer(attempt: Attempt, *, limit: int | None = None, flushed: list[int] | None = None) -> Committer:
-    flushed = [] if flushed is None else flushed
+def committer(
+    attempt: Attempt,
+    *,
+    limit: int | None = None,
+    flush_metrics: Callable[[int], None] = lambda _step: None,
+    side_by_side_bytes: int = 1,
+) -> Committer:
     return Committer(
         attempt.storage,
         attempt.adopted.writer,
         export_weights=export,
-        flush_metrics=flushed.append,
+        flush_metrics=flush_metrics,
         total_limit=limit,
         max_train_steps=attempt.max_train_steps,
-        side_by_side_bytes=1,
+        side_by_side_bytes=side_by_side_bytes,
     )
 
 
@@ -44,7 +50,7 @@ def test_all_files_are_on_their_way_at_once_and_the_entry_comes_after_them() -> 
 
     home.before = before
     flushed: list[int] = []
-    entry = committer(attempt, flushed=flushed).commit(state_of(1), "interval")
+    entry = committer(attempt, flush_metrics=flushed.append).commit(state_of(1), "interval")
     calls = [call for call in home.calls if call[0] in ("write", "holds", "put_if_absent")]
     assert calls[-1] == ("put_if_absent", f"log/{entry.number:08d}.json")
     assert flushed == [1]
@@ -63,15 +69,11 @@ def test_what_its_steps_measured_is_there_before_a_checkpoint_is_whole(side_by_s
             is_closed.set()
 
     home.before = before
-    saving = Committer(
-        attempt.storage,
-        attempt.adopted.writer,
-        export_weights=export,
-        flush_metrics=lambda _step: closed_at_flush.append(is_closed.wait(0.2)),
-        total_limit=None,
-        max_train_steps=attempt.max_train_steps,
-        side_by_side_bytes=side_by_side_bytes,
-    )
+
+    def flush(_step: int) -> None:
+        closed_at_flush.append(is_closed.wait(0.2))
+
+    saving = committer(attempt, flush_metrics=flush, side_by_side_bytes=side_by_side_bytes)
     saving.commit(state_of(1), "interval")
     assert closed_at_flush == [False]
     assert is_closed.is_set()
@@ -84,15 +86,7 @@ def test_metrics_that_can_not_be_written_leave_no_whole_checkpoint(side_by_side_
 
     home = MemoryStorage()
     attempt = begin(home)
-    saving = Committer(
-        attempt.storage,
-        attempt.adopted.writer,
-        export_weights=export,
-        flush_metrics=refuse,
-        total_limit=None,
-        max_train_steps=attempt.max_train_steps,
-        side_by_side_bytes=side_by_side_bytes,
-    )
+    saving = committer(attempt, flush_metrics=refuse, side_by_side_bytes=side_by_side_bytes)
     with pytest.raises(StorageUnavailable, match="503"):
         saving.commit(state_of(1), "interval")
     assert not [key for key in home.objects if key.endswith(STATE_NAME)]

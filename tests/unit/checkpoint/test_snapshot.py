@@ -179,4 +179,5 @@ def test_close_returns_when_nobody_reads_the_state_any_more(held: HeldCopy) -> N
 def test_nothing_is_waited_for_before_the_first_save() -> None:
     manager = CheckpointManager(begin(MemoryStorage()).committer, interval_steps=1, base=None)
     manager.wait_until_copied()
+    assert manager.pending_step is None
     manager.close()
